@@ -1,0 +1,1 @@
+//! The shells: activation, decide, commit, effects, wake-ups, passivation

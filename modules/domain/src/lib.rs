@@ -1,0 +1,1 @@
+//! The words every module speaks: address, principal, grant, change, cursor, refusal, context

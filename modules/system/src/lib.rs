@@ -1,0 +1,1 @@
+//! The installation itself: unique names, wake-ups, sign-up

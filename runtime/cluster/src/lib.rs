@@ -1,0 +1,1 @@
+//! Where an actor lives: placement and owner epochs

@@ -1,0 +1,1 @@
+//! Vaults, partitions, keys, feeds and views: the only crate that knows fjall
