@@ -1,1 +1,32 @@
-//! The words every module speaks: address, principal, grant, change, cursor, refusal, context
+//! The words every module speaks. A module is pure: it reads through
+//! [`State`], decides with what [`Context`] gives it, writes a [`Draft`], and
+//! refuses with a [`Refusal`]. It sees no clock, no network and no store.
+
+mod address;
+mod context;
+mod draft;
+mod id;
+mod mask;
+mod module;
+mod page;
+mod principal;
+mod reader;
+mod refusal;
+mod table;
+mod view;
+
+pub use address::{Address, AddressError, Kind, Name, SYSTEM};
+pub use context::{Context, Prepared, Secret, Step, TokenClaims, TokenIssuer};
+pub use draft::{Change, Draft, DraftParts, Effect};
+pub use id::Id;
+pub use mask::Mask;
+pub use module::{Module, Modules, Subscription, Watch};
+pub use page::{PageRequest, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
+pub use principal::{Origin, Principal};
+pub use reader::{Order, Reader, Span, State, decode};
+pub use refusal::{Code, FieldViolation, Refusal};
+pub use table::{Row, Table};
+pub use view::{View, ViewWrite};
+
+pub use canopy_proto::Wire;
+pub use canopy_proto::options::v1::Role;

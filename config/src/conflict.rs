@@ -1,0 +1,102 @@
+//! Values that are each right, and wrong together.
+
+use std::collections::HashSet;
+
+use crate::KEYS;
+use crate::choice::TlsMode;
+use crate::error::Problem;
+use crate::keys::NodeConfig;
+use crate::origin::Origins;
+
+struct Check {
+    keys: &'static [&'static str],
+    holds: fn(&NodeConfig) -> bool,
+    reason: &'static str,
+    remedy: &'static str,
+}
+
+const CHECKS: &[Check] = &[
+    Check {
+        keys: &["edge.tls", "edge.listen"],
+        holds: |config| config.edge.tls != TlsMode::Off || config.edge.listen.ip().is_loopback(),
+        reason: "without TLS, passwords and tokens would cross the network in the clear",
+        remedy: "listen on a loopback address such as 127.0.0.1, or set edge.tls to \"local-ca\" or \"files\"",
+    },
+    Check {
+        keys: &["edge.tls", "edge.cert_file"],
+        holds: |config| config.edge.tls != TlsMode::Files || config.edge.cert_file.is_some(),
+        reason: "TLS from files needs a certificate",
+        remedy: "set edge.cert_file to the PEM file of the certificate chain, or edge.tls to \"local-ca\"",
+    },
+    Check {
+        keys: &["edge.tls", "edge.key_file"],
+        holds: |config| config.edge.tls != TlsMode::Files || config.edge.key_file.is_some(),
+        reason: "TLS from files needs a private key",
+        remedy: "set edge.key_file to the PEM file of the private key, or edge.tls to \"local-ca\"",
+    },
+    Check {
+        keys: &["edge.deadline_default_ms", "edge.deadline_max_ms"],
+        holds: |config| config.edge.deadline_default_ms <= config.edge.deadline_max_ms,
+        reason: "the default deadline is longer than the longest one",
+        remedy: "lower edge.deadline_default_ms or raise edge.deadline_max_ms",
+    },
+    Check {
+        keys: &[
+            "admission.per_org_in_flight_max",
+            "admission.commands_in_flight_max",
+        ],
+        holds: |config| {
+            config.admission.per_org_in_flight_max <= config.admission.commands_in_flight_max
+        },
+        reason: "one organisation may have more in flight than the node",
+        remedy: "lower admission.per_org_in_flight_max or raise admission.commands_in_flight_max",
+    },
+    Check {
+        keys: &[
+            "admission.per_connection_in_flight_max",
+            "admission.per_org_in_flight_max",
+        ],
+        holds: |config| {
+            config.admission.per_connection_in_flight_max <= config.admission.per_org_in_flight_max
+        },
+        reason: "one connection may have more in flight than its organisation",
+        remedy: "lower admission.per_connection_in_flight_max or raise admission.per_org_in_flight_max",
+    },
+    Check {
+        keys: &["actors.quarantine_base_ms", "actors.quarantine_max_ms"],
+        holds: |config| config.actors.quarantine_base_ms <= config.actors.quarantine_max_ms,
+        reason: "the first quarantine is longer than the longest one",
+        remedy: "lower actors.quarantine_base_ms or raise actors.quarantine_max_ms",
+    },
+];
+
+/// The checks that do not hold, without those on a key in `failed`.
+pub(crate) fn find(
+    config: &NodeConfig,
+    origins: &Origins,
+    failed: &HashSet<&'static str>,
+) -> Vec<Problem> {
+    let literals = config.literals();
+    let value = |path: &&str| {
+        let (key, literal) = KEYS
+            .iter()
+            .zip(&literals)
+            .find(|(key, _)| key.path == *path)?;
+        Some(format!(
+            "{path} = {} ({})",
+            key.shown(literal.clone()),
+            origins.get(path)
+        ))
+    };
+    CHECKS
+        .iter()
+        .filter(|check| !check.keys.iter().any(|key| failed.contains(key)))
+        .filter(|check| !(check.holds)(config))
+        .map(|check| Problem::Conflict {
+            keys: check.keys.to_vec(),
+            values: check.keys.iter().filter_map(value).collect(),
+            reason: check.reason,
+            remedy: check.remedy,
+        })
+        .collect()
+}

@@ -1,0 +1,149 @@
+//! The table of keys: the single source of every name, type, default, bound, unit and description.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::choice::{ClusterMode, LogFormat, MetricsAccess, RootKeySource, SignUp, TlsMode};
+use crate::rule::{HOSTNAME, LOG_FILTER};
+use crate::table::node_config;
+
+node_config! {
+    /// The configuration of one node.
+    pub struct NodeConfig {
+        /// Directory of everything the node stores; locked while a node uses it. A relative path is
+        /// relative to the working directory of the process.
+        data_dir: PathBuf = PathBuf::from("data");
+    }
+
+    /// The edge: the one port on which clients come in, and what it refuses.
+    [edge] EdgeConfig {
+        /// Address and port to listen on. Port 0 takes a free one.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7443));
+        /// Where the server certificate comes from.
+        tls: TlsMode = TlsMode::LocalCa;
+        /// PEM file with the certificate chain, leaf first. Needed with `tls = "files"`; empty: none.
+        cert_file: Option<PathBuf> = None;
+        /// PEM file with the certificate's private key. Needed with `tls = "files"`; empty: none.
+        key_file: Option<PathBuf> = None, disclosed Secret;
+        /// Host names and IP addresses that the local CA puts into the server certificate.
+        hostnames: Vec<String> = vec!["localhost".to_owned()], rule HOSTNAME;
+        /// Largest request message; a larger one is refused before it is decoded.
+        request_bytes_max: usize = 4 * 1024 * 1024,
+            "bytes" in REQUEST_BYTES = 1024..=64 * 1024 * 1024;
+        /// Connections open at once; further ones are closed on accept. Each also takes a file
+        /// descriptor, so the process limit must be higher.
+        connections_max: usize = 10_000, "connections" in CONNECTIONS = 1..=1_000_000;
+        /// HTTP/2 streams open at once on one connection.
+        streams_per_connection_max: u32 = 256, "streams" in STREAMS_PER_CONNECTION = 1..=65_536;
+        /// Largest header list of one request, decoded.
+        header_bytes_max: u32 = 16 * 1024, "bytes" in HEADER_BYTES = 4 * 1024..=1024 * 1024;
+        /// Deadline of a unary call whose client sets none.
+        deadline_default_ms: u64 = 30_000, "ms" in DEADLINE_DEFAULT_MS = 100..=3_600_000;
+        /// Longest deadline a client may ask for; a longer one is shortened to this.
+        deadline_max_ms: u64 = 300_000, "ms" in DEADLINE_MAX_MS = 100..=86_400_000;
+        /// Time that running calls get to finish when the node stops. Keep it below the service
+        /// manager's own stop time-out.
+        drain_grace_ms: u64 = 10_000, "ms" in DRAIN_GRACE_MS = 0..=600_000;
+        /// Who may read the metrics page.
+        metrics: MetricsAccess = MetricsAccess::Loopback;
+        /// How often the certificate files are looked at for a renewal.
+        cert_reload_interval_ms: u64 = 5_000, "ms" in CERT_RELOAD_INTERVAL_MS = 100..=3_600_000;
+    }
+
+    /// Admission: how much may be in flight before the edge answers RESOURCE_EXHAUSTED.
+    [admission] AdmissionConfig {
+        /// Commands in flight on the node.
+        commands_in_flight_max: usize = 8_192, "commands" in COMMANDS_IN_FLIGHT = 1..=1_048_576;
+        /// Commands in flight for one organisation, so that one cannot starve the others.
+        per_org_in_flight_max: usize = 2_048, "commands" in PER_ORG_IN_FLIGHT = 1..=1_048_576;
+        /// Commands in flight from one connection.
+        per_connection_in_flight_max: usize = 256,
+            "commands" in PER_CONNECTION_IN_FLIGHT = 1..=65_536;
+        /// Commands waiting for one actor; the mailbox itself has no bound.
+        per_actor_mailbox_max: usize = 1_024, "commands" in PER_ACTOR_MAILBOX = 1..=65_536;
+        /// Subscriptions open at once on one connection.
+        subscriptions_per_connection_max: usize = 1_024,
+            "subscriptions" in SUBSCRIPTIONS_PER_CONNECTION = 1..=65_536;
+    }
+
+    /// The store: vaults, their memory, and the root key that opens them.
+    [store] StoreConfig {
+        /// Vaults open at once; the least recently used one is closed. An open vault costs a thread
+        /// and a few file descriptors.
+        open_vaults_max: usize = 256, "vaults" in OPEN_VAULTS = 8..=16_384;
+        /// Cache of decoded blocks, shared by all vaults of the node.
+        block_cache_bytes: u64 = 64 * 1024 * 1024,
+            "bytes" in BLOCK_CACHE_BYTES = 1024 * 1024..=1024 * 1024 * 1024 * 1024;
+        /// Memory for writes that are not yet in a table file, shared by all vaults of the node.
+        write_buffer_bytes: u64 = 64 * 1024 * 1024,
+            "bytes" in WRITE_BUFFER_BYTES = 1024 * 1024..=64 * 1024 * 1024 * 1024;
+        /// Transactions that share one fsync at most.
+        group_commits_max: usize = 1_024, "transactions" in GROUP_COMMITS = 1..=65_536;
+        /// Bytes that share one fsync at most.
+        group_bytes_max: usize = 4 * 1024 * 1024,
+            "bytes" in GROUP_BYTES = 64 * 1024..=256 * 1024 * 1024;
+        /// Where the root key comes from. The key itself never stands in the configuration.
+        root_key: RootKeySource = RootKeySource::KeyFile, disclosed OnceValid;
+        /// File with the root key, for `root_key = "key-file"`; empty: `root.key` in `data_dir`.
+        root_key_file: Option<PathBuf> = None, disclosed Secret;
+        /// How long a request id is remembered, so that a repeat gets the first reply.
+        request_id_retention_s: u64 = 86_400, "s" in REQUEST_ID_RETENTION_S = 60..=2_592_000;
+    }
+
+    /// Actors: when they are put to sleep, restarted and quarantined.
+    [actors] ActorsConfig {
+        /// Idle time after which an actor is passivated; the next message activates it again.
+        idle_passivate_ms: u64 = 60_000, "ms" in IDLE_PASSIVATE_MS = 100..=86_400_000;
+        /// Restarts of one actor within `restart_period_ms` before its address is quarantined.
+        restarts_max: u32 = 5, "restarts" in RESTARTS = 1..=1_000;
+        /// Window in which restarts are counted.
+        restart_period_ms: u64 = 10_000, "ms" in RESTART_PERIOD_MS = 100..=3_600_000;
+        /// First quarantine of an address; it doubles with each further one.
+        quarantine_base_ms: u64 = 1_000, "ms" in QUARANTINE_BASE_MS = 10..=3_600_000;
+        /// Longest quarantine of an address.
+        quarantine_max_ms: u64 = 300_000, "ms" in QUARANTINE_MAX_MS = 10..=86_400_000;
+        /// Threads for what is slow before an actor decides, such as hashing a password. Each may
+        /// hold `identity.argon2_memory_kib`.
+        prepare_threads_max: usize = 2, "threads" in PREPARE_THREADS = 1..=256;
+    }
+
+    /// Identity: accounts, tokens and password hashing.
+    [identity] IdentityConfig {
+        /// Who may make an account.
+        sign_up: SignUp = SignUp::Token;
+        /// Life of an access token.
+        access_token_ttl_s: u64 = 300, "s" in ACCESS_TOKEN_TTL_S = 30..=3_600;
+        /// Life of a refresh token; a session unused for this long has ended.
+        refresh_token_ttl_s: u64 = 2_592_000, "s" in REFRESH_TOKEN_TTL_S = 3_600..=31_536_000;
+        /// Memory of one Argon2id hash (RFC 9106). The minimum, with two passes, is the least that
+        /// OWASP recommends.
+        argon2_memory_kib: u32 = 65_536, "KiB" in ARGON2_MEMORY_KIB = 19_456..=1_048_576;
+        /// Passes of one Argon2id hash over its memory (RFC 9106).
+        argon2_passes: u32 = 3, "passes" in ARGON2_PASSES = 2..=16;
+    }
+
+    /// The cluster: how nodes find each other.
+    [cluster] ClusterConfig {
+        /// What carries membership, placement and the replicated log.
+        mode: ClusterMode = ClusterMode::Embedded;
+    }
+
+    /// The log, written to standard error.
+    [log] LogConfig {
+        /// What is logged: a level (error, warn, info, debug, trace, off), or several `target=level`,
+        /// separated by commas.
+        level: String = "info".to_owned(), rule LOG_FILTER;
+        /// How a line is written.
+        format: LogFormat = LogFormat::Text;
+    }
+}
+
+impl NodeConfig {
+    /// The file that holds the root key; `None` unless `store.root_key` is `key-file`.
+    pub fn root_key_path(&self) -> Option<PathBuf> {
+        (self.store.root_key == RootKeySource::KeyFile).then(|| {
+            let configured = self.store.root_key_file.clone();
+            configured.unwrap_or_else(|| self.data_dir.join("root.key"))
+        })
+    }
+}

@@ -1,0 +1,61 @@
+//! What a text must look like beyond being text.
+
+use std::net::IpAddr;
+
+/// A condition on a text, or on each item of a list of texts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TextRule {
+    /// What is accepted, for people.
+    pub(crate) allowed: &'static str,
+    pub(crate) accepts: fn(&str) -> bool,
+}
+
+/// A DNS name (RFC 1123 section 2.1) or an IP address.
+pub(crate) const HOSTNAME: TextRule = TextRule {
+    allowed: "host names (letters, digits, `-` and `.`) or IP addresses",
+    accepts: |text| text.parse::<IpAddr>().is_ok() || is_dns_name(text),
+};
+
+/// The part of `tracing_subscriber::EnvFilter`'s syntax that cannot be misread. The filter itself
+/// takes a misspelt level (`inof`) for a target and then logs nothing else.
+pub(crate) const LOG_FILTER: TextRule = TextRule {
+    allowed: "a level (error, warn, info, debug, trace, off), or `target=level`, \
+              several separated by commas",
+    accepts: |text| {
+        text.split(',')
+            .all(|directive| is_log_directive(directive.trim()))
+    },
+};
+
+/// RFC 1035 section 2.3.4.
+const DNS_NAME_BYTES_MAX: usize = 253;
+/// RFC 1035 section 2.3.4.
+const DNS_LABEL_BYTES_MAX: usize = 63;
+
+fn is_dns_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= DNS_LABEL_BYTES_MAX
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= DNS_NAME_BYTES_MAX && text.split('.').all(is_label)
+}
+
+fn is_log_directive(directive: &str) -> bool {
+    let (target, level) = match directive.split_once('=') {
+        Some((target, level)) => (Some(target), level),
+        None => (None, directive),
+    };
+    let is_target = |target: &str| {
+        !target.is_empty()
+            && target
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte))
+    };
+    let levels = ["error", "warn", "info", "debug", "trace", "off"];
+    target.is_none_or(is_target) && levels.iter().any(|known| level.eq_ignore_ascii_case(known))
+}

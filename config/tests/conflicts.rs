@@ -1,0 +1,135 @@
+//! Values that are each right, and wrong together.
+
+mod sources;
+use canopy_config::Problem;
+use sources::{Sources, file, overrides};
+
+/// The keys of each contradiction; any other problem fails the test.
+#[track_caller]
+fn check(pairs: &[(&str, &str)], expected: &[&[&str]]) {
+    let problems = overrides(pairs).problems();
+    let found: Vec<&[&str]> = problems
+        .iter()
+        .map(|problem| match problem {
+            Problem::Conflict { keys, .. } => keys.as_slice(),
+            other => panic!("{other}"),
+        })
+        .collect();
+    assert_eq!(found, expected, "{pairs:?}");
+}
+
+#[test]
+fn plaintext_stays_on_the_machine() {
+    let refused: &[&[&str]] = &[&["edge.tls", "edge.listen"]];
+    for (listen, expected) in [
+        ("127.0.0.1:80", &[] as &[&[&str]]),
+        ("127.9.9.9:80", &[]),
+        ("[::1]:80", &[]),
+        ("0.0.0.0:80", refused),
+        ("[::]:80", refused),
+        ("192.0.2.1:80", refused),
+    ] {
+        check(&[("edge.tls", "off"), ("edge.listen", listen)], expected);
+        check(&[("edge.listen", listen)], &[]);
+    }
+}
+
+#[test]
+fn tls_from_files_needs_both_files() {
+    let (cert, key): (&[&str], &[&str]) = (
+        &["edge.tls", "edge.cert_file"],
+        &["edge.tls", "edge.key_file"],
+    );
+    let files = ("edge.tls", "files");
+    check(&[files], &[cert, key]);
+    check(&[files, ("edge.cert_file", "c.pem")], &[key]);
+    check(&[files, ("edge.key_file", "k.pem")], &[cert]);
+    check(
+        &[
+            files,
+            ("edge.cert_file", "c.pem"),
+            ("edge.key_file", "k.pem"),
+        ],
+        &[],
+    );
+    check(
+        &[files, ("edge.cert_file", ""), ("edge.key_file", "k.pem")],
+        &[cert],
+    );
+}
+
+#[test]
+fn the_smaller_is_not_the_larger() {
+    for (small, large, smaller, larger) in [
+        (
+            "edge.deadline_default_ms",
+            "edge.deadline_max_ms",
+            "7000",
+            "7001",
+        ),
+        (
+            "admission.per_org_in_flight_max",
+            "admission.commands_in_flight_max",
+            "300",
+            "301",
+        ),
+        (
+            "admission.per_connection_in_flight_max",
+            "admission.per_org_in_flight_max",
+            "70",
+            "71",
+        ),
+        (
+            "actors.quarantine_base_ms",
+            "actors.quarantine_max_ms",
+            "70",
+            "71",
+        ),
+    ] {
+        check(&[(small, smaller), (large, smaller)], &[]);
+        check(&[(small, smaller), (large, larger)], &[]);
+        check(&[(small, larger), (large, smaller)], &[&[small, large]]);
+    }
+}
+
+#[test]
+fn the_message_says_what_whence_and_what_to_do() {
+    let sources = Sources {
+        file: Some("[edge]\nlisten = \"0.0.0.0:7443\""),
+        env: &[("CANOPY_EDGE_TLS", "off")],
+        ..Sources::default()
+    };
+    let expected = "without TLS, passwords and tokens would cross the network in the clear: \
+                    edge.tls = \"off\" (environment CANOPY_EDGE_TLS), \
+                    edge.listen = \"0.0.0.0:7443\" (canopy.toml:2); \
+                    listen on a loopback address such as 127.0.0.1, \
+                    or set edge.tls to \"local-ca\" or \"files\"";
+    assert_eq!(sources.messages(), [expected]);
+}
+
+#[test]
+fn a_failed_value_contradicts_nothing() {
+    let problems = file("[edge]\ntls = \"off\"\nlisten = \"0.0.0.0\"").problems();
+    assert!(
+        matches!(
+            problems.as_slice(),
+            [Problem::BadValue {
+                key: "edge.listen",
+                ..
+            }]
+        ),
+        "{problems:?}"
+    );
+
+    // The file's deadline_max_ms is lost with its syntax: the override cannot be judged.
+    let sources = Sources {
+        file: Some("[edge]\ndeadline_max_ms = 900_000\n]"),
+        overrides: &[("edge.deadline_default_ms", "600_000")],
+        ..Sources::default()
+    };
+    let problems = sources.problems();
+    assert!(
+        matches!(problems.as_slice(), [Problem::Syntax { .. }]),
+        "{problems:?}"
+    );
+}

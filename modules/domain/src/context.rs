@@ -1,0 +1,155 @@
+//! What a decision is given beside the state: time, randomness, the caller.
+
+use std::fmt;
+
+use bytes::Bytes;
+use zeroize::Zeroize;
+
+use crate::{Address, Id, Origin, Principal, Refusal, Role};
+
+/// A text that is wiped when dropped and never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes the text over.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+/// Something slow, or outside the partition, to be done before a decision.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Hash a new password (Argon2id): gives [`Prepared::PasswordHash`].
+    HashPassword(Secret),
+    /// Compare a password with a PHC string: gives [`Prepared::PasswordMatches`].
+    /// Without one, it takes as long and never matches.
+    VerifyPassword {
+        /// The stored hash.
+        phc: Option<Secret>,
+        /// The password given.
+        password: Secret,
+    },
+    /// Ask another actor: gives [`Prepared::Answer`].
+    Ask {
+        /// Who is asked.
+        target: Address,
+        /// `canopy.system.v1.Directory/Resolve`
+        method: &'static str,
+        /// The encoded request.
+        request: Bytes,
+    },
+}
+
+/// What came of a [`Step`].
+#[derive(Debug, Clone)]
+pub enum Prepared {
+    /// A PHC string.
+    PasswordHash(Secret),
+    /// Whether the password was right.
+    PasswordMatches(bool),
+    /// The other actor's answer.
+    Answer(Result<Bytes, Refusal>),
+}
+
+/// What an access token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenClaims {
+    /// Who.
+    pub account: Address,
+    /// By which log-in.
+    pub session: Address,
+    /// Milliseconds since 1970.
+    pub expire_time_ms: i64,
+}
+
+/// Signs access tokens. Deterministic for the same claims and key.
+pub trait TokenIssuer: Send + Sync {
+    /// Milliseconds that an access token lives.
+    fn access_ttl_ms(&self) -> i64;
+    /// Milliseconds that a refresh token lives.
+    fn refresh_ttl_ms(&self) -> i64;
+    /// The signed token.
+    fn issue(&self, claims: &TokenClaims) -> String;
+    /// Whether a sign-up with this token may proceed, and whether the token
+    /// was the installation's (where sign-up is open, it need not be).
+    ///
+    /// # Errors
+    /// Sign-up is closed, or the token is wrong.
+    fn admit_sign_up(&self, sign_up_token: &str) -> Result<bool, Refusal>;
+}
+
+/// Everything a decision may know beside the partition's state.
+pub struct Context<'a> {
+    /// Milliseconds since 1970-01-01 UTC.
+    pub now_ms: i64,
+    /// Fresh random bits for this call.
+    pub entropy: [u8; 32],
+    /// Whose partition this is.
+    pub address: &'a Address,
+    /// Who calls.
+    pub principal: &'a Principal,
+    /// Where the call came from.
+    pub origin: &'a Origin,
+    /// The caller's highest role where the request points to.
+    pub role: Option<Role>,
+    /// The seq that this decision gets if it commits.
+    pub seq: u64,
+    /// What the method's steps gave, in order.
+    pub prepared: &'a [Prepared],
+    /// Signs tokens.
+    pub issuer: &'a dyn TokenIssuer,
+}
+
+impl Context<'_> {
+    /// A fresh id; `n` tells several of one decision apart.
+    pub fn fresh_id(&self, n: u8) -> Id {
+        let mut entropy = [0u8; 16];
+        for (to, from) in entropy.iter_mut().zip(self.entropy) {
+            *to = from;
+        }
+        if let Some(last) = entropy.last_mut() {
+            *last ^= n;
+        }
+        Id::fresh(self.now_ms, &entropy)
+    }
+
+    /// The account that calls.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`: nobody, or an actor, calls.
+    pub fn caller(&self) -> Result<&Address, Refusal> {
+        self.principal.account().ok_or_else(|| {
+            Refusal::new(crate::Code::Unauthenticated, "this needs somebody signed in")
+                .hint("log in with `canopy identity log-in`")
+        })
+    }
+
+    /// Whether the caller holds at least `role` here.
+    pub fn holds(&self, role: Role) -> bool {
+        self.role.is_some_and(|held| held as i32 >= role as i32)
+    }
+
+    /// The etag of a row as this decision leaves it.
+    pub fn etag(&self) -> String {
+        self.seq.to_string()
+    }
+}

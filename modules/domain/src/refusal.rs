@@ -1,0 +1,106 @@
+//! The small closed taxonomy of refusals.
+
+use std::fmt;
+
+/// Why a call was refused: a subset of gRPC's status codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The request itself is wrong.
+    InvalidArgument,
+    /// No such thing, or not for the caller to know of.
+    NotFound,
+    /// The name is taken.
+    AlreadyExists,
+    /// Known who, not allowed.
+    PermissionDenied,
+    /// Not known who.
+    Unauthenticated,
+    /// Not in this state.
+    FailedPrecondition,
+    /// Somebody else was faster, or the actor restarted: read and try again.
+    Aborted,
+    /// A cursor below the retention floor or beyond the end.
+    OutOfRange,
+    /// Too much at once.
+    ResourceExhausted,
+    /// Not in this release.
+    Unimplemented,
+    /// Not now: try again with the same request id.
+    Unavailable,
+    /// The time given ran out.
+    DeadlineExceeded,
+    /// A bug or a broken disk.
+    Internal,
+}
+
+/// A field of the request, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldViolation {
+    /// Dotted path: `message.text`.
+    pub field: String,
+    /// What is wrong.
+    pub description: String,
+}
+
+/// A refusal: what happened, and what to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The kind of refusal.
+    pub code: Code,
+    /// One sentence for people.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+    /// Fields at fault.
+    pub fields: Vec<FieldViolation>,
+    /// When trying again makes sense, in milliseconds.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Refusal {
+    /// A refusal with a message.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None, fields: Vec::new(), retry_after_ms: None }
+    }
+
+    /// The request's field is wrong.
+    pub fn invalid(field: &str, description: impl Into<String>) -> Self {
+        let description = description.into();
+        let mut refusal = Self::new(Code::InvalidArgument, format!("{field}: {description}"));
+        refusal.fields.push(FieldViolation { field: field.into(), description });
+        refusal
+    }
+
+    /// There is no such thing.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(Code::NotFound, format!("`{what}` does not exist, or is not yours to see"))
+    }
+
+    /// Somebody else changed it first.
+    pub fn stale_etag() -> Self {
+        Self::new(Code::Aborted, "it was changed since you read it")
+            .hint("read it again and repeat the change with the new etag")
+    }
+
+    /// Adds what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds when to try again, in milliseconds.
+    #[must_use]
+    pub fn retry_after_ms(mut self, ms: u64) -> Self {
+        self.retry_after_ms = Some(ms);
+        self
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Refusal {}
