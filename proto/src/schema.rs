@@ -12,6 +12,16 @@ impl MessageSchema {
     pub fn splice(&self, known: Bytes, _original: &Bytes) -> Bytes {
         known
     }
+
+    /// Later sources win.
+    pub fn merge_unknown(&self, known: Bytes, _sources: &[&Bytes]) -> Bytes {
+        known
+    }
+
+    /// Whether there is any unknown field.
+    pub fn has_unknown(&self, _bytes: &[u8]) -> bool {
+        false
+    }
 }
 
 /// The schema of a message of this release by its full name.

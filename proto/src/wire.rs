@@ -58,6 +58,23 @@ impl<T: Message + Name + Default> Wire<T> {
         let schema = schema::message(&T::full_name());
         Self::from_bytes(schema.splice(value.encode_to_vec().into(), &self.bytes))
     }
+
+    /// A row after an update: `value`'s known fields, with the fields unknown
+    /// to this release that the row holds, and over them those that the
+    /// request brings.
+    pub fn updated(&self, value: &T, request: Option<&Self>) -> Self {
+        let schema = schema::message(&T::full_name());
+        let known = value.encode_to_vec().into();
+        Self::from_bytes(match request {
+            Some(request) => schema.merge_unknown(known, &[&self.bytes, &request.bytes]),
+            None => schema.splice(known, &self.bytes),
+        })
+    }
+
+    /// Whether the message holds fields that this release does not know.
+    pub fn has_unknown(&self) -> bool {
+        schema::message(&T::full_name()).has_unknown(&self.bytes)
+    }
 }
 
 impl<T> Clone for Wire<T> {

@@ -1,0 +1,195 @@
+//! Grants: rows of the org's partition, which every edge keeps a snapshot of.
+
+use std::collections::BTreeSet;
+
+use canopy_domain::{
+    Address, Code, Context, Draft, Kind, Order, PageRequest, Prepared, Refusal, Role, Span, State, Step, Table, Wire,
+    decode,
+};
+use canopy_proto::methods::{directory, identity};
+use canopy_proto::identity::v1::GetAccountRequest;
+use canopy_proto::org::v1::{
+    Grant, GrantRoleRequest, ListGrantsRequest, ListGrantsResponse, RevokeRoleRequest, RevokeRoleResponse,
+};
+use canopy_proto::system::v1::{Reservation, ResolveRequest};
+use prost::Message;
+
+use crate::org::{tell_member, the_org};
+
+/// By id of the org or project, account id, and role (one byte).
+pub const GRANTS: Table<Grant> = Table::new(2, "grants", 1);
+
+/// Grants read at once where all are needed.
+const GRANTS_MAX: usize = 1_000_000;
+
+pub(crate) fn key(grant: &Grant) -> Result<Vec<u8>, Refusal> {
+    let id = |field: &str, name: &str| {
+        let address = Address::parse(name).map_err(|e| Refusal::invalid(field, e.to_string()))?;
+        address.id().ok_or_else(|| Refusal::invalid(field, format!("`{name}` holds no id")))
+    };
+    let mut key = id("grant.on", &grant.on)?.as_bytes().to_vec();
+    key.extend(id("grant.account", &grant.account)?.as_bytes());
+    key.push(u8::try_from(grant.role).unwrap_or_default());
+    Ok(key)
+}
+
+/// Everybody who holds a grant in this org.
+pub(crate) fn accounts(state: &State<'_>) -> Result<BTreeSet<String>, Refusal> {
+    let all = Span { prefix: &[], after: None, order: Order::Ascending, limit: GRANTS_MAX };
+    state.scan(&GRANTS, all)?.iter().map(|(_, row)| Ok(decode(row)?.account)).collect()
+}
+
+fn sent(grant: Option<&Wire<Grant>>) -> Result<Grant, Refusal> {
+    let grant = grant.ok_or_else(|| Refusal::invalid("grant", "is required"))?;
+    grant.decode().map_err(|e| Refusal::invalid("grant", e.to_string()))
+}
+
+/// The person named by `account/<id>` or `account/<e-mail>`: found in the
+/// directory, then seen to exist.
+fn find_account(named: &str, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
+    let ask = |target: Address| {
+        let request = GetAccountRequest { name: target.to_string() }.encode_to_vec().into();
+        Ok(Some(Step::Ask { target, method: identity::GET_ACCOUNT.path, request }))
+    };
+    let alias = named.strip_prefix("account/").filter(|rest| rest.contains('@'));
+    match (alias, cx.prepared) {
+        (Some(email), []) => {
+            let resolve = ResolveRequest { space: "email".into(), key: email.to_owned() };
+            Ok(Some(Step::Ask {
+                target: Address::system("directory"),
+                method: directory::RESOLVE.path,
+                request: resolve.encode_to_vec().into(),
+            }))
+        }
+        (Some(_), [Prepared::Answer(answer)]) => {
+            let holder = Reservation::decode(answer.clone()?).unwrap_or_default().holder;
+            ask(account_address(&holder)?)
+        }
+        (None, []) => ask(account_address(named)?),
+        _ => match cx.prepared.last() {
+            Some(Prepared::Answer(Err(refusal))) => Err(refusal.clone()),
+            _ => Ok(None),
+        },
+    }
+}
+
+fn account_address(name: &str) -> Result<Address, Refusal> {
+    let wrong = || Refusal::invalid("grant.account", format!("`{name}` names no account"));
+    let address = Address::parse(name).map_err(|_| wrong())?;
+    if address.kind() == Some(Kind::Account) && address.id().is_some() { Ok(address) } else { Err(wrong()) }
+}
+
+/// The account that the steps found.
+fn found_account(cx: &Context<'_>) -> Result<String, Refusal> {
+    match cx.prepared.last() {
+        Some(Prepared::Answer(Ok(account))) => {
+            let account = canopy_proto::identity::v1::Account::decode(account.clone());
+            Ok(account.unwrap_or_default().name)
+        }
+        _ => Err(Refusal::new(Code::Internal, "a grant came without its prepared steps")),
+    }
+}
+
+pub(crate) fn prepare(_: &State<'_>, request: &GrantRoleRequest, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
+    find_account(&sent(request.grant.as_ref())?.account, cx)
+}
+
+pub(crate) fn prepare_revoke(
+    _: &State<'_>,
+    request: &RevokeRoleRequest,
+    cx: &Context<'_>,
+) -> Result<Option<Step>, Refusal> {
+    find_account(&sent(request.grant.as_ref())?.account, cx)
+}
+
+/// Nobody hands out, or takes away, more than they hold; and a role fits where
+/// it is granted.
+fn check(grant: &Grant, cx: &Context<'_>) -> Result<Role, Refusal> {
+    let role = Role::try_from(grant.role).unwrap_or_default();
+    let on = Address::parse(&grant.on).map_err(|e| Refusal::invalid("grant.on", e.to_string()))?;
+    let highest = match on.kind() {
+        Some(Kind::Org) => Role::OrgAdmin,
+        Some(Kind::Project) => Role::ProjectAdmin,
+        _ => return Err(Refusal::invalid("grant.on", "roles are granted on an org or a project")),
+    };
+    if role == Role::Unspecified || role as i32 > highest as i32 {
+        return Err(Refusal::invalid("grant.role", format!("{} cannot be granted here", role.as_str_name()))
+            .hint("an org takes roles up to ROLE_ORG_ADMIN, a project up to ROLE_PROJECT_ADMIN"));
+    }
+    if !cx.holds(role) {
+        return Err(Refusal::new(
+            Code::PermissionDenied,
+            format!("{} is more than you hold here", role.as_str_name()),
+        )
+        .hint("ask an org-admin"));
+    }
+    Ok(role)
+}
+
+pub(crate) fn grant(
+    state: &State<'_>,
+    request: GrantRoleRequest,
+    cx: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<Wire<Grant>, Refusal> {
+    let org = the_org(state, cx)?;
+    let mut grant = sent(request.grant.as_ref())?;
+    check(&grant, cx)?;
+    grant.account = found_account(cx)?;
+    grant.create_time_ms = cx.now_ms;
+    grant.granted_by = cx.principal.as_str().to_owned();
+    let key = key(&grant)?;
+    if let Some(row) = state.get(&GRANTS, &key)? {
+        return Ok(row);
+    }
+    let row = request.grant.unwrap_or_default().with(&grant);
+    draft.insert(&GRANTS, key, &row);
+    tell_member(draft, &grant.account, &org, true)?;
+    draft.settle();
+    Ok(row)
+}
+
+pub(crate) fn revoke(
+    state: &State<'_>,
+    request: RevokeRoleRequest,
+    cx: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<RevokeRoleResponse, Refusal> {
+    let org = the_org(state, cx)?;
+    let mut grant = sent(request.grant.as_ref())?;
+    let role = check(&grant, cx)?;
+    grant.account = found_account(cx)?;
+    let key = key(&grant)?;
+    let row = state.get(&GRANTS, &key)?.ok_or_else(|| {
+        Refusal::new(Code::NotFound, "there is no such grant").hint("see `canopy org list-grants`")
+    })?;
+    let all = Span { prefix: &[], after: None, order: Order::Ascending, limit: GRANTS_MAX };
+    let grants = state.scan(&GRANTS, all)?;
+    let others = || grants.iter().filter(|(other, _)| other[..] != key[..]).map(|(_, row)| decode(row));
+    if role == Role::OrgAdmin && !others().any(|g| g.is_ok_and(|g| g.role == i32::from(Role::OrgAdmin))) {
+        return Err(Refusal::new(Code::FailedPrecondition, "this is the org's last org-admin")
+            .hint("grant ROLE_ORG_ADMIN to somebody else first"));
+    }
+    let stays = others().any(|g| g.is_ok_and(|g| g.account == grant.account));
+    draft.delete(&GRANTS, key, &row);
+    tell_member(draft, &grant.account, &org, stays)?;
+    draft.settle();
+    Ok(RevokeRoleResponse { grant: Some(row) })
+}
+
+pub(crate) fn list(
+    state: &State<'_>,
+    request: ListGrantsRequest,
+    cx: &Context<'_>,
+) -> Result<ListGrantsResponse, Refusal> {
+    the_org(state, cx)?;
+    let parent = Address::parse(&request.parent).map_err(|e| Refusal::invalid("parent", e.to_string()))?;
+    let prefix = match (parent.kind(), parent.id()) {
+        (Some(Kind::Project), Some(id)) => id.as_bytes().to_vec(),
+        _ => Vec::new(),
+    };
+    let page = PageRequest { size: request.page_size, token: &request.page_token };
+    let (rows, next_page_token) = page.read(state.0, GRANTS.id, &prefix, Order::Ascending)?;
+    let grants = rows.into_iter().map(|(_, row)| GRANTS.row(row)).collect();
+    Ok(ListGrantsResponse { grants, next_page_token })
+}
