@@ -1,1 +1,22 @@
-//! The shells: activation, decide, commit, effects, wake-ups, passivation
+//! The shells: what stands between a call and a pure decision. A shell
+//! activates with its address's first message, decides one command after the
+//! other, commits without waiting, answers what is durable, delivers effects,
+//! wakes when it asked to, and passivates when idle.
+
+mod call;
+mod clock;
+mod completion;
+mod delivery;
+mod node;
+mod password;
+mod periodic;
+mod prepare;
+mod shell;
+mod token;
+
+pub use call::{Call, CommitHook};
+pub use clock::{now_ms, random_bytes};
+pub use node::{Limits, Node, NodeParts};
+pub use password::PasswordHashing;
+pub use periodic::{sweeper, wake_clock};
+pub use token::{SignUpPolicy, TokenError, Tokens};

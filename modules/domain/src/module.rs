@@ -1,6 +1,7 @@
 //! A module: which methods it answers, for which kind of actor, and how.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use canopy_proto::Method;
@@ -231,16 +232,16 @@ impl Module {
 }
 
 /// The modules of an installation, by the kind of actor.
-pub struct Modules(HashMap<&'static str, Module>);
+pub struct Modules(HashMap<&'static str, Arc<Module>>);
 
 impl Modules {
     /// Takes modules, one a kind.
     pub fn new(modules: impl IntoIterator<Item = Module>) -> Self {
-        Self(modules.into_iter().map(|module| (module.owner, module)).collect())
+        Self(modules.into_iter().map(|module| (module.owner, Arc::new(module))).collect())
     }
 
     /// The module of a kind of actor.
-    pub fn get(&self, owner: &str) -> Option<&Module> {
+    pub fn get(&self, owner: &str) -> Option<&Arc<Module>> {
         self.0.get(owner)
     }
 }

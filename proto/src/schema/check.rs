@@ -27,7 +27,11 @@ pub struct Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let field = if self.field.is_empty() { "the message" } else { &self.field };
+        let field = if self.field.is_empty() {
+            "the message"
+        } else {
+            &self.field
+        };
         write!(f, "{field} {} ({})", self.message, self.rule)
     }
 }
@@ -54,7 +58,12 @@ struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    const EMPTY: Self = Self { last: None, count: 0, first: 0, last_at: 0 };
+    const EMPTY: Self = Self {
+        last: None,
+        count: 0,
+        first: 0,
+        last_at: 0,
+    };
 }
 
 /// Kept on the stack; messages with more take one allocation.
@@ -74,7 +83,11 @@ struct Part<'t, 'a> {
 impl Part<'_, '_> {
     fn place_of<'p>(&'p self, name: &'p str) -> Place<'p> {
         let is_inside = self.table.is_map_entry;
-        self.place.child(if is_inside { Step::Inside } else { Step::Field(name) })
+        self.place.child(if is_inside {
+            Step::Inside
+        } else {
+            Step::Field(name)
+        })
     }
 }
 
@@ -84,16 +97,33 @@ struct Checker<'t> {
 }
 
 pub(super) fn check(tables: &[Table], table: &Table, bytes: &[u8]) -> Result<(), Vec<Violation>> {
-    let mut checker = Checker { tables, violations: Vec::new() };
-    let whole =
-        Part { table, bytes, at: 0, depth: DEPTH_MAX, mode: Mode::Full, place: &ROOT };
+    let mut checker = Checker {
+        tables,
+        violations: Vec::new(),
+    };
+    let whole = Part {
+        table,
+        bytes,
+        at: 0,
+        depth: DEPTH_MAX,
+        mode: Mode::Full,
+        place: &ROOT,
+    };
     let _ = checker.message(&whole);
-    if checker.violations.is_empty() { Ok(()) } else { Err(checker.violations) }
+    if checker.violations.is_empty() {
+        Ok(())
+    } else {
+        Err(checker.violations)
+    }
 }
 
 impl<'t> Checker<'t> {
     fn message(&mut self, part: &Part<'t, '_>) -> ControlFlow<()> {
-        let needed = if part.mode == Mode::Structure { 0 } else { part.table.slots };
+        let needed = if part.mode == Mode::Structure {
+            0
+        } else {
+            part.table.slots
+        };
         let mut inline = [Slot::EMPTY; SLOTS_INLINE];
         let mut allocated = Vec::new();
         let slots = match inline.get_mut(..needed) {
@@ -111,7 +141,9 @@ impl<'t> Checker<'t> {
                 Ok(None) => break,
                 Err(malformed) => return self.malformed(malformed, part.at, part.place),
             };
-            let Some(known) = part.table.field(field.number) else { continue };
+            let Some(known) = part.table.field(field.number) else {
+                continue;
+            };
             let at = part.at
                 + match field.raw {
                     Raw::Bytes(payload) => reader.offset() - payload.len(),
@@ -123,13 +155,27 @@ impl<'t> Checker<'t> {
                 self.repeated(part, known, field.raw, at, slot)?;
             } else if let Some(index) = slot {
                 self.fits(part, known, field.raw, at)?;
-                self.remember(part, known, index, Seen { raw: field.raw, start, at }, slots)?;
+                self.remember(
+                    part,
+                    known,
+                    index,
+                    Seen {
+                        raw: field.raw,
+                        start,
+                        at,
+                    },
+                    slots,
+                )?;
             } else {
                 self.fits(part, known, field.raw, at)?;
                 self.structure(part, known, field.raw, at)?;
             }
         }
-        if part.mode == Mode::Structure { ControlFlow::Continue(()) } else { self.rules(part, slots) }
+        if part.mode == Mode::Structure {
+            ControlFlow::Continue(())
+        } else {
+            self.rules(part, slots)
+        }
     }
 
     /// The wire type, and UTF-8.
@@ -159,7 +205,10 @@ impl<'t> Checker<'t> {
         if let (Kind::String, Raw::Bytes(bytes)) = (known.kind, raw)
             && let Err(error) = str::from_utf8(bytes)
         {
-            let malformed = Malformed { at: error.valid_up_to(), why: "a string is not UTF-8" };
+            let malformed = Malformed {
+                at: error.valid_up_to(),
+                why: "a string is not UTF-8",
+            };
             return self.malformed(malformed, at, &part.place_of(&known.name));
         }
         ControlFlow::Continue(())
@@ -190,11 +239,24 @@ impl<'t> Checker<'t> {
             return ControlFlow::Continue(());
         };
         let Some(depth) = part.depth.checked_sub(1) else {
-            let malformed = Malformed { at, why: "messages nest too deeply" };
+            let malformed = Malformed {
+                at,
+                why: "messages nest too deeply",
+            };
             return self.malformed(malformed, 0, place);
         };
-        let table = self.tables.get(table).expect("tables name each other by index");
-        self.message(&Part { table, bytes, at, depth, mode, place })
+        let table = self
+            .tables
+            .get(table)
+            .expect("tables name each other by index");
+        self.message(&Part {
+            table,
+            bytes,
+            at,
+            depth,
+            mode,
+            place,
+        })
     }
 
     /// Keeps the last value. What it replaces is not looked at again, but
@@ -209,8 +271,14 @@ impl<'t> Checker<'t> {
     ) -> ControlFlow<()> {
         if let Some(oneof) = known.oneof.and_then(|oneof| part.table.oneofs.get(oneof)) {
             for rival in oneof.slots.iter().filter(|rival| **rival != index) {
-                let Some(slot) = slots.get_mut(*rival) else { continue };
-                let Slot { last: Some(raw), last_at, .. } = std::mem::replace(slot, Slot::EMPTY)
+                let Some(slot) = slots.get_mut(*rival) else {
+                    continue;
+                };
+                let Slot {
+                    last: Some(raw),
+                    last_at,
+                    ..
+                } = std::mem::replace(slot, Slot::EMPTY)
                 else {
                     continue;
                 };
@@ -220,7 +288,9 @@ impl<'t> Checker<'t> {
                 }
             }
         }
-        let Some(slot) = slots.get_mut(index) else { return ControlFlow::Continue(()) };
+        let Some(slot) = slots.get_mut(index) else {
+            return ControlFlow::Continue(());
+        };
         let before = *slot;
         slot.last = Some(seen.raw);
         slot.last_at = seen.at;
@@ -293,24 +363,38 @@ impl<'t> Checker<'t> {
         if let (Kind::String, Raw::Bytes(bytes)) = (known.kind, raw)
             && let Err(error) = str::from_utf8(bytes)
         {
-            let malformed = Malformed { at: error.valid_up_to(), why: "a string is not UTF-8" };
+            let malformed = Malformed {
+                at: error.valid_up_to(),
+                why: "a string is not UTF-8",
+            };
             return self.malformed(malformed, at, &place);
         }
         if part.mode != Mode::Structure
-            && let Some(Rules { of: RulesOf::List { items: Some(rules), .. }, .. }) = &known.rules
+            && let Some(Rules {
+                of: RulesOf::List {
+                    items: Some(rules), ..
+                },
+                ..
+            }) = &known.rules
         {
             self.value(known, rules, raw, &place)?;
         }
         // An element is sent as a whole, in an update too.
         let is_exempt = part.mode == Mode::Structure || known.is_exempt;
-        let mode = if is_exempt { Mode::Structure } else { Mode::Full };
+        let mode = if is_exempt {
+            Mode::Structure
+        } else {
+            Mode::Full
+        };
         self.nested(part, known, raw, at, mode, &place)
     }
 
     /// The rules, once all of the message's fields are seen.
     fn rules(&mut self, part: &Part<'t, '_>, slots: &[Slot<'_>]) -> ControlFlow<()> {
         for known in part.table.fields() {
-            let Some(slot) = known.slot.and_then(|slot| slots.get(slot)) else { continue };
+            let Some(slot) = known.slot.and_then(|slot| slots.get(slot)) else {
+                continue;
+            };
             match slot.last {
                 _ if known.is_repeated => self.counts(part, known, slot)?,
                 Some(raw) => self.present(part, known, raw, slot)?,
@@ -321,8 +405,7 @@ impl<'t> Checker<'t> {
             return ControlFlow::Continue(());
         }
         for oneof in part.table.oneofs.iter().filter(|oneof| oneof.is_required) {
-            let is_set =
-                |slot: &usize| slots.get(*slot).is_some_and(|slot| slot.last.is_some());
+            let is_set = |slot: &usize| slots.get(*slot).is_some_and(|slot| slot.last.is_some());
             if !oneof.slots.iter().any(is_set) {
                 let place = part.place_of(&oneof.name);
                 self.report(&place, "required", "must have one of its fields set".into())?;
@@ -337,7 +420,9 @@ impl<'t> Checker<'t> {
         known: &FieldTable,
         slot: &Slot<'_>,
     ) -> ControlFlow<()> {
-        let Some(rules) = &known.rules else { return ControlFlow::Continue(()) };
+        let Some(rules) = &known.rules else {
+            return ControlFlow::Continue(());
+        };
         if slot.count == 0 && (part.mode == Mode::Partial || rules.ignores_zero) {
             return ControlFlow::Continue(());
         }
@@ -345,16 +430,23 @@ impl<'t> Checker<'t> {
         if slot.count == 0 && rules.is_required {
             return self.report(&place, "required", "must not be empty".into());
         }
-        let count =
-            if rules.counts_pairs() { self.distinct_keys(part, known) } else { slot.count };
+        let count = if rules.counts_pairs() {
+            self.distinct_keys(part, known)
+        } else {
+            slot.count
+        };
         let violations = &mut self.violations;
-        rules.count(count, &mut |rule, message| push(violations, &place, rule, message));
+        rules.count(count, &mut |rule, message| {
+            push(violations, &place, rule, message)
+        });
         self.go_on()
     }
 
     /// A map's entry replaces an earlier one with the same key.
     fn distinct_keys(&self, part: &Part<'t, '_>, known: &FieldTable) -> usize {
-        let Kind::Message(table) = known.kind else { return 0 };
+        let Kind::Message(table) = known.kind else {
+            return 0;
+        };
         let key = self.tables.get(table).and_then(|table| table.field(1));
         let Some(key) = key else { return 0 };
         let mut keys = super::entry::keys(part.bytes, known.number, key.kind);
@@ -393,7 +485,9 @@ impl<'t> Checker<'t> {
         if let Some(rules) = &known.rules {
             self.value(known, rules, raw, &place)?;
         }
-        let Kind::Message(table) = known.kind else { return ControlFlow::Continue(()) };
+        let Kind::Message(table) = known.kind else {
+            return ControlFlow::Continue(());
+        };
         let is_stored = self.tables.get(table).is_some_and(|table| table.is_stored);
         let mode = match part.mode {
             _ if known.is_exempt => Mode::Structure,
@@ -474,13 +568,12 @@ struct Seen<'a> {
     at: usize,
 }
 
-fn push(
-    violations: &mut Vec<Violation>,
-    place: &Place<'_>,
-    rule: &'static str,
-    message: String,
-) {
+fn push(violations: &mut Vec<Violation>, place: &Place<'_>, rule: &'static str, message: String) {
     if violations.len() < VIOLATIONS_MAX {
-        violations.push(Violation { field: place.render(), rule, message });
+        violations.push(Violation {
+            field: place.render(),
+            rule,
+            message,
+        });
     }
 }

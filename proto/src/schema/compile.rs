@@ -67,7 +67,10 @@ pub(super) fn tables(
     Ok((tables.collect::<Result<_, _>>()?, index))
 }
 
-fn table(message: &MessageDescriptor, index: &HashMap<String, usize>) -> Result<Table, SchemaError> {
+fn table(
+    message: &MessageDescriptor,
+    index: &HashMap<String, usize>,
+) -> Result<Table, SchemaError> {
     let options = message.options();
     rule_options::refuse_message_rules(message.full_name(), &options)?;
     let oneofs: Vec<OneofDescriptor> = message.oneofs().filter(|o| !o.is_synthetic()).collect();
@@ -93,9 +96,14 @@ fn table(message: &MessageDescriptor, index: &HashMap<String, usize>) -> Result<
     let mut table = Table::new(message.full_name().to_owned(), fields, oneof_tables);
     table.is_map_entry = message.is_map_entry();
     table.is_stored = flag(&options, "canopy.options.v1.stored");
-    table.is_update = message.get_field_by_name("update_mask").is_some_and(|field| {
-        field.kind().as_message().is_some_and(|m| m.full_name() == "google.protobuf.FieldMask")
-    });
+    table.is_update = message
+        .get_field_by_name("update_mask")
+        .is_some_and(|field| {
+            field
+                .kind()
+                .as_message()
+                .is_some_and(|m| m.full_name() == "google.protobuf.FieldMask")
+        });
     Ok(table)
 }
 
@@ -105,7 +113,9 @@ fn field_table(
     index: &HashMap<String, usize>,
 ) -> Result<FieldTable, SchemaError> {
     if field.is_group() {
-        return Err(SchemaError::Group { of: field.full_name().to_owned() });
+        return Err(SchemaError::Group {
+            of: field.full_name().to_owned(),
+        });
     }
     let options = field.options();
     let is_output_only = flag(&options, "canopy.options.v1.output_only");
@@ -133,7 +143,9 @@ fn field_table(
 fn map_field(field: &FieldDescriptor) -> Option<FieldDescriptor> {
     let entry = field.parent_message();
     let holder = entry.parent_message().filter(|_| entry.is_map_entry())?;
-    holder.fields().find(|f| f.is_map() && f.kind().as_message() == Some(entry))
+    holder
+        .fields()
+        .find(|f| f.is_map() && f.kind().as_message() == Some(entry))
 }
 
 fn kind(field: &FieldDescriptor, index: &HashMap<String, usize>) -> Kind {

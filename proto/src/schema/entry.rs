@@ -32,7 +32,9 @@ pub(super) fn concatenated(bytes: &[u8], number: u32) -> Vec<u8> {
 
 /// Keys of the entries in map `number`, in order.
 pub(super) fn keys(bytes: &[u8], number: u32, kind: Kind) -> Vec<Key<'_>> {
-    payloads(bytes, number).map(|entry| key(entry, kind)).collect()
+    payloads(bytes, number)
+        .map(|entry| key(entry, kind))
+        .collect()
 }
 
 /// The key of an encoded entry.

@@ -126,7 +126,10 @@ impl Kind {
 }
 
 /// A 32-bit field's value: decoders drop the upper bits, and so must checks.
-#[expect(clippy::cast_possible_truncation, reason = "decoders truncate in the same way")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "decoders truncate in the same way"
+)]
 fn low(value: u64) -> u32 {
     value as u32
 }

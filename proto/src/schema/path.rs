@@ -80,8 +80,10 @@ impl Path {
         while let Some(name) = names.next() {
             let (message, field) = (|| table.full_name.clone(), || name.to_owned());
             let known = table.fields().iter().find(|field| field.name == name);
-            let known =
-                known.ok_or_else(|| PathError::NoField { message: message(), field: field() })?;
+            let known = known.ok_or_else(|| PathError::NoField {
+                message: message(),
+                field: field(),
+            })?;
             let oneof = known.oneof.and_then(|oneof| table.oneofs.get(oneof));
             let rivals = oneof.into_iter().flat_map(|oneof| &oneof.numbers).copied();
             steps.push(Step {
@@ -93,15 +95,25 @@ impl Path {
             match (known.kind, names.peek()) {
                 (Kind::String, None) => {}
                 (_, None) => {
-                    return Err(PathError::NoString { message: message(), field: field() });
+                    return Err(PathError::NoString {
+                        message: message(),
+                        field: field(),
+                    });
                 }
                 (Kind::Message(inner), Some(_)) if !known.is_map => {
                     table = schema.table_at(inner);
                 }
-                _ => return Err(PathError::NoMessage { message: message(), field: field() }),
+                _ => {
+                    return Err(PathError::NoMessage {
+                        message: message(),
+                        field: field(),
+                    });
+                }
             }
         }
-        Ok(Self { steps: steps.into() })
+        Ok(Self {
+            steps: steps.into(),
+        })
     }
 
     /// The strings at this path, as a decoder would have them: of a singular
@@ -114,7 +126,10 @@ impl Path {
     pub fn strings<'a>(&self, bytes: &'a [u8]) -> Strings<'a> {
         let found = if self.steps.iter().any(|step| step.is_repeated) {
             let mut many = Vec::new();
-            if self.collect(&self.steps, &[bytes], &mut many, DEPTH_MAX).is_err() {
+            if self
+                .collect(&self.steps, &[bytes], &mut many, DEPTH_MAX)
+                .is_err()
+            {
                 many.clear();
             }
             Found::Many(many.into_iter())
@@ -136,9 +151,11 @@ impl Path {
         Ok(match state {
             Last::Found(bytes) => str::from_utf8(bytes).ok(),
             Last::Missing if self.steps.len() > 1 => None,
-            Last::Missing | Last::Around => {
-                self.steps.last().filter(|step| !step.has_presence).map(|_| "")
-            }
+            Last::Missing | Last::Around => self
+                .steps
+                .last()
+                .filter(|step| !step.has_presence)
+                .map(|_| ""),
         })
     }
 
@@ -148,11 +165,17 @@ impl Path {
         state: &mut Last<'a>,
         depth: u32,
     ) -> Result<(), Malformed> {
-        let Some((step, below)) = steps.split_first() else { return Ok(()) };
+        let Some((step, below)) = steps.split_first() else {
+            return Ok(());
+        };
         let mut reader = Reader::new(bytes);
         while let Some(field) = reader.field(depth)? {
             if step.rivals.contains(&field.number) {
-                *state = if below.is_empty() { Last::Around } else { Last::Missing };
+                *state = if below.is_empty() {
+                    Last::Around
+                } else {
+                    Last::Missing
+                };
             } else if let (true, Raw::Bytes(payload)) = (field.number == step.number, field.raw) {
                 if below.is_empty() {
                     *state = Last::Found(payload);
@@ -178,7 +201,9 @@ impl Path {
         out: &mut Vec<&'a str>,
         depth: u32,
     ) -> Result<(), Malformed> {
-        let Some((step, below)) = steps.split_first() else { return Ok(()) };
+        let Some((step, below)) = steps.split_first() else {
+            return Ok(());
+        };
         let mut live: Vec<&'a [u8]> = Vec::new();
         for part in parts {
             let mut reader = Reader::new(part);
@@ -219,7 +244,9 @@ impl Path {
         bytes: &[u8],
         f: &mut dyn FnMut(&str) -> Option<String>,
     ) -> Option<Vec<u8>> {
-        Self::rewrite(&self.steps, bytes, f, DEPTH_MAX).ok().flatten()
+        Self::rewrite(&self.steps, bytes, f, DEPTH_MAX)
+            .ok()
+            .flatten()
     }
 
     fn rewrite(
@@ -228,7 +255,9 @@ impl Path {
         f: &mut dyn FnMut(&str) -> Option<String>,
         depth: u32,
     ) -> Result<Option<Vec<u8>>, Malformed> {
-        let Some((step, below)) = steps.split_first() else { return Ok(None) };
+        let Some((step, below)) = steps.split_first() else {
+            return Ok(None);
+        };
         let mut out: Option<Vec<u8>> = None;
         let mut reader = Reader::new(bytes);
         let mut start = 0;
@@ -236,7 +265,10 @@ impl Path {
             let new = match field.raw {
                 Raw::Bytes(payload) if field.number == step.number => {
                     if below.is_empty() {
-                        str::from_utf8(payload).ok().and_then(&mut *f).map(String::into_bytes)
+                        str::from_utf8(payload)
+                            .ok()
+                            .and_then(&mut *f)
+                            .map(String::into_bytes)
                     } else {
                         Self::rewrite(below, payload, f, depth.saturating_sub(1))?
                     }
@@ -244,9 +276,8 @@ impl Path {
                 _ => None,
             };
             if let Some(new) = new {
-                let out = out.get_or_insert_with(|| {
-                    bytes.get(..start).unwrap_or_default().to_vec()
-                });
+                let out =
+                    out.get_or_insert_with(|| bytes.get(..start).unwrap_or_default().to_vec());
                 put_delimited(field.number, &new, out);
             } else if let Some(out) = &mut out {
                 out.extend_from_slice(field.span);

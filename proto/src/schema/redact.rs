@@ -16,7 +16,10 @@ const STRING_CHARS_MAX: usize = 80;
 const CUT: &str = "…";
 
 pub(super) fn redact(tables: &[Table], table: &Table, bytes: &[u8]) -> String {
-    let mut line = Line { tables, text: String::new() };
+    let mut line = Line {
+        tables,
+        text: String::new(),
+    };
     line.message(table, bytes, table.is_stored, DEPTH_MAX);
     let mut text = line.text;
     if text.len() > REDACTED_BYTES_MAX {
@@ -43,7 +46,11 @@ impl Line<'_> {
                     match table.field(field.number) {
                         Some(known) => self.field(known, field.raw, is_stored, depth),
                         None => {
-                            self.write(format_args!("{}: <{} bytes>", field.number, field.span.len()));
+                            self.write(format_args!(
+                                "{}: <{} bytes>",
+                                field.number,
+                                field.span.len()
+                            ));
                         }
                     }
                 }
@@ -67,13 +74,16 @@ impl Line<'_> {
                 };
                 self.text.push_str(" { ");
                 self.message(inner, bytes, is_stored || inner.is_stored, depth);
-                self.text.push_str(if self.text.ends_with(' ') { "}" } else { " }" });
+                self.text
+                    .push_str(if self.text.ends_with(' ') { "}" } else { " }" });
             }
             (Kind::String, Raw::Bytes(bytes)) if !is_stored => self.string(bytes),
             (kind, Raw::Bytes(bytes)) if kind.shape() == Shape::Delimited => {
                 self.write(format_args!(": <{} bytes>", bytes.len()));
             }
-            (_, Raw::Bytes(bytes)) => self.write(format_args!(": <packed in {} bytes>", bytes.len())),
+            (_, Raw::Bytes(bytes)) => {
+                self.write(format_args!(": <packed in {} bytes>", bytes.len()))
+            }
             (kind, raw) if kind.fits(raw) => self.scalar(kind, raw),
             _ => self.text.push_str(": <of another wire type>"),
         }
@@ -99,10 +109,15 @@ impl Line<'_> {
     }
 
     fn malformed(&mut self, malformed: Malformed) {
-        self.write(format_args!("<malformed: {} at byte {}>", malformed.why, malformed.at));
+        self.write(format_args!(
+            "<malformed: {} at byte {}>",
+            malformed.why, malformed.at
+        ));
     }
 
     fn write(&mut self, text: std::fmt::Arguments<'_>) {
-        self.text.write_fmt(text).expect("a string takes what is written to it");
+        self.text
+            .write_fmt(text)
+            .expect("a string takes what is written to it");
     }
 }

@@ -1,7 +1,8 @@
 //! Reads `buf.validate` options. What is not enforced is refused here.
 
 use prost_reflect::{
-    DynamicMessage, EnumDescriptor, FieldDescriptor, Kind as Described, OneofDescriptor, Value,
+    DynamicMessage, EnumDescriptor, FieldDescriptor, Kind as Described, OneofDescriptor,
+    ReflectMessage, Value,
 };
 use regex_lite::Regex;
 
@@ -58,7 +59,9 @@ pub(super) fn of_field(field: &FieldDescriptor) -> Result<FieldOptions> {
 /// Rules of `key` or `value` in the entries of `map`.
 pub(super) fn of_entry(map: &FieldDescriptor, part: &str) -> Result<FieldOptions> {
     let field_kind = map.kind();
-    let entry = field_kind.as_message().expect("a map's entries are messages");
+    let entry = field_kind
+        .as_message()
+        .expect("a map's entries are messages");
     let (rules, field) = if part == "key" {
         ("keys", entry.map_entry_key_field())
     } else {
@@ -73,13 +76,20 @@ pub(super) fn of_entry(map: &FieldDescriptor, part: &str) -> Result<FieldOptions
 }
 
 fn element(options: &DynamicMessage, name: &str, kind: Described) -> Result<FieldOptions> {
-    let subject = Subject { name, kind, has_presence: false, is_element: true };
+    let subject = Subject {
+        name,
+        kind,
+        has_presence: false,
+        is_element: true,
+    };
     read(options, &subject, false, false)
 }
 
 /// Fails for rules of a whole message: none is supported.
 pub(super) fn refuse_message_rules(name: &str, options: &DynamicMessage) -> Result<()> {
-    let Some(rules) = extension(options, "buf.validate.message") else { return Ok(()) };
+    let Some(rules) = extension(options, "buf.validate.message") else {
+        return Ok(());
+    };
     match rules.fields().next() {
         Some((field, _)) => Err(unsupported(name, &format!("message.{}", field.name()))),
         None => refuse_unknown(name, "message", &rules),
@@ -87,7 +97,9 @@ pub(super) fn refuse_message_rules(name: &str, options: &DynamicMessage) -> Resu
 }
 
 pub(super) fn is_oneof_required(oneof: &OneofDescriptor) -> Result<bool> {
-    let Some(rules) = extension(&oneof.options(), "buf.validate.oneof") else { return Ok(false) };
+    let Some(rules) = extension(&oneof.options(), "buf.validate.oneof") else {
+        return Ok(false);
+    };
     refuse_unknown(oneof.full_name(), "oneof", &rules)?;
     let mut is_required = false;
     for (field, value) in rules.fields() {
@@ -127,7 +139,12 @@ fn read(
     }
     match ignore {
         0 | IGNORE_IF_ZERO_VALUE => {}
-        IGNORE_ALWAYS => return Ok(FieldOptions { rules: None, is_ignored: true }),
+        IGNORE_ALWAYS => {
+            return Ok(FieldOptions {
+                rules: None,
+                is_ignored: true,
+            });
+        }
         other => return Err(unsupported(subject.name, &format!("ignore = {other}"))),
     }
     is_required &= !subject.is_element;
@@ -137,7 +154,10 @@ fn read(
         ignores_zero: ignore == IGNORE_IF_ZERO_VALUE && !subject.has_presence,
         of: of.unwrap_or(RulesOf::Presence),
     };
-    Ok(FieldOptions { rules: (!is_empty).then_some(rules), is_ignored: false })
+    Ok(FieldOptions {
+        rules: (!is_empty).then_some(rules),
+        is_ignored: false,
+    })
 }
 
 /// The others (`any`, `duration`, `timestamp`, `field_mask`) are not enforced.
@@ -165,7 +185,11 @@ fn list(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<RulesOf> {
             (name, _) => return Err(unsupported(subject.name, &format!("repeated.{name}"))),
         }
     }
-    Ok(RulesOf::List { items_min, items_max, items })
+    Ok(RulesOf::List {
+        items_min,
+        items_max,
+        items,
+    })
 }
 
 fn map(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<RulesOf> {
@@ -179,7 +203,10 @@ fn map(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<RulesOf> {
             name => return Err(unsupported(subject.name, &format!("map.{name}"))),
         }
     }
-    Ok(RulesOf::Map { pairs_min, pairs_max })
+    Ok(RulesOf::Map {
+        pairs_min,
+        pairs_max,
+    })
 }
 
 fn of_type(name: &str, rules: &DynamicMessage, subject: &Subject<'_>) -> Result<RulesOf> {
@@ -238,8 +265,20 @@ fn numbers<T: FromValue>(
 ) -> Result<Number<T>> {
     let mut number = Number::default();
     let one = |value: &Value| T::from_value(value).expect("rules have their field's type");
-    let all = |value: &Value| value.as_list().into_iter().flatten().map(one).collect::<Vec<T>>();
-    let bound = |value: &Value, is_inclusive| Some(Bound { value: one(value), is_inclusive });
+    let all = |value: &Value| {
+        value
+            .as_list()
+            .into_iter()
+            .flatten()
+            .map(one)
+            .collect::<Vec<T>>()
+    };
+    let bound = |value: &Value, is_inclusive| {
+        Some(Bound {
+            value: one(value),
+            is_inclusive,
+        })
+    };
     for (field, value) in rules.fields() {
         match field.name() {
             "const" => number.constant = Some(one(value)),
@@ -261,7 +300,11 @@ fn boolean(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<RulesOf> {
     let mut of = RulesOf::Presence;
     for (field, value) in rules.fields() {
         match field.name() {
-            "const" => of = RulesOf::Bool { constant: value.as_bool() == Some(true) },
+            "const" => {
+                of = RulesOf::Bool {
+                    constant: value.as_bool() == Some(true),
+                }
+            }
             "example" => {}
             name => return Err(unsupported(subject.name, &format!("bool.{name}"))),
         }
@@ -276,7 +319,12 @@ fn enumeration(
 ) -> Result<RulesOf> {
     let mut of = EnumRules::default();
     let all = |value: &Value| {
-        value.as_list().into_iter().flatten().filter_map(Value::as_i32).collect::<Vec<_>>()
+        value
+            .as_list()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_i32)
+            .collect::<Vec<_>>()
     };
     for (field, value) in rules.fields() {
         match field.name() {
@@ -298,7 +346,14 @@ fn enumeration(
 fn text(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<TextRules> {
     let mut of = TextRules::default();
     let one = |value: &Value| value.as_str().map(str::to_owned);
-    let all = |value: &Value| value.as_list().into_iter().flatten().filter_map(one).collect();
+    let all = |value: &Value| {
+        value
+            .as_list()
+            .into_iter()
+            .flatten()
+            .filter_map(one)
+            .collect()
+    };
     let is_on = |value: &Value| value.as_bool() == Some(true);
     for (field, value) in rules.fields() {
         match field.name() {
@@ -326,8 +381,10 @@ fn text(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<TextRules> {
 }
 
 fn regex(pattern: &str, subject: &Subject<'_>) -> Result<Regex> {
-    Regex::new(pattern)
-        .map_err(|why| SchemaError::Pattern { of: subject.name.into(), why: why.to_string() })
+    Regex::new(pattern).map_err(|why| SchemaError::Pattern {
+        of: subject.name.into(),
+        why: why.to_string(),
+    })
 }
 
 fn blob(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<BlobRules> {
@@ -351,7 +408,11 @@ fn extension(options: &DynamicMessage, name: &str) -> Option<DynamicMessage> {
 
 fn set_message(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
     let descriptor = message.descriptor().get_field_by_name(field)?;
-    message.has_field(&descriptor).then(|| message.get_field(&descriptor))?.as_message().cloned()
+    message
+        .has_field(&descriptor)
+        .then(|| message.get_field(&descriptor))?
+        .as_message()
+        .cloned()
 }
 
 /// Predefined rules are extensions; rules of a newer `validate.proto` are
@@ -375,5 +436,8 @@ fn unsupported(of: &str, rule: &str) -> SchemaError {
 }
 
 fn mismatch(subject: &Subject<'_>, rule: &str) -> SchemaError {
-    SchemaError::Mismatch { of: subject.name.to_owned(), rule: rule.to_owned() }
+    SchemaError::Mismatch {
+        of: subject.name.to_owned(),
+        rule: rule.to_owned(),
+    }
 }

@@ -75,7 +75,11 @@ impl Table {
                 slots += 1;
             }
         }
-        let dense_len = fields.iter().map(|f| f.number).filter(|n| *n <= DENSE_NUMBER_MAX).max();
+        let dense_len = fields
+            .iter()
+            .map(|f| f.number)
+            .filter(|n| *n <= DENSE_NUMBER_MAX)
+            .max();
         let mut dense = vec![0; dense_len.map_or(0, |n| n as usize + 1)];
         for (index, field) in (1..).zip(&fields) {
             if let Some(entry) = dense.get_mut(field.number as usize) {
@@ -104,7 +108,10 @@ impl Table {
             let index = usize::from(*self.dense.get(number as usize)?).checked_sub(1)?;
             self.fields.get(index)
         } else {
-            let index = self.fields.binary_search_by_key(&number, |field| field.number).ok()?;
+            let index = self
+                .fields
+                .binary_search_by_key(&number, |field| field.number)
+                .ok()?;
             self.fields.get(index)
         }
     }

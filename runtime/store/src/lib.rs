@@ -1,1 +1,43 @@
-//! Vaults, partitions, keys, feeds and views: the only crate that knows fjall
+//! Vaults, partitions, keys, feeds and views: the only crate that knows fjall.
+//!
+//! A [`Store`] is a data directory. Each address has a partition in it: an
+//! encrypted, ordered key-value space with a feed of its transactions. One
+//! [`Writer`] at a time commits to it; anybody reads it through a
+//! [`PartitionReader`], durable states only.
+//!
+//! What is acknowledged is durable: commits are grouped, a group is one batch
+//! and one fsync, and nothing of it is visible before. What was acknowledged
+//! and is gone is noticed when the vault is opened, and the vault quarantined.
+
+mod catalog;
+mod commit;
+mod disk;
+mod error;
+mod group;
+mod handle;
+mod head;
+mod key;
+mod keyring;
+mod layout;
+mod node;
+mod options;
+mod overlay;
+mod partition;
+mod records;
+mod root;
+mod route;
+mod seal;
+mod slots;
+mod snapshot;
+mod state;
+mod store;
+mod vault;
+mod views;
+mod writer;
+
+pub use commit::{Commit, PendingEffect, RequestKey, Ticket};
+pub use error::StoreError;
+pub use options::{StoreOptions, Unlock};
+pub use snapshot::Snapshot;
+pub use store::{PartitionReader, QuarantinedVault, Store, StoreState};
+pub use writer::{Live, Writer};

@@ -130,12 +130,16 @@ impl MessageSchema {
         bytes: &Bytes,
         mut f: impl FnMut(&str) -> Option<String>,
     ) -> Bytes {
-        path.replace(bytes, &mut f).map_or_else(|| bytes.clone(), Bytes::from)
+        path.replace(bytes, &mut f)
+            .map_or_else(|| bytes.clone(), Bytes::from)
     }
 
     /// The request's `request_id`; `None` where it has none or an empty one.
     pub fn request_id<'a>(&self, bytes: &'a [u8]) -> Option<&'a str> {
-        self.request_id.as_ref()?.string(bytes).filter(|id| !id.is_empty())
+        self.request_id
+            .as_ref()?
+            .string(bytes)
+            .filter(|id| !id.is_empty())
     }
 
     /// One line for a log, of at most [`REDACTED_BYTES_MAX`] bytes and a mark
@@ -151,13 +155,17 @@ impl MessageSchema {
     }
 
     fn table_at(&self, index: usize) -> &Table {
-        self.tables.get(index).expect("tables name each other by index")
+        self.tables
+            .get(index)
+            .expect("tables name each other by index")
     }
 }
 
 impl fmt::Debug for MessageSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("MessageSchema").field(&self.full_name()).finish()
+        f.debug_tuple("MessageSchema")
+            .field(&self.full_name())
+            .finish()
     }
 }
 
@@ -185,11 +193,17 @@ impl Schemas {
         let (tables, index) = compile::tables(pool)?;
         let tables: Arc<[Table]> = tables.into();
         let schema = |(name, index)| {
-            let mut schema = MessageSchema { tables: tables.clone(), index, request_id: None };
+            let mut schema = MessageSchema {
+                tables: tables.clone(),
+                index,
+                request_id: None,
+            };
             schema.request_id = schema.path("request_id").ok();
             (name, schema)
         };
-        Ok(Self { by_name: index.into_iter().map(schema).collect() })
+        Ok(Self {
+            by_name: index.into_iter().map(schema).collect(),
+        })
     }
 
     /// The schema of a message by its full name.
@@ -203,7 +217,9 @@ impl Schemas {
     /// There is no such message.
     pub fn message(&self, full_name: &str) -> &MessageSchema {
         self.find(full_name).unwrap_or_else(|| {
-            panic!("no message is called {full_name}: give the full name, as canopy.chat.v1.Message")
+            panic!(
+                "no message is called {full_name}: give the full name, as canopy.chat.v1.Message"
+            )
         })
     }
 }

@@ -1,0 +1,113 @@
+//! Two system actors that do something again and again.
+//!
+//! - They own nothing.
+//! - They send themselves a tick; nobody else sends them anything.
+//! - They exit with the node, and are restarted if they crash.
+//! - If one dies, idle actors stay longer, or wake-ups come later.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use canopy_domain::Address;
+use canopy_proto::methods::wakes;
+use canopy_proto::system::v1::{ListWakesRequest, ListWakesResponse};
+use canopy_supervision::{ChildSpec, Probe, StartError};
+use prost::Message;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::shell::Note;
+use crate::{Node, clock};
+
+/// Longest wait between two looks at the wake-ups.
+const WAKE_WAIT_MS_MAX: i64 = 5_000;
+/// Wake-ups handled in one look.
+const WAKES_MAX: u32 = 500;
+
+type Tick = Arc<dyn Fn(Node) -> Pin<Box<dyn Future<Output = Duration> + Send>> + Send + Sync>;
+
+struct Periodic;
+
+struct State {
+    node: Node,
+    tick: Tick,
+    probe: Arc<Probe>,
+}
+
+impl Actor for Periodic {
+    type Msg = ();
+    type State = State;
+    type Arguments = State;
+
+    async fn pre_start(&self, myself: ActorRef<()>, state: State) -> Result<State, ActorProcessingErr> {
+        myself.send_message(())?;
+        Ok(state)
+    }
+
+    async fn handle(&self, myself: ActorRef<()>, (): (), state: &mut State) -> Result<(), ActorProcessingErr> {
+        let wait = (state.tick)(state.node.clone()).await;
+        state.probe.handled();
+        myself.send_after(wait, || ());
+        Ok(())
+    }
+}
+
+fn periodic(id: &'static str, node: Node, tick: Tick) -> ChildSpec {
+    let probe = Probe::new();
+    let shared = Arc::clone(&probe);
+    ChildSpec::worker(id, move |supervisor| {
+        let state = State { node: node.clone(), tick: Arc::clone(&tick), probe: Arc::clone(&shared) };
+        async move {
+            let spawned = Actor::spawn_linked(None, Periodic, state, supervisor).await;
+            let (actor, _) = spawned.map_err(|e| StartError::Failed { error: e.to_string() })?;
+            Ok(actor.get_cell())
+        }
+    })
+    .probe(probe)
+}
+
+/// Has idle actors passivate.
+pub fn sweeper(node: Node, every: Duration) -> ChildSpec {
+    periodic(
+        "sweeper",
+        node,
+        Arc::new(move |node| {
+            Box::pin(async move {
+                node.sweep();
+                every
+            })
+        }),
+    )
+}
+
+/// Activates addresses when their time has come.
+pub fn wake_clock(node: Node) -> ChildSpec {
+    periodic("wake clock", node, Arc::new(|node| Box::pin(wake_due(node))))
+}
+
+async fn wake_due(node: Node) -> Duration {
+    let now_ms = clock::now_ms();
+    let target = Address::system("wakes");
+    let request = ListWakesRequest { until_ms: now_ms, limit: WAKES_MAX }.encode_to_vec().into();
+    let wait_ms = match node.ask(&target, wakes::LIST_WAKES.path, request, &target, "").await {
+        Ok(answer) => {
+            let due = ListWakesResponse::decode(answer).unwrap_or_default();
+            for wake in &due.wakes {
+                match Address::parse(&wake.address) {
+                    Ok(address) => node.note(&address, Note::Wake).await,
+                    Err(error) => tracing::error!(address = wake.address, %error, "wake-up for no address"),
+                }
+            }
+            match due.next_ms {
+                0 => WAKE_WAIT_MS_MAX,
+                next_ms => (next_ms - now_ms).clamp(50, WAKE_WAIT_MS_MAX),
+            }
+        }
+        Err(refusal) => {
+            tracing::warn!(%refusal, "wake-ups cannot be read; trying again");
+            WAKE_WAIT_MS_MAX
+        }
+    };
+    Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0))
+}

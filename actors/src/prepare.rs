@@ -1,0 +1,57 @@
+//! What is slow or touches others, done before a command reaches its actor.
+
+use canopy_domain::{Address, Context, Module, Prepared, Refusal, Step};
+
+use crate::call::Call;
+use crate::{Node, clock};
+
+/// Steps of one command at most: a module that asks for more loops.
+const STEPS_MAX: usize = 8;
+
+impl Node {
+    /// Does a command's steps, against the durable state.
+    pub(crate) async fn prepare(
+        &self,
+        module: &Module,
+        address: &Address,
+        call: &Call,
+    ) -> Result<Vec<Prepared>, Refusal> {
+        let mut prepared = Vec::new();
+        while module.prepares(call.method) && prepared.len() < STEPS_MAX {
+            let snapshot = self.snapshot(address).await?;
+            let cx = Context {
+                now_ms: clock::now_ms(),
+                entropy: clock::random_bytes(),
+                address,
+                principal: &call.principal,
+                origin: &call.origin,
+                role: call.role,
+                seq: 0,
+                prepared: &prepared,
+                issuer: self.issuer(),
+            };
+            match module.prepare(call.method, &snapshot, &call.request, &cx)? {
+                Some(step) => prepared.push(self.step(address, call, step, prepared.len()).await?),
+                None => break,
+            }
+        }
+        Ok(prepared)
+    }
+
+    async fn step(&self, address: &Address, call: &Call, step: Step, n: usize) -> Result<Prepared, Refusal> {
+        Ok(match step {
+            Step::HashPassword(password) => Prepared::PasswordHash(self.passwords().hash(password).await?),
+            Step::VerifyPassword { phc, password } => {
+                Prepared::PasswordMatches(self.passwords().verify(phc, password).await?)
+            }
+            Step::Ask { target, method, request } => {
+                // A step is repeated under the same id when its command is.
+                let request_id = match call.request_id.as_str() {
+                    "" => String::new(),
+                    id => format!("{}?{id}.{n}", call.principal.as_str()),
+                };
+                Prepared::Answer(Box::pin(self.ask(&target, method, request, address, &request_id)).await)
+            }
+        })
+    }
+}

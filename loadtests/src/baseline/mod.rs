@@ -1,0 +1,10 @@
+//! What a server must be compared with: the least that can be done for the same bytes.
+
+pub mod echo;
+pub mod fanout;
+pub mod raw_fjall;
+mod serve;
+mod sides;
+
+pub use serve::{Kind, serve, spin};
+pub use sides::Baseline;

@@ -1,0 +1,330 @@
+//! From a configuration to a running node, and down again.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use canopy_actors::{Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock};
+use canopy_config::{NodeConfig, RootKeySource, SignUp, TlsMode};
+use canopy_domain::{Modules, Refusal, Secret};
+use canopy_store::{Store, StoreError, StoreOptions, Unlock};
+use canopy_supervision::{StartError, Strategy, Supervisor, SupervisorSpec};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::watch;
+
+use crate::edge::admission::{Admission, AdmissionLimits};
+use crate::edge::authority::{Authority, AuthorityError, NodeNames};
+use crate::edge::callers::Callers;
+use crate::edge::certificate::{CertificateError, ReloadingCertificate};
+use crate::edge::dispatch::{CallLimits, Dispatch, Edge};
+use crate::edge::front::Front;
+use crate::edge::grants::Grants;
+use crate::edge::listener::{Bound, ListenError, Listener, Options, Security, ServeReport};
+use crate::edge::local::Local;
+use crate::edge::pages::{self, Pages};
+use crate::edge::tls::{self, TlsError};
+use crate::subscription::Hub;
+
+/// File in the data directory that holds the sign-up token.
+pub const SIGN_UP_TOKEN_FILE: &str = "sign-up.token";
+/// Environment variable with the root key, as 64 hexadecimal digits.
+pub const ROOT_KEY_VARIABLE: &str = "CANOPY_ROOT_KEY";
+/// Environment variable with the passphrase that opens the root key.
+pub const ROOT_PASSPHRASE_VARIABLE: &str = "CANOPY_ROOT_PASSPHRASE";
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The data cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A secret that the configuration asks for is not there.
+    #[error("{0} is not set: the configuration takes the root key from it")]
+    NoRootKey(&'static str),
+    /// A file of the data directory.
+    #[error("{0}: {1}")]
+    File(String, io::Error),
+    /// The local certificate authority.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The port.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The supervision tree.
+    #[error(transparent)]
+    Tree(#[from] StartError),
+    /// An actor refused what the start needs.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// The modules of this release.
+pub fn modules() -> Modules {
+    Modules::new([
+        canopy_system::directory(),
+        canopy_system::wakes(),
+        canopy_system::installation(),
+        canopy_identity::account(),
+        canopy_identity::session(),
+        canopy_org::org(),
+        canopy_org::project(),
+        canopy_chat::chat(),
+    ])
+}
+
+/// The supervision tree: started in this order, stopped in reverse.
+fn tree(node: &Node, config: &NodeConfig) -> Supervisor {
+    let sweep_every = Duration::from_millis((config.actors.idle_passivate_ms / 4).max(10));
+    let root = SupervisorSpec::new("canopy", Strategy::RestForOne)
+        .child(node.tenants().child_spec())
+        .child(wake_clock(node.clone()))
+        .child(sweeper(node.clone(), sweep_every));
+    Supervisor::new(root)
+}
+
+/// A running node.
+pub struct Running {
+    /// Actors and data.
+    pub node: Node,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The CA that clients need; absent where there is none of its own.
+    pub ca_pem: Option<String>,
+    /// Shown to people who sign up.
+    pub sign_up_token: Secret,
+    tree: Supervisor,
+    hub: Arc<Hub>,
+    shutdown: watch::Sender<bool>,
+    serving: tokio::task::JoinHandle<ServeReport>,
+}
+
+/// Starts a node. No port is bound before its data is open.
+///
+/// # Errors
+/// See [`BootError`]; nothing is left running.
+pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Result<Running, BootError> {
+    let store = open_store(config).await?;
+    let sign_up_token = sign_up_token(&config.data_dir)?;
+    let tokens = Arc::new(tokens(config, &store, sign_up_token.clone())?);
+    let grants = Arc::new(Grants::default());
+    let callers = Arc::new(Callers::new(Arc::clone(&tokens)));
+    let hashing = &config.identity;
+    let node = Node::new(NodeParts {
+        store,
+        modules: modules(),
+        limits: limits(config),
+        issuer: Arc::clone(&tokens) as _,
+        passwords: PasswordHashing::new(
+            hashing.argon2_memory_kib,
+            hashing.argon2_passes,
+            config.actors.prepare_threads_max,
+        )?,
+        hooks: vec![Arc::clone(&grants) as _, Arc::clone(&callers) as _],
+    });
+    let tree = tree(&node, config);
+    tree.start(None).await?;
+    grants.load_sys_admins(&node).await?;
+
+    let (security, ca_pem, certificate) = security(config)?;
+    let bound = Listener::bind(listener_options(config, security))?;
+    let address = bound.local_addr();
+    let hub = Hub::new(tokens);
+    let edge = Arc::new(Edge {
+        node: node.clone(),
+        callers,
+        grants,
+        admission: admission(config),
+        hub: Arc::clone(&hub),
+        local: Local {
+            installation_id: node.store().installation_id().to_string(),
+            sign_up: config.identity.sign_up.to_string(),
+            tree: Arc::new(tree.clone()),
+        },
+        limits: CallLimits {
+            request_bytes_max: config.edge.request_bytes_max,
+            deadline_default: Duration::from_millis(config.edge.deadline_default_ms),
+            deadline_max: Duration::from_millis(config.edge.deadline_max_ms),
+        },
+    });
+    let (shutdown, stopping) = watch::channel(false);
+    if let Some(certificate) = certificate {
+        let every = Duration::from_millis(config.edge.cert_reload_interval_ms);
+        let mut stop = stopping.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = certificate.watch(every, SystemTime::now) => {}
+                () = stopped(&mut stop) => {}
+            }
+        });
+    }
+    let front = front(edge, config, metrics).await;
+    let serving = tokio::spawn(serve(bound, front, stopping));
+    Ok(Running { node, address, ca_pem, sign_up_token, tree, hub, shutdown, serving })
+}
+
+impl Running {
+    /// Drains and stops: streams end, calls under way finish within the grace,
+    /// actors stop in reverse order, data is synced and closed.
+    ///
+    /// # Errors
+    /// The data could not be closed cleanly; nothing acknowledged is lost.
+    pub async fn stop(self) -> Result<(), BootError> {
+        self.node.stop_retrying();
+        let _ = self.shutdown.send(true);
+        self.hub.close();
+        match self.serving.await {
+            Ok(report) => tracing::info!(?report, "edge closed"),
+            Err(error) => tracing::error!(%error, "edge failed"),
+        }
+        self.tree.stop().await;
+        self.node.store().close().await?;
+        Ok(())
+    }
+}
+
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+async fn serve(bound: Bound, front: Front, mut stopping: watch::Receiver<bool>) -> ServeReport {
+    bound.serve(front, async move { stopped(&mut stopping).await }).await
+}
+
+async fn front(edge: Arc<Edge>, config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Front {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    for service in canopy_proto::pool().services().filter(|s| s.package_name().starts_with("canopy.")) {
+        reporter.set_service_status(service.full_name(), tonic_health::ServingStatus::Serving).await;
+    }
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(canopy_proto::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors were compiled with this program");
+    let standard = tonic::service::Routes::new(health).add_service(reflection);
+    let pages = pages::router(Pages { metrics_access: config.edge.metrics, metrics, edge: Arc::clone(&edge) });
+    Front::new(Dispatch(edge), standard, pages)
+}
+
+async fn open_store(config: &NodeConfig) -> Result<Store, BootError> {
+    let secret = |variable: &'static str| match std::env::var(variable) {
+        Ok(value) if !value.is_empty() => Ok(Secret::new(value)),
+        _ => Err(BootError::NoRootKey(variable)),
+    };
+    let unlock = match config.store.root_key {
+        RootKeySource::KeyFile => {
+            let path = config.root_key_path().unwrap_or_else(|| config.data_dir.join("root.key"));
+            Unlock::KeyFile(path)
+        }
+        RootKeySource::Passphrase => Unlock::Passphrase(secret(ROOT_PASSPHRASE_VARIABLE)?),
+        RootKeySource::Environment => Unlock::Key(secret(ROOT_KEY_VARIABLE)?),
+    };
+    let mut options = StoreOptions::new(config.data_dir.clone(), unlock);
+    options.open_vaults_max = config.store.open_vaults_max;
+    options.block_cache_bytes = config.store.block_cache_bytes;
+    options.write_buffer_bytes = config.store.write_buffer_bytes;
+    options.group_commits_max = config.store.group_commits_max;
+    options.group_bytes_max = config.store.group_bytes_max;
+    options.request_retention_ms = i64::try_from(config.store.request_id_retention_s * 1000).unwrap_or(i64::MAX);
+    let opened = tokio::task::spawn_blocking(move || Store::open(options)).await;
+    Ok(opened.map_err(|e| BootError::File(config.data_dir.display().to_string(), io::Error::other(e)))??)
+}
+
+fn tokens(config: &NodeConfig, store: &Store, sign_up_token: Secret) -> Result<Tokens, BootError> {
+    let policy = match config.identity.sign_up {
+        SignUp::Token => SignUpPolicy::Token(sign_up_token),
+        SignUp::Open => SignUpPolicy::Open(sign_up_token),
+        SignUp::Closed => SignUpPolicy::Closed,
+    };
+    let milliseconds = |s: u64| i64::try_from(s * 1000).unwrap_or(i64::MAX);
+    Ok(Tokens::new(
+        &store.derive_key("access tokens, ed25519"),
+        store.installation_id().to_string(),
+        milliseconds(config.identity.access_token_ttl_s),
+        milliseconds(config.identity.refresh_token_ttl_s),
+        policy,
+    )?)
+}
+
+/// Made at the first start; whoever shows it may sign up.
+fn sign_up_token(data_dir: &Path) -> Result<Secret, BootError> {
+    let path = data_dir.join(SIGN_UP_TOKEN_FILE);
+    let failed = |e| BootError::File(path.display().to_string(), e);
+    match fs::read_to_string(&path) {
+        Ok(token) => Ok(Secret::new(token.trim())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let token: String = random_bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
+            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+            file.write_all(token.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+            Ok(Secret::new(token))
+        }
+        Err(e) => Err(failed(e)),
+    }
+}
+
+fn limits(config: &NodeConfig) -> Limits {
+    let actors = &config.actors;
+    Limits {
+        mailbox_max: config.admission.per_actor_mailbox_max,
+        restarts_max: actors.restarts_max,
+        restart_period: Duration::from_millis(actors.restart_period_ms),
+        quarantine_base: Duration::from_millis(actors.quarantine_base_ms),
+        quarantine_max: Duration::from_millis(actors.quarantine_max_ms),
+        idle: Duration::from_millis(actors.idle_passivate_ms),
+    }
+}
+
+fn admission(config: &NodeConfig) -> Admission {
+    let admission = &config.admission;
+    Admission::new(AdmissionLimits {
+        calls_max: admission.commands_in_flight_max,
+        org_calls_max: admission.per_org_in_flight_max,
+        connection_calls_max: admission.per_connection_in_flight_max,
+        connection_subscriptions_max: admission.subscriptions_per_connection_max,
+    })
+}
+
+fn listener_options(config: &NodeConfig, security: Security) -> Options {
+    let edge = &config.edge;
+    let mut options = Options::new(edge.listen, security);
+    options.connections_max = edge.connections_max;
+    options.header_bytes_max = edge.header_bytes_max;
+    options.drain_grace = Duration::from_millis(edge.drain_grace_ms);
+    options.http2.streams_max = edge.streams_per_connection_max;
+    options
+}
+
+type Secured = (Security, Option<String>, Option<Arc<ReloadingCertificate>>);
+
+#[allow(clippy::disallowed_methods, reason = "certificates are checked against the clock of the start")]
+fn security(config: &NodeConfig) -> Result<Secured, BootError> {
+    let edge = &config.edge;
+    let now = SystemTime::now();
+    let secured = |certificate: Arc<ReloadingCertificate>, ca_pem| -> Result<Secured, BootError> {
+        let server = tls::server_config(Arc::clone(&certificate) as _)?;
+        Ok((Security::Tls(Arc::new(server)), ca_pem, Some(certificate)))
+    };
+    match edge.tls {
+        TlsMode::Off => Ok((Security::Plaintext, None, None)),
+        TlsMode::LocalCa => {
+            let authority = Authority::open_or_create(&config.data_dir, now)?;
+            let ca_pem = authority.ca_pem().to_owned();
+            let names = NodeNames::new(&edge.hostnames, edge.listen.ip())?;
+            secured(ReloadingCertificate::from_authority(authority, names, now)?, Some(ca_pem))
+        }
+        TlsMode::Files => {
+            let path = |path: &Option<std::path::PathBuf>| path.clone().unwrap_or_default();
+            secured(ReloadingCertificate::from_files(path(&edge.cert_file), path(&edge.key_file), now)?, None)
+        }
+    }
+}

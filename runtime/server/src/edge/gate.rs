@@ -1,0 +1,123 @@
+//! The one place where a method's requirement is enforced.
+
+use std::sync::Arc;
+
+use canopy_actors::Node;
+use canopy_domain::{Address, Code, Refusal, Role};
+use canopy_proto::{Requirement, Rule};
+
+use super::callers::Caller;
+use super::grants::{Grants, OrgGrants, Standing};
+use super::route::{Destination, is_own};
+
+/// A call that may proceed.
+pub struct Admitted {
+    /// The caller's highest role where the request points to.
+    pub role: Option<Role>,
+    /// The orgs that were asked, to see later whether roles have gone.
+    pub orgs: Vec<Arc<OrgGrants>>,
+}
+
+/// Whether a caller may call a method at a destination.
+///
+/// # Errors
+/// `UNAUTHENTICATED`, `PERMISSION_DENIED`, or `NOT_FOUND` where the caller may
+/// not even know of it.
+pub async fn admit(
+    node: &Node,
+    grants: &Grants,
+    rule: &Rule,
+    caller: Option<&Caller>,
+    destination: &Destination,
+) -> Result<Admitted, Refusal> {
+    let nobody = || {
+        Refusal::new(Code::Unauthenticated, format!("{} needs somebody signed in", rule.path))
+            .hint("log in with `canopy identity log-in`")
+    };
+    let free = Admitted { role: None, orgs: Vec::new() };
+    match rule.requires {
+        Requirement::Anybody => Ok(free),
+        Requirement::SignedIn => caller.map(|_| free).ok_or_else(nobody),
+        Requirement::Own => {
+            let caller = caller.ok_or_else(nobody)?;
+            let own = destination.owner.as_ref().is_some_and(|owner| is_own(owner, &caller.principal));
+            if own { Ok(free) } else { Err(denied("this is somebody else's")) }
+        }
+        Requirement::Internal => Err(unserved(rule.path)),
+        Requirement::Least(least) => {
+            let caller = caller.ok_or_else(nobody)?;
+            let sys_admin = grants.is_sys_admin(Some(caller.account));
+            if destination.scopes.is_empty() {
+                let role = sys_admin.then_some(Role::SysAdmin);
+                return enough(role, least).map(|()| Admitted { role, orgs: Vec::new() });
+            }
+            let mut admitted = Admitted { role: None, orgs: Vec::new() };
+            for scope in &destination.scopes {
+                let (role, org) = role_at(node, grants, caller, sys_admin, scope).await?;
+                enough(Some(role), least)?;
+                // With several scopes, what holds at all of them.
+                let lowest = admitted.role.map_or(role, |other| if (other as i32) < (role as i32) { other } else { role });
+                admitted.role = Some(lowest);
+                admitted.orgs.push(org);
+            }
+            Ok(admitted)
+        }
+    }
+}
+
+/// Whether a caller who was let in may go on, without waiting for anything.
+///
+/// # Errors
+/// `PERMISSION_DENIED` or `NOT_FOUND`: the role has gone meanwhile.
+pub fn still_admitted(
+    grants: &Grants,
+    rule: &Rule,
+    caller: &Caller,
+    destination: &Destination,
+    admitted: &Admitted,
+) -> Result<(), Refusal> {
+    let Requirement::Least(least) = rule.requires else { return Ok(()) };
+    let sys_admin = grants.is_sys_admin(Some(caller.account));
+    for (scope, org) in destination.scopes.iter().zip(&admitted.orgs) {
+        enough(Some(standing(org, caller, sys_admin, scope)?), least)?;
+    }
+    Ok(())
+}
+
+async fn role_at(
+    node: &Node,
+    grants: &Grants,
+    caller: &Caller,
+    sys_admin: bool,
+    scope: &Address,
+) -> Result<(Role, Arc<OrgGrants>), Refusal> {
+    let absent = || Refusal::not_found(scope.as_str());
+    let org = grants.org(node, &scope.org_address().ok_or_else(absent)?).await?;
+    Ok((standing(&org, caller, sys_admin, scope)?, org))
+}
+
+fn standing(org: &OrgGrants, caller: &Caller, sys_admin: bool, scope: &Address) -> Result<Role, Refusal> {
+    match org.standing(Some(caller.account), scope) {
+        Standing::Role(_) if sys_admin => Ok(Role::SysAdmin),
+        Standing::Role(Some(role)) => Ok(role),
+        Standing::Absent | Standing::Role(None) => Err(Refusal::not_found(scope.as_str())),
+    }
+}
+
+fn enough(role: Option<Role>, least: Role) -> Result<(), Refusal> {
+    if role.is_some_and(|role| role as i32 >= least as i32) {
+        return Ok(());
+    }
+    let held = role.map_or("no role", |role| role.as_str_name());
+    Err(denied(&format!("this needs {}, and you hold {held}", least.as_str_name())))
+}
+
+fn denied(message: &str) -> Refusal {
+    Refusal::new(Code::PermissionDenied, message).hint("ask somebody who administers the org or the server")
+}
+
+/// A method that is not served to the outside.
+pub fn unserved(path: &str) -> Refusal {
+    Refusal::new(Code::Unimplemented, format!("there is no method {path}"))
+        .hint("server reflection and `canopy --help` list what there is")
+}

@@ -1,0 +1,72 @@
+//! What the node answers itself: what it is, and how its tree stands.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use canopy_actors::now_ms;
+use canopy_domain::{Code, Refusal};
+use canopy_proto::methods::ops;
+use canopy_proto::ops::v1::{Installation, ObserveRequest, ObserveResponse, TreeNode};
+use canopy_supervision::{Observe, TreeNode as Node};
+use prost::Message;
+
+use super::gate::unserved;
+
+/// Depth shown where the request does not say.
+const DEPTH_DEFAULT: usize = 8;
+/// Children shown of each supervisor where the request does not say.
+const CHILDREN_DEFAULT: usize = 100;
+
+/// Answers for the node.
+pub struct Local {
+    /// Opaque id of the installation.
+    pub installation_id: String,
+    /// token, open or closed.
+    pub sign_up: String,
+    /// The root of the supervision tree.
+    pub tree: Arc<dyn Observe>,
+}
+
+impl Local {
+    /// Answers a method whose owner is the edge.
+    ///
+    /// # Errors
+    /// `UNIMPLEMENTED`: no such method.
+    pub fn answer(&self, method: &str, request: &Bytes) -> Result<Bytes, Refusal> {
+        if method == ops::GET_INSTALLATION.path {
+            let answer = Installation {
+                id: self.installation_id.clone(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                sign_up: self.sign_up.clone(),
+                server_time_ms: now_ms(),
+            };
+            return Ok(answer.encode_to_vec().into());
+        }
+        if method == ops::OBSERVE.path {
+            let request = ObserveRequest::decode(request.clone())
+                .map_err(|e| Refusal::new(Code::InvalidArgument, e.to_string()))?;
+            let or = |value: u32, default: usize| if value == 0 { default } else { value as usize };
+            let depth = or(request.depth, DEPTH_DEFAULT);
+            let root = self.tree.observe(depth, or(request.children_max, CHILDREN_DEFAULT));
+            return Ok(ObserveResponse { root: Some(shown(root)) }.encode_to_vec().into());
+        }
+        Err(unserved(method))
+    }
+}
+
+fn shown(node: Node) -> TreeNode {
+    TreeNode {
+        id: node.id.to_string(),
+        kind: format!("{:?}", node.kind).to_lowercase(),
+        status: format!("{:?}", node.status).to_lowercase(),
+        restarts: u32::try_from(node.restarts).unwrap_or(u32::MAX),
+        start_time_ms: i64::try_from(node.started_ms).unwrap_or(0),
+        mailbox_depth: node.mailbox_depth,
+        messages_handled: node.handled,
+        heartbeat_time_ms: i64::try_from(node.heartbeat_ms).unwrap_or(0),
+        state: node.state,
+        last_error: node.last_error.unwrap_or_default(),
+        children: node.children.into_iter().map(shown).collect(),
+        children_total: node.children_total,
+    }
+}

@@ -1,0 +1,52 @@
+//! Refusals as gRPC statuses, with `google.rpc` details.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use canopy_domain::{Code, Refusal};
+use tonic::Status;
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// `google.rpc.ErrorInfo.domain` of every refusal.
+const DOMAIN: &str = "canopy";
+
+/// gRPC's name of a refusal's kind.
+pub fn grpc_code(code: Code) -> tonic::Code {
+    match code {
+        Code::InvalidArgument => tonic::Code::InvalidArgument,
+        Code::NotFound => tonic::Code::NotFound,
+        Code::AlreadyExists => tonic::Code::AlreadyExists,
+        Code::PermissionDenied => tonic::Code::PermissionDenied,
+        Code::Unauthenticated => tonic::Code::Unauthenticated,
+        Code::FailedPrecondition => tonic::Code::FailedPrecondition,
+        Code::Aborted => tonic::Code::Aborted,
+        Code::OutOfRange => tonic::Code::OutOfRange,
+        Code::ResourceExhausted => tonic::Code::ResourceExhausted,
+        Code::Unimplemented => tonic::Code::Unimplemented,
+        Code::Unavailable => tonic::Code::Unavailable,
+        Code::DeadlineExceeded => tonic::Code::DeadlineExceeded,
+        Code::Internal => tonic::Code::Internal,
+    }
+}
+
+/// The status that tells a client of a refusal: the message, and as details
+/// the fields at fault, when to try again, and what to do next (`ErrorInfo`,
+/// metadata key `hint`).
+pub fn status(refusal: &Refusal) -> Status {
+    let code = grpc_code(refusal.code);
+    if code == tonic::Code::Internal {
+        tracing::error!(message = refusal.message, "call failed");
+    }
+    let mut details = ErrorDetails::new();
+    for field in &refusal.fields {
+        details.add_bad_request_violation(&field.field, &field.description);
+    }
+    if let Some(ms) = refusal.retry_after_ms {
+        details.set_retry_info(Some(Duration::from_millis(ms)));
+    }
+    if let Some(hint) = &refusal.hint {
+        let metadata = HashMap::from([("hint".to_owned(), hint.clone())]);
+        details.set_error_info(format!("{:?}", refusal.code), DOMAIN, metadata);
+    }
+    Status::with_error_details(code, &refusal.message, details)
+}

@@ -1,0 +1,89 @@
+//! Events read from the store, for who starts in the past or fell behind.
+
+use bytes::Bytes;
+use canopy_actors::Node;
+use canopy_domain::{Address, Change, Order, Reader, Refusal, Span, Watch};
+use canopy_proto::system::v1::Transaction;
+
+use super::topic::Event;
+
+/// View rows read at once.
+const ROWS_MAX: usize = 256;
+/// Bytes after the prefix in a view's key: seq and n.
+const POINTER_BYTES: usize = 12;
+
+/// Shows a change to subscribers.
+pub(crate) type Show = fn(label: &str, seq: u64, change: &Change) -> Option<Bytes>;
+
+/// A stretch of a topic's past.
+pub(crate) struct Stretch {
+    pub(crate) events: Vec<Event>,
+    /// Everything up to here has been read.
+    pub(crate) position: u64,
+}
+
+/// The events after `position`, as far as one reading goes.
+pub(crate) async fn read(
+    node: &Node,
+    address: &Address,
+    watch: &Watch,
+    show: Show,
+    position: u64,
+) -> Result<Stretch, Refusal> {
+    let snapshot = node.snapshot(address).await?;
+    let mut limit = ROWS_MAX;
+    loop {
+        let mut after = watch.prefix.clone();
+        after.extend(position.to_be_bytes());
+        after.extend(u32::MAX.to_be_bytes());
+        let span = Span { prefix: &watch.prefix, after: Some(&after), order: Order::Ascending, limit };
+        let rows = snapshot.scan(watch.view, span)?;
+        let mut pointers: Vec<(u64, u32)> = rows.iter().filter_map(|(key, _)| pointer(key)).collect();
+        let mut reached = snapshot.seq();
+        if rows.len() == limit {
+            // The last transaction may go on: it is left for the next reading.
+            let last = pointers.last().map_or(0, |(seq, _)| *seq);
+            pointers.retain(|(seq, _)| *seq < last);
+            match pointers.last() {
+                Some((seq, _)) => reached = *seq,
+                None => {
+                    limit *= 2;
+                    continue;
+                }
+            }
+        }
+        let events = events(&snapshot, &pointers, &watch.label, show)?;
+        return Ok(Stretch { events, position: reached });
+    }
+}
+
+fn pointer(key: &[u8]) -> Option<(u64, u32)> {
+    let (seq, n) = key.get(key.len().checked_sub(POINTER_BYTES)?..)?.split_at_checked(8)?;
+    Some((u64::from_be_bytes(seq.try_into().ok()?), u32::from_be_bytes(n.try_into().ok()?)))
+}
+
+fn events(reader: &dyn Reader, pointers: &[(u64, u32)], label: &str, show: Show) -> Result<Vec<Event>, Refusal> {
+    let mut events = Vec::new();
+    let mut current: Option<Transaction> = None;
+    for (seq, n) in pointers {
+        if current.as_ref().is_none_or(|transaction| transaction.seq != *seq) {
+            current = reader.transaction(*seq)?;
+        }
+        let change = current.as_ref().and_then(|t| t.changes.get(*n as usize));
+        if let Some(bytes) = change.and_then(|change| show(label, *seq, &domain_change(change))) {
+            events.push(Event { seq: *seq, bytes });
+        }
+    }
+    Ok(events)
+}
+
+/// A change as it stands in a feed, as modules see it.
+pub(crate) fn domain_change(change: &canopy_proto::system::v1::Change) -> Change {
+    Change {
+        table: u16::try_from(change.table).unwrap_or(u16::MAX),
+        key: change.key.to_vec(),
+        before: change.before.clone(),
+        after: change.after.clone(),
+        schema_version: change.schema_version,
+    }
+}

@@ -1,0 +1,218 @@
+//! A subscriber's stream. It is polled by its connection and owns no task: a
+//! slow reader only reads later.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use canopy_actors::Node;
+use canopy_domain::{Address, Code, Refusal, Watch};
+use canopy_proto::Rule;
+use futures::Stream;
+use futures::future::BoxFuture;
+use futures::task::AtomicWaker;
+use tonic::Status;
+
+use super::history::{self, Show, Stretch};
+use super::hub::Hub;
+use super::tail::Tail;
+use super::topic::{Found, Topic};
+use crate::edge::admission::Permit;
+use crate::edge::callers::Caller;
+use crate::edge::gate::{self, Admitted};
+use crate::edge::grants::Grants;
+use crate::edge::route::Destination;
+use crate::edge::status::status;
+
+/// One topic, followed from a position on.
+pub(crate) struct Follower {
+    address: Address,
+    watch: Watch,
+    show: Show,
+    tail: Arc<Tail>,
+    topic: Option<Arc<Topic>>,
+    waker: Arc<AtomicWaker>,
+    position: u64,
+    reading: Option<BoxFuture<'static, Result<Stretch, Refusal>>>,
+}
+
+impl Follower {
+    pub(crate) fn new(
+        address: Address,
+        watch: Watch,
+        show: Show,
+        tail: Arc<Tail>,
+        topic: Arc<Topic>,
+        waker: Arc<AtomicWaker>,
+        position: u64,
+    ) -> Self {
+        Self { address, watch, show, tail, topic: Some(topic), waker, position, reading: None }
+    }
+
+    /// What there is after the position, without waiting for it.
+    fn poll(&mut self, node: &Node, cx: &mut Context<'_>, out: &mut VecDeque<Bytes>) -> Result<(), Refusal> {
+        loop {
+            if let Some(reading) = &mut self.reading {
+                match reading.as_mut().poll(cx) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(stretch) => {
+                        self.reading = None;
+                        let stretch = stretch?;
+                        self.position = self.position.max(stretch.position);
+                        let any = !stretch.events.is_empty();
+                        out.extend(stretch.events.into_iter().map(|event| event.bytes));
+                        if any {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+            let Some(topic) = &self.topic else { return Ok(()) };
+            match topic.after(self.position) {
+                Found::Nothing => return Ok(()),
+                Found::Events(events) => {
+                    self.position = events.last().map_or(self.position, |event| event.seq);
+                    out.extend(events.into_iter().map(|event| event.bytes));
+                    return Ok(());
+                }
+                Found::Behind => {
+                    let (node, address) = (node.clone(), self.address.clone());
+                    let (watch, show, position) = (self.watch.clone(), self.show, self.position);
+                    self.reading =
+                        Some(Box::pin(async move { history::read(&node, &address, &watch, show, position).await }));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        if let Some(topic) = self.topic.take() {
+            topic.unfollow(&self.waker);
+        }
+        self.tail.leave();
+    }
+}
+
+/// A subscription that stands, before it is known who may read it.
+pub struct OpenedStream {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) node: Node,
+    pub(crate) waker: Arc<AtomicWaker>,
+    pub(crate) followers: Vec<Follower>,
+    pub(crate) greetings: Vec<Bytes>,
+}
+
+/// Who reads a stream, and under which conditions.
+struct Guard {
+    caller: Arc<Caller>,
+    grants: Arc<Grants>,
+    rule: &'static Rule,
+    destination: Destination,
+    admitted: Admitted,
+    /// Sum of the orgs' versions when the caller was last found entitled.
+    seen: u64,
+    _permit: Permit,
+}
+
+impl Guard {
+    /// Whether the reader may still read: asked before every event.
+    fn check(&mut self) -> Result<(), Refusal> {
+        if self.caller.has_ended() {
+            return Err(Refusal::new(Code::Unauthenticated, "the session has ended").hint("log in again"));
+        }
+        let versions = self.admitted.orgs.iter().map(|org| org.version()).sum();
+        if versions != self.seen {
+            gate::still_admitted(&self.grants, self.rule, &self.caller, &self.destination, &self.admitted)?;
+            self.seen = versions;
+        }
+        Ok(())
+    }
+}
+
+/// A subscriber's stream of encoded answers.
+pub struct EventStream {
+    hub: Arc<Hub>,
+    node: Node,
+    waker: Arc<AtomicWaker>,
+    followers: Vec<Follower>,
+    ready: VecDeque<Bytes>,
+    guard: Guard,
+    ended: bool,
+}
+
+impl OpenedStream {
+    /// The stream for a caller who was let in.
+    pub fn guarded(
+        self,
+        caller: Arc<Caller>,
+        grants: Arc<Grants>,
+        rule: &'static Rule,
+        destination: Destination,
+        admitted: Admitted,
+        permit: Permit,
+    ) -> EventStream {
+        metrics::gauge!("canopy_edge_subscriptions").increment(1.0);
+        // Nothing is taken as seen: the first event checks again.
+        let guard = Guard { caller, grants, rule, destination, admitted, seen: u64::MAX, _permit: permit };
+        EventStream {
+            hub: self.hub,
+            node: self.node,
+            waker: self.waker,
+            followers: self.followers,
+            ready: self.greetings.into(),
+            guard,
+            ended: false,
+        }
+    }
+}
+
+impl EventStream {
+    fn end(&mut self, refusal: &Refusal) -> Poll<Option<Result<Bytes, Status>>> {
+        self.ended = true;
+        self.followers.clear();
+        Poll::Ready(Some(Err(status(refusal))))
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Result<Bytes, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        if let Err(refusal) = this.guard.check() {
+            return this.end(&refusal);
+        }
+        if this.ready.is_empty() {
+            // Registered before looking, so that nothing falls in between.
+            this.waker.register(cx.waker());
+            for follower in &mut this.followers {
+                if let Err(refusal) = follower.poll(&this.node, cx, &mut this.ready) {
+                    return this.end(&refusal);
+                }
+            }
+        }
+        if let Some(bytes) = this.ready.pop_front() {
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        if this.hub.is_closing() {
+            let refusal = Refusal::new(Code::Unavailable, "the server is going down")
+                .retry_after_ms(1000)
+                .hint("subscribe again with the cursor of the last event received");
+            return this.end(&refusal);
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        metrics::gauge!("canopy_edge_subscriptions").decrement(1.0);
+    }
+}

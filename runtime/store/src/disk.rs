@@ -1,0 +1,273 @@
+//! A vault's directory while it is open: `keyring`, `head` and `db/`, a fjall
+//! database with two keyspaces.
+
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use fjall::config::CompressionPolicy;
+use fjall::{CompressionType, Config, Database, Keyspace, KeyspaceCreateOptions, LsmError, Readable};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::StoreError;
+use crate::head::Head;
+use crate::key::{Hmac256, Nonces};
+use crate::keyring::Keyring;
+use crate::partition::SCHEMA_VERSION;
+use crate::seal::{Sealer, Space};
+
+/// File descriptors that an open vault keeps for its tables.
+const CACHED_FILES_MAX: usize = 64;
+
+/// A memtable of this size is written out, however few vaults are open. Both
+/// keyspaces together stay below the 64 MB at which fjall starts another
+/// journal, so that a vault has two journals at most while one is written out.
+const MEMTABLE_BYTES_MAX: u64 = 48 << 20;
+/// Smaller tables are not worth their file, however many vaults are open.
+const MEMTABLE_BYTES_MIN: u64 = 1 << 20;
+
+/// fjall stalls its writers at 4 memtables waiting to be written out, for as
+/// long as it takes; we do not add a third.
+const SEALED_MEMTABLES_MAX: usize = 2;
+
+/// Milliseconds after which the head is synced on its own. With each group it
+/// would be a second fsync, which costs 42% of all commits.
+const HEAD_SYNC_MS: u128 = 1000;
+
+/// Where the batch says which group it is: below all partitions, whose names
+/// are keyed digests.
+const GROUP_KEY: [u8; 18] = [0; 18];
+
+/// What is wrong with a directory.
+pub(crate) enum OpenError {
+    /// Try again later.
+    Transient(StoreError),
+    /// Quarantine it.
+    Damaged(String),
+}
+
+impl OpenError {
+    pub(crate) fn io(what: &str, error: &io::Error) -> Self {
+        match error.kind() {
+            // Files that must be there, or are cut short, were damaged.
+            io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
+                Self::Damaged(format!("{what}: {error}"))
+            }
+            _ => Self::Transient(StoreError::Io { what: what.into(), reason: error.to_string() }),
+        }
+    }
+
+    fn fjall(error: &fjall::Error) -> Self {
+        match error {
+            fjall::Error::Io(e) | fjall::Error::Storage(LsmError::Io(e)) => Self::io("its database", e),
+            fjall::Error::Locked => Self::Transient(StoreError::Io {
+                what: "its database".into(),
+                reason: "it is locked by another process".into(),
+            }),
+            other => Self::Damaged(format!("its database: {other:?}")),
+        }
+    }
+}
+
+/// The I/O error within one of fjall's.
+pub(crate) fn io_error(error: fjall::Error) -> io::Error {
+    match error {
+        fjall::Error::Io(e) | fjall::Error::Storage(LsmError::Io(e)) => e,
+        other => io::Error::other(other),
+    }
+}
+
+pub(crate) struct Disk {
+    pub(crate) data: Keyspace,
+    pub(crate) feed: Keyspace,
+    db: Database,
+    writer: Mutex<DiskWriter>,
+}
+
+/// What only the group commit touches.
+pub(crate) struct DiskWriter {
+    pub(crate) keyring: Keyring,
+    head: Head,
+    group: u64,
+    buffered_bytes: u64,
+    head_synced: Instant,
+    head_dirty: bool,
+}
+
+impl Disk {
+    /// Makes `db/` and `head` in the directory of a new vault.
+    pub(crate) fn create(
+        dir: &Path,
+        template: &Config,
+        keyring: Keyring,
+        head: Hmac256,
+    ) -> Result<Self, fjall::Error> {
+        let head = Head::create(&dir.join("head"), head)?;
+        Self::assemble(open_database(&dir.join("db"), template)?, keyring, head, 0)
+    }
+
+    /// Opens the directory of a vault, and compares what it holds with its
+    /// head.
+    pub(crate) fn open(
+        dir: &Path,
+        template: &Config,
+        keyring: Keyring,
+        head: Hmac256,
+        sealer: &Sealer,
+    ) -> Result<Self, OpenError> {
+        let head = Head::open(&dir.join("head"), head).map_err(|e| OpenError::io("its head", &e))?;
+        let noted = head.read().map_err(|e| OpenError::io("its head", &e))?;
+        let Some(noted) = noted else {
+            return Err(OpenError::Damaged("neither slot of its head is authentic".into()));
+        };
+        let path = dir.join("db");
+        if !path.join("version").exists() {
+            // fjall would make a new, empty database here.
+            return Err(OpenError::Damaged("its database is missing".into()));
+        }
+        let db = open_database(&path, template).map_err(|e| OpenError::fjall(&e))?;
+        let this = Self::assemble(db, keyring, head, noted).map_err(|e| OpenError::fjall(&e))?;
+        let stored = this.stored_group(sealer)?;
+        // Hazard 2: fjall opens a damaged journal as a shorter one.
+        if stored < noted {
+            return Err(OpenError::Damaged(format!(
+                "it acknowledged group {noted}, and only {stored} are left"
+            )));
+        }
+        {
+            let mut writer = this.writer.lock();
+            writer.group = stored;
+            if stored > noted {
+                // A crash came between fsync and head; the group stands.
+                writer.head.write(stored).map_err(|e| OpenError::io("its head", &e))?;
+                writer.head_dirty = true;
+            }
+        }
+        Ok(this)
+    }
+
+    fn assemble(db: Database, keyring: Keyring, head: Head, group: u64) -> Result<Self, fjall::Error> {
+        let data = db.keyspace("data", keyspace_options)?;
+        let feed = db.keyspace("feed", keyspace_options)?;
+        let writer = Mutex::new(DiskWriter {
+            keyring,
+            head,
+            group,
+            buffered_bytes: db.write_buffer_size(),
+            head_synced: Instant::now(),
+            head_dirty: false,
+        });
+        Ok(Self { data, feed, db, writer })
+    }
+
+    fn stored_group(&self, sealer: &Sealer) -> Result<u64, OpenError> {
+        let stored = self.db.snapshot().get(&self.data, GROUP_KEY).map_err(|e| OpenError::fjall(&e))?;
+        let Some(stored) = stored else { return Ok(0) };
+        let text = sealer
+            .open(Space::Data, &GROUP_KEY, &stored)
+            .map_err(|e| OpenError::Damaged(format!("its group record: {e}")))?;
+        let group = text.try_into().map_err(|_| OpenError::Damaged("its group record".into()))?;
+        Ok(u64::from_be_bytes(group))
+    }
+
+    /// Hazard 3: without a snapshot, reads show half a batch.
+    pub(crate) fn snapshot(&self) -> fjall::Snapshot {
+        self.db.snapshot()
+    }
+
+    pub(crate) fn keyspace(&self, space: Space) -> &Keyspace {
+        match space {
+            Space::Data => &self.data,
+            Space::Feed => &self.feed,
+        }
+    }
+
+    pub(crate) fn writer(&self) -> MutexGuard<'_, DiskWriter> {
+        self.writer.lock()
+    }
+
+    /// A batch that is durable when its commit returns: fjall syncs the
+    /// journal before it makes the batch visible.
+    pub(crate) fn batch(&self, capacity: usize) -> fjall::OwnedWriteBatch {
+        fjall::OwnedWriteBatch::with_capacity(self.db.clone(), capacity)
+            .durability(Some(fjall::PersistMode::SyncData))
+    }
+
+    /// Rotates memtables once they are beyond this vault's part of the node's
+    /// budget, and syncs the head now and then. Between groups only.
+    pub(crate) fn maintain(&self, memtable_bytes: u64) -> io::Result<()> {
+        let mut writer = self.writer.lock();
+        let limit = memtable_bytes.clamp(MEMTABLE_BYTES_MIN, MEMTABLE_BYTES_MAX);
+        let sealed = self.data.sealed_memtable_count().max(self.feed.sealed_memtable_count());
+        if writer.buffered_bytes >= limit && sealed < SEALED_MEMTABLES_MAX {
+            // Hazard 1: fjall's own worker must never rotate, it can wait for
+            // itself. Both keyspaces together, so that the journal can go.
+            self.data.rotate_memtable().map_err(io_error)?;
+            self.feed.rotate_memtable().map_err(io_error)?;
+            writer.buffered_bytes = 0;
+        }
+        if writer.head_synced.elapsed().as_millis() >= HEAD_SYNC_MS {
+            writer.sync_head()?;
+        }
+        Ok(())
+    }
+}
+
+impl DiskWriter {
+    /// The group's record, to be part of its batch.
+    pub(crate) fn group_row(&self, sealer: &Sealer) -> ([u8; 18], Vec<u8>) {
+        let text = (self.group + 1).to_be_bytes();
+        let nonce = Nonces::new(1).take();
+        (GROUP_KEY, sealer.seal(Space::Data, &GROUP_KEY, SCHEMA_VERSION, &text, nonce, 0))
+    }
+
+    /// Notes in the head that the group's batch is durable.
+    pub(crate) fn committed(&mut self, bytes: u64) -> io::Result<()> {
+        self.group += 1;
+        self.buffered_bytes += bytes;
+        self.head_dirty = true;
+        self.head.write(self.group)
+    }
+
+    fn sync_head(&mut self) -> io::Result<()> {
+        if self.head_dirty {
+            self.head.sync()?;
+            self.head_dirty = false;
+        }
+        self.head_synced = Instant::now();
+        Ok(())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Err(error) = self.writer.lock().sync_head() {
+            tracing::error!(%error, "cannot sync a vault's head");
+        }
+    }
+}
+
+fn open_database(path: &Path, template: &Config) -> Result<Database, fjall::Error> {
+    let mut config = Database::builder(path)
+        .worker_threads(1)
+        .manual_journal_persist(true)
+        .max_cached_files(Some(CACHED_FILES_MAX))
+        .journal_compression(CompressionType::None)
+        // Beyond this, fjall's worker would rotate memtables itself (hazard
+        // 1). `Disk::maintain` bounds journals instead.
+        .max_journaling_size(u64::MAX)
+        .into_config();
+    // One block cache for all vaults.
+    config.cache = template.cache.clone();
+    Database::open(config)
+}
+
+/// Sealed values do not compress.
+fn keyspace_options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(u64::MAX)
+        .manual_journal_persist(true)
+        .data_block_compression_policy(CompressionPolicy::disabled())
+        .index_block_compression_policy(CompressionPolicy::disabled())
+        .with_kv_separation(None)
+}

@@ -1,0 +1,144 @@
+//! The data directory:
+//!
+//! ```text
+//! VERSION          canopy 1
+//! LOCK             held while a process has the directory
+//! keys/root.slots  ways to the root key
+//! keys/orgs        org keys, wrapped by the root key
+//! vaults/index     which vault is in which directory, sealed
+//! vaults/<id>/     keyring, head, db/ (fjall)
+//! ```
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use crate::StoreError;
+
+/// Format of the directory, and of everything below it.
+pub(crate) const FORMAT: &str = "canopy 1";
+
+/// A data directory that this process has locked.
+pub(crate) struct Layout {
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl Layout {
+    /// Makes the directory where there is none, and locks it.
+    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
+        make_dir(dir).map_err(|e| StoreError::io("cannot make the directory", dir, &e))?;
+        let version = dir.join("VERSION");
+        if !version.exists() && is_foreign(dir).map_err(|e| StoreError::io("cannot read", dir, &e))? {
+            return Err(StoreError::NotOurs(dir.into()));
+        }
+        let lock = lock(dir)?;
+        match fs::read_to_string(&version) {
+            Ok(text) => check_format(dir, text.trim_end())?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(StoreError::io("cannot read", &version, &e)),
+        }
+        let layout = Self { dir: dir.into(), _lock: lock };
+        for part in [layout.keys(), layout.vaults()] {
+            make_dir(&part).map_err(|e| StoreError::io("cannot make the directory", &part, &e))?;
+        }
+        if !version.exists() {
+            write_whole(&version, format!("{FORMAT}\n").as_bytes())
+                .map_err(|e| StoreError::io("cannot write", &version, &e))?;
+        }
+        Ok(layout)
+    }
+
+    fn keys(&self) -> PathBuf {
+        self.dir.join("keys")
+    }
+
+    /// Ways to the root key.
+    pub(crate) fn root_slots(&self) -> PathBuf {
+        self.keys().join("root.slots")
+    }
+
+    /// Wrapped org keys.
+    pub(crate) fn org_keys(&self) -> PathBuf {
+        self.keys().join("orgs")
+    }
+
+    /// Where the vaults are.
+    pub(crate) fn vaults(&self) -> PathBuf {
+        self.dir.join("vaults")
+    }
+
+    /// Which vault is in which directory.
+    pub(crate) fn vault_index(&self) -> PathBuf {
+        self.vaults().join("index")
+    }
+}
+
+fn check_format(dir: &Path, found: &str) -> Result<(), StoreError> {
+    if found == FORMAT {
+        return Ok(());
+    }
+    match found.strip_prefix("canopy ").and_then(|n| n.parse::<u32>().ok()) {
+        Some(_) => Err(StoreError::NewerFormat { dir: dir.into(), found: found.into(), known: FORMAT }),
+        None => Err(StoreError::NotOurs(dir.into())),
+    }
+}
+
+/// Whether something lies here that we did not put there before VERSION.
+fn is_foreign(dir: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let ours = ["LOCK", "keys", "vaults", "VERSION.new"];
+        if !ours.iter().any(|our| name == *our) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("LOCK");
+    let file = private()
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|e| StoreError::io("cannot open", &path, &e))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked(dir.into())),
+        Err(e) => Err(StoreError::io("cannot lock", &path, &e.into())),
+    }
+}
+
+/// Read and write, for nobody else.
+pub(crate) fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+/// A directory for nobody else, with its parents.
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Makes a directory's entries durable.
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Writes a small file so that it is there whole or not at all.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = private().create(true).truncate(true).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,215 @@
+//! Append-only files of records: `length | !length | payload | checksum`.
+//!
+//! A crash may tear the last record; it was never acknowledged, and is cut
+//! off. Damage anywhere else is an error: cutting there would lose records
+//! that were acknowledged.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use crate::StoreError;
+use crate::key::Key;
+use crate::layout;
+
+const MAGIC: &[u8] = b"canopy records 1\n";
+const FRAME_BYTES: usize = 8;
+const CHECKSUM_BYTES: usize = 8;
+/// A longer record is damage: ours have a few hundred bytes.
+const RECORD_BYTES_MAX: u32 = 1 << 20;
+
+/// An open file of records.
+pub(crate) struct RecordFile {
+    file: File,
+    len: u64,
+}
+
+impl RecordFile {
+    /// Makes an empty file, durably.
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        layout::write_whole(path, MAGIC)?;
+        Ok(Self { file: layout::private().open(path)?, len: MAGIC.len() as u64 })
+    }
+
+    /// Opens a file and gives what is in it.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Vec<u8>>), RecordError> {
+        let mut file = layout::private().open(path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let mut rest = bytes.strip_prefix(MAGIC).ok_or(RecordError::Damaged("it has no known header"))?;
+        let mut payloads = Vec::new();
+        while let Some((payload, after)) = next_record(rest)? {
+            payloads.push(payload.to_vec());
+            rest = after;
+        }
+        let len = (bytes.len() - rest.len()) as u64;
+        if !rest.is_empty() {
+            tracing::warn!(path = %path.display(), bytes = rest.len(), "cut off a record torn by a crash");
+            file.set_len(len)?;
+            file.sync_all()?;
+        }
+        Ok((Self { file, len }, payloads))
+    }
+
+    /// Appends records and makes them durable.
+    pub(crate) fn append<'a>(&mut self, payloads: impl IntoIterator<Item = &'a [u8]>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for payload in payloads {
+            let len = u32::try_from(payload.len()).map_err(io::Error::other)?;
+            bytes.extend_from_slice(&len.to_be_bytes());
+            bytes.extend_from_slice(&(!len).to_be_bytes());
+            bytes.extend_from_slice(payload);
+            bytes.extend_from_slice(&checksum(payload));
+        }
+        let written = self.file.write_all_at(&bytes, self.len).and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            // What a failed write left would stand behind the next record.
+            self.file.set_len(self.len)?;
+            return Err(error);
+        }
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// Why a file of records cannot be read.
+#[derive(Debug)]
+pub(crate) enum RecordError {
+    Io(io::Error),
+    Damaged(&'static str),
+}
+
+impl From<io::Error> for RecordError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn checksum(payload: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let digest: [u8; 32] = Sha256::digest(payload).into();
+    *digest.first_chunk().expect("32 bytes have 8")
+}
+
+/// The first record and what follows it; none at the end or at a torn record.
+fn next_record(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, RecordError> {
+    // A file may have grown before its bytes arrived.
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    let Some((frame, rest)) = bytes.split_first_chunk::<FRAME_BYTES>() else {
+        return Ok(None);
+    };
+    let frame = u64::from_be_bytes(*frame);
+    let (len, inverse) = ((frame >> 32) as u32, (frame & 0xFFFF_FFFF) as u32);
+    if len != !inverse || len > RECORD_BYTES_MAX {
+        return Err(RecordError::Damaged("a record's length is damaged"));
+    }
+    let Some((payload, rest)) = rest.split_at_checked(len as usize) else {
+        return Ok(None);
+    };
+    let Some((sum, rest)) = rest.split_first_chunk::<CHECKSUM_BYTES>() else {
+        return Ok(None);
+    };
+    if *sum == checksum(payload) {
+        Ok(Some((payload, rest)))
+    } else if rest.is_empty() {
+        Ok(None)
+    } else {
+        Err(RecordError::Damaged("a record fails its checksum"))
+    }
+}
+
+/// A file of sealed records of one type. Each is bound to its place in the
+/// file, so that records cannot be swapped.
+pub(crate) struct SealedRecords<T> {
+    file: Option<RecordFile>,
+    path: std::path::PathBuf,
+    key: Key,
+    count: u64,
+    records: std::marker::PhantomData<T>,
+}
+
+impl<T: Message + Default> SealedRecords<T> {
+    /// Opens the file, or makes it with the first record.
+    pub(crate) fn open(path: &Path, key: Key) -> Result<(Self, Vec<T>), StoreError> {
+        let mut this =
+            Self { file: None, path: path.into(), key, count: 0, records: std::marker::PhantomData };
+        let damaged = |reason: &str| StoreError::CorruptFile { path: path.into(), reason: reason.into() };
+        let (file, payloads) = match RecordFile::open(path) {
+            Ok(found) => found,
+            Err(RecordError::Io(e)) if e.kind() == io::ErrorKind::NotFound => return Ok((this, Vec::new())),
+            Err(RecordError::Io(e)) => return Err(StoreError::io("cannot read", path, &e)),
+            Err(RecordError::Damaged(reason)) => return Err(damaged(reason)),
+        };
+        let mut found = Vec::with_capacity(payloads.len());
+        for payload in &payloads {
+            let text = this
+                .key
+                .open(&this.count.to_be_bytes(), payload)
+                .ok_or_else(|| damaged("a record fails its authentication tag"))?;
+            found.push(T::decode(text.as_slice()).map_err(|e| damaged(&e.to_string()))?);
+            this.count += 1;
+        }
+        this.file = Some(file);
+        Ok((this, found))
+    }
+
+    /// Appends a record and makes it durable.
+    pub(crate) fn append(&mut self, record: &T) -> Result<(), StoreError> {
+        let failed = |e: io::Error| StoreError::io("cannot write", &self.path, &e);
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(RecordFile::create(&self.path).map_err(failed)?),
+        };
+        let text = zeroize::Zeroizing::new(record.encode_to_vec());
+        let sealed = self.key.seal(&self.count.to_be_bytes(), &text);
+        file.append([sealed.as_slice()]).map_err(failed)?;
+        self.count += 1;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(dir: &Path) -> (std::path::PathBuf, Vec<u8>) {
+        let path = dir.join("records");
+        let mut file = RecordFile::create(&path).unwrap();
+        file.append([b"first".as_slice(), b"second"]).unwrap();
+        file.append([b"third".as_slice()]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        (path, bytes)
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_and_the_rest_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, bytes) = written(dir.path());
+        let third = FRAME_BYTES + 5 + CHECKSUM_BYTES;
+        for cut in 0..third {
+            std::fs::write(&path, &bytes[..bytes.len() - third + cut]).unwrap();
+            let (mut file, found) = RecordFile::open(&path).unwrap();
+            assert_eq!(found, [b"first".to_vec(), b"second".to_vec()], "cut at {cut}");
+            file.append([b"again".as_slice()]).unwrap();
+            assert_eq!(RecordFile::open(&path).unwrap().1.len(), 3);
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_before_the_last_record_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, bytes) = written(dir.path());
+        let third = FRAME_BYTES + 5 + CHECKSUM_BYTES;
+        for at in 0..bytes.len() - third {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            std::fs::write(&path, &flipped).unwrap();
+            assert!(matches!(RecordFile::open(&path), Err(RecordError::Damaged(_))), "byte {at}");
+        }
+    }
+}

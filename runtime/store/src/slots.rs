@@ -1,0 +1,204 @@
+//! Which vaults are open. A bounded number is; the one least recently used
+//! and used by nobody makes room.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::StoreError;
+use crate::disk::OpenError;
+use crate::node::Node;
+use crate::route::VaultName;
+use crate::vault::Vault;
+
+/// How long an opening waits for the last users of a vault that is closing.
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
+
+/// Slots of closed vaults beyond which they are forgotten.
+const SLOTS_MAX: usize = 4096;
+
+#[derive(Default)]
+struct Slot {
+    /// One opening at a time.
+    gate: Arc<tokio::sync::Mutex<()>>,
+    vault: Option<Arc<Vault>>,
+    /// Of the last vault that was open here.
+    closed: Option<watch::Receiver<bool>>,
+    quarantine: Option<String>,
+}
+
+#[derive(Default)]
+struct Table {
+    slots: HashMap<VaultName, Slot>,
+    /// Vaults open, or being opened.
+    open: usize,
+}
+
+pub(crate) struct Slots {
+    node: Arc<Node>,
+    table: Mutex<Table>,
+}
+
+impl Slots {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node, table: Mutex::new(Table::default()) }
+    }
+
+    /// The vault, if it is open and well.
+    pub(crate) fn get_open(&self, name: &VaultName) -> Option<Arc<Vault>> {
+        let table = self.table.lock();
+        let vault = table.slots.get(name)?.vault.as_ref().filter(|vault| !vault.is_failed())?;
+        vault.touch();
+        Some(vault.clone())
+    }
+
+    /// The vault, opened where needed. One that was never made is `None`, or
+    /// where a writer wants it, one without a disk.
+    pub(crate) async fn open(&self, name: &VaultName, to_write: bool) -> Result<Option<Arc<Vault>>, StoreError> {
+        if self.node.is_closing() {
+            return Err(StoreError::Closed);
+        }
+        if let Some(vault) = self.get_open(name) {
+            return Ok(Some(vault));
+        }
+        if !to_write && self.node.catalog.vault_id(name).is_none() {
+            return Ok(None);
+        }
+        let gate = self.table.lock().slots.entry(name.clone()).or_default().gate.clone();
+        let _opening = gate.lock().await;
+        if let Some(vault) = self.get_open(name) {
+            return Ok(Some(vault));
+        }
+        self.wait_until_closed(name).await?;
+        self.make_room(name)?;
+        let opened = self.open_here(name).await;
+        let mut table = self.table.lock();
+        let table = &mut *table;
+        let slot = table.slots.entry(name.clone()).or_default();
+        match opened {
+            Ok(vault) => {
+                slot.closed = Some(vault.closed());
+                slot.vault = Some(vault.clone());
+                self.node.figures.open_vaults.set(table.open as f64);
+                Ok(Some(vault))
+            }
+            Err(error) => {
+                table.open -= 1;
+                let OpenError::Damaged(reason) = error else {
+                    let OpenError::Transient(error) = error else { return Err(StoreError::Closed) };
+                    return Err(error);
+                };
+                tracing::error!(vault = %name, reason, "quarantined");
+                slot.quarantine = Some(reason.clone());
+                let count = table.slots.values().filter(|slot| slot.quarantine.is_some()).count();
+                self.node.figures.quarantined_vaults.set(count as f64);
+                Err(StoreError::Quarantined { vault: name.to_string(), reason })
+            }
+        }
+    }
+
+    /// Lets go of a failed vault, and waits for the last one to be closed.
+    async fn wait_until_closed(&self, name: &VaultName) -> Result<(), StoreError> {
+        let (failed, closed) = {
+            let mut table = self.table.lock();
+            let table = &mut *table;
+            let slot = table.slots.entry(name.clone()).or_default();
+            if let Some(reason) = &slot.quarantine {
+                return Err(StoreError::Quarantined { vault: name.to_string(), reason: reason.clone() });
+            }
+            let failed = slot.vault.take();
+            table.open -= usize::from(failed.is_some());
+            (failed, slot.closed.clone())
+        };
+        drop(failed);
+        if let Some(mut closed) = closed {
+            // An error means that its sender is gone, and so is the vault.
+            let closed = tokio::time::timeout(CLOSE_WAIT, closed.wait_for(|closed| *closed)).await;
+            if closed.is_err() {
+                return Err(StoreError::InUse(name.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a place among the open vaults.
+    fn make_room(&self, name: &VaultName) -> Result<(), StoreError> {
+        let max = self.node.options.open_vaults_max.max(1);
+        let mut table = self.table.lock();
+        let table = &mut *table;
+        let mut evicted = Vec::new();
+        while table.open >= max {
+            let idle = table
+                .slots
+                .values_mut()
+                // The table's own reference is the only one: no writer, no
+                // snapshot, no commit under way.
+                .filter(|slot| slot.vault.as_ref().is_some_and(|vault| Arc::strong_count(vault) == 1))
+                .min_by_key(|slot| slot.vault.as_ref().map(|vault| vault.last_use()));
+            let Some(slot) = idle else { break };
+            evicted.extend(slot.vault.take());
+            table.open -= 1;
+        }
+        if table.open >= 2 * max {
+            return Err(StoreError::TooManyVaults { vault: name.to_string(), open: table.open });
+        }
+        table.open += 1;
+        if table.slots.len() > SLOTS_MAX {
+            table.slots.retain(|_, slot| {
+                let closed = slot.closed.as_ref().is_none_or(|closed| *closed.borrow());
+                !(slot.vault.is_none() && slot.quarantine.is_none() && closed)
+                    || Arc::strong_count(&slot.gate) > 1
+            });
+        }
+        Ok(())
+    }
+
+    async fn open_here(&self, name: &VaultName) -> Result<Arc<Vault>, OpenError> {
+        let (node, name) = (self.node.clone(), name.clone());
+        let Some(id) = node.catalog.vault_id(&name) else {
+            return Ok(Vault::unborn(node, name));
+        };
+        match tokio::task::spawn_blocking(move || Vault::open(node, name, id)).await {
+            Ok(opened) => opened,
+            // fjall asserts where it finds itself inconsistent.
+            Err(error) if error.is_panic() => Err(OpenError::Damaged("its database panicked while it was opened".into())),
+            Err(_) => Err(OpenError::Transient(StoreError::Closed)),
+        }
+    }
+
+    /// Open vaults.
+    pub(crate) fn vaults(&self) -> Vec<Arc<Vault>> {
+        self.table.lock().slots.values().filter_map(|slot| slot.vault.clone()).collect()
+    }
+
+    /// Quarantined vaults, and why.
+    pub(crate) fn quarantined(&self) -> Vec<(VaultName, String)> {
+        let table = self.table.lock();
+        let slots = table.slots.iter();
+        slots.filter_map(|(name, slot)| Some((name.clone(), slot.quarantine.clone()?))).collect()
+    }
+
+    /// Lets go of every vault, and waits until they are closed.
+    pub(crate) async fn close(&self) -> Result<(), StoreError> {
+        let mut closing = Vec::new();
+        {
+            let mut table = self.table.lock();
+            table.open = 0;
+            for (name, slot) in &mut table.slots {
+                slot.vault.take();
+                closing.extend(slot.closed.clone().map(|closed| (name.clone(), closed)));
+            }
+        }
+        let deadline = tokio::time::Instant::now() + CLOSE_WAIT;
+        for (name, mut closed) in closing {
+            if tokio::time::timeout_at(deadline, closed.wait_for(|closed| *closed)).await.is_err() {
+                return Err(StoreError::InUse(name.to_string()));
+            }
+        }
+        self.node.figures.open_vaults.set(0.0);
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! Durable reads, which go around the mailbox.
+
+use bytes::Bytes;
+use canopy_domain::{Address, Reader, Refusal, Span};
+use canopy_proto::system::v1::Transaction;
+
+use crate::StoreError;
+use crate::key::{Hmac256, digest16};
+use crate::partition::INTERNAL;
+use crate::state::{self, Durable};
+
+/// A partition's durable state at one point. While it lives, its vault stays
+/// open: keep it for the length of a call.
+pub struct Snapshot(State);
+
+enum State {
+    /// Nothing was ever committed.
+    Absent { digests: Hmac256, address: Address },
+    There { durable: Durable, seq: u64 },
+}
+
+impl Snapshot {
+    pub(crate) fn absent(digests: Hmac256, address: Address) -> Self {
+        Self(State::Absent { digests, address })
+    }
+
+    pub(crate) fn of(durable: Durable) -> Result<Self, StoreError> {
+        let seq = durable.meta()?.seq;
+        Ok(Self(State::There { durable, seq }))
+    }
+
+    fn durable(&self) -> Option<&Durable> {
+        match &self.0 {
+            State::There { durable, .. } => Some(durable),
+            State::Absent { .. } => None,
+        }
+    }
+}
+
+impl Reader for Snapshot {
+    fn get(&self, table: u16, key: &[u8]) -> Result<Option<Bytes>, Refusal> {
+        let Some(durable) = self.durable().filter(|_| table < INTERNAL) else { return Ok(None) };
+        let key = durable.partition.row_key(table, key);
+        Ok(durable.row(&key)?.map(Bytes::from))
+    }
+
+    fn scan(&self, table: u16, span: Span<'_>) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
+        let Some(durable) = self.durable().filter(|_| table < INTERNAL) else { return Ok(Vec::new()) };
+        Ok(state::scan(&durable.partition, Some(durable), None, table, span)?)
+    }
+
+    fn seq(&self) -> u64 {
+        match &self.0 {
+            State::There { seq, .. } => *seq,
+            State::Absent { .. } => 0,
+        }
+    }
+
+    fn transaction(&self, seq: u64) -> Result<Option<Transaction>, Refusal> {
+        let Some(durable) = self.durable() else { return Ok(None) };
+        Ok(durable.transaction(seq)?)
+    }
+
+    fn digest(&self, text: &[u8]) -> [u8; 16] {
+        match &self.0 {
+            State::There { durable, .. } => durable.partition.digest(text),
+            State::Absent { digests, address } => digest16(digests, &[address.as_str().as_bytes(), b"\0", text]),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The way in: a data directory, its writers and its readers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use canopy_domain::{Address, Id, View};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::handle::Handle;
+use crate::node::Node;
+use crate::partition::{Meta, Partition};
+use crate::slots::Slots;
+use crate::state::Durable;
+use crate::vault::Vault;
+use crate::views;
+use crate::{Snapshot, StoreError, StoreOptions, Writer};
+
+/// An open data directory. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    slots: Slots,
+    handles: Mutex<Handles>,
+    node: Arc<Node>,
+}
+
+struct Handles {
+    by_address: HashMap<Address, Arc<Handle>>,
+    /// Size at which those that nobody uses are forgotten.
+    sweep_at: usize,
+}
+
+/// Handles are not looked through below this many.
+const SWEEP_MIN: usize = 1024;
+
+/// What a store is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StoreState {
+    /// See [`Store::installation_id`].
+    pub installation_id: String,
+    /// Vaults that were ever made.
+    pub vaults: usize,
+    /// Names of the vaults that are open.
+    pub open_vaults: Vec<String>,
+    /// Commits since the start.
+    pub commits: u64,
+    /// Writes that made them durable.
+    pub groups: u64,
+    /// Sealed bytes committed, keys included.
+    pub bytes: u64,
+    /// Vaults found damaged since the start.
+    pub quarantined: Vec<QuarantinedVault>,
+}
+
+/// A vault that is not served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QuarantinedVault {
+    /// Its name.
+    pub vault: String,
+    /// What was found.
+    pub reason: String,
+}
+
+impl Store {
+    /// Opens a data directory, or makes it on first run. Blocks, on a slow
+    /// passphrase for most of a second; to be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// Another process has the directory, a newer release wrote it, the key
+    /// is wrong, or its own files are damaged. A damaged vault is no error
+    /// here: it is quarantined when it is used.
+    pub fn open(options: StoreOptions) -> Result<Store, StoreError> {
+        let node = Node::open(options)?;
+        let handles = Handles { by_address: HashMap::new(), sweep_at: SWEEP_MIN };
+        Ok(Self(Arc::new(Inner { slots: Slots::new(node.clone()), handles: Mutex::new(handles), node })))
+    }
+
+    /// Random; made on first run.
+    pub fn installation_id(&self) -> Id {
+        self.0.node.installation
+    }
+
+    fn handle(&self, address: &Address) -> Arc<Handle> {
+        let mut handles = self.0.handles.lock();
+        if let Some(handle) = handles.by_address.get(address) {
+            return handle.clone();
+        }
+        if handles.by_address.len() >= handles.sweep_at {
+            let in_use = |handle: &Arc<Handle>| Arc::strong_count(handle) > 1 || handle.has_subscribers();
+            handles.by_address.retain(|_, handle| in_use(handle));
+            handles.sweep_at = SWEEP_MIN.max(2 * handles.by_address.len());
+        }
+        let handle = Arc::new(Handle::new(address.clone()));
+        handles.by_address.insert(address.clone(), handle.clone());
+        handle
+    }
+
+    /// The right to commit to a partition, and its state. Views that another
+    /// version made are rebuilt first.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] while the address has a writer; the vault cannot
+    /// be opened or read.
+    pub async fn writer(&self, address: &Address, views: &[View]) -> Result<Writer, StoreError> {
+        let claim = self.handle(address).claim()?;
+        let vault = self
+            .0
+            .slots
+            .open(&claim.vault, true)
+            .await?
+            .ok_or(StoreError::Closed)?;
+        // A former writer of this address may have left commits under way.
+        vault.barrier(0).await?;
+        let (store, views) = (self.clone(), views.to_vec());
+        let load = move || {
+            let known = vault.partition(&claim.address)?;
+            let is_new = known.is_none();
+            let (partition, new_partition) = match known {
+                Some(partition) => (partition, None),
+                None => {
+                    let (partition, record) = vault.new_partition(&claim.address);
+                    (partition, Some(record))
+                }
+            };
+            let mut meta = Meta::default();
+            if let Some(durable) = Durable::of(vault.clone(), partition.clone()) {
+                if is_new && !durable.is_empty()? {
+                    return Err(vault.corrupt("a partition's key is missing from the keyring"));
+                }
+                meta = durable.meta()?;
+                check_last_link(&durable, &meta)?;
+                drop(durable);
+                meta = views::rebuild(&vault, &partition, &claim, &views, meta)?;
+            }
+            if !is_new {
+                claim.set_found(&vault, &partition);
+            }
+            claim.publish(meta.seq);
+            Ok(Writer::new(claim, store, vault, partition, new_partition, views, meta))
+        };
+        tokio::task::spawn_blocking(load).await.unwrap_or_else(|error| {
+            Err(StoreError::Io { what: format!("cannot open `{address}`"), reason: error.to_string() })
+        })
+    }
+
+    /// Durable reads of a partition. One that never committed is empty.
+    ///
+    /// # Errors
+    /// The vault cannot be opened or read.
+    pub async fn reader(&self, address: &Address) -> Result<PartitionReader, StoreError> {
+        let reader = self.reader_of(self.handle(address));
+        if !reader.handle.is_known() {
+            reader.snapshot().await?;
+        }
+        Ok(reader)
+    }
+
+    pub(crate) fn reader_of(&self, handle: Arc<Handle>) -> PartitionReader {
+        PartitionReader { store: self.clone(), handle }
+    }
+
+    /// A durable snapshot, where that needs no waiting: the vault is open.
+    pub fn try_reader_snapshot(&self, address: &Address) -> Option<Snapshot> {
+        self.snapshot_now(&self.handle(address))
+    }
+
+    fn snapshot_now(&self, handle: &Arc<Handle>) -> Option<Snapshot> {
+        let (vault, partition) = match handle.found() {
+            Some(found) => {
+                found.0.touch();
+                found
+            }
+            None => {
+                let vault = self.0.slots.get_open(&handle.vault)?;
+                let Ok(Some(partition)) = vault.partition(&handle.address) else { return None };
+                handle.set_found(&vault, &partition);
+                (vault, partition)
+            }
+        };
+        Snapshot::of(Durable::of(vault, partition)?).ok()
+    }
+
+    async fn snapshot(&self, handle: &Arc<Handle>) -> Result<Snapshot, StoreError> {
+        if self.0.node.is_closing() {
+            return Err(StoreError::Closed);
+        }
+        if let Some(snapshot) = self.snapshot_now(handle) {
+            return Ok(snapshot);
+        }
+        let absent = || Snapshot::absent(self.0.node.absent.clone(), handle.address.clone());
+        let Some(vault) = self.0.slots.open(&handle.vault, false).await? else { return Ok(absent()) };
+        let Some(partition) = vault.partition(&handle.address)? else { return Ok(absent()) };
+        handle.set_found(&vault, &partition);
+        read_durable(vault, partition)?.map_or_else(|| Ok(absent()), Ok)
+    }
+
+    /// Waits for commits under way, and closes everything. Later calls are
+    /// refused with [`StoreError::Closed`].
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`]: a writer or snapshot still holds a vault.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let inner = &self.0;
+        for vault in inner.slots.vaults() {
+            // A failed commit was answered to whoever submitted it.
+            let _ = vault.barrier(0).await;
+        }
+        inner.node.closing.store(true, Ordering::Release);
+        for vault in inner.slots.vaults() {
+            let _ = vault.barrier(0).await;
+        }
+        inner.slots.close().await?;
+        inner.node.unlock();
+        Ok(())
+    }
+
+    /// What the store is doing.
+    pub fn observe(&self) -> StoreState {
+        let inner = &self.0;
+        let figures = &inner.node.figures;
+        let mut open_vaults: Vec<_> = inner.slots.vaults().iter().map(|vault| vault.name.to_string()).collect();
+        open_vaults.sort();
+        let quarantined = inner.slots.quarantined();
+        StoreState {
+            installation_id: inner.node.installation.to_string(),
+            vaults: inner.node.catalog.vault_count(),
+            open_vaults,
+            commits: figures.commits.load(Ordering::Relaxed),
+            groups: figures.groups.load(Ordering::Relaxed),
+            bytes: figures.bytes.load(Ordering::Relaxed),
+            quarantined: quarantined
+                .into_iter()
+                .map(|(vault, reason)| QuarantinedVault { vault: vault.to_string(), reason })
+                .collect(),
+        }
+    }
+}
+
+fn read_durable(vault: Arc<Vault>, partition: Arc<Partition>) -> Result<Option<Snapshot>, StoreError> {
+    Durable::of(vault, partition).map(Snapshot::of).transpose()
+}
+
+/// That rows and feed end at the same transaction.
+fn check_last_link(durable: &Durable, meta: &Meta) -> Result<(), StoreError> {
+    if meta.seq == 0 {
+        return Ok(());
+    }
+    let last = durable.entry(meta.seq)?;
+    match last {
+        Some(entry) if entry.ends_with(&meta.chain) && durable.entry(meta.seq + 1)?.is_none() => Ok(()),
+        _ => Err(durable.vault.corrupt("its feed does not end where its rows do")),
+    }
+}
+
+/// Durable reads of one partition. Cheap to clone; keeps no vault open.
+#[derive(Clone)]
+pub struct PartitionReader {
+    store: Store,
+    handle: Arc<Handle>,
+}
+
+impl PartitionReader {
+    /// Whose partition this is.
+    pub fn address(&self) -> &Address {
+        &self.handle.address
+    }
+
+    /// The durable state, now.
+    ///
+    /// # Errors
+    /// The vault cannot be opened or read.
+    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let snapshot = self.store.snapshot(&self.handle).await?;
+        self.handle.publish(canopy_domain::Reader::seq(&snapshot));
+        Ok(snapshot)
+    }
+
+    /// The last durable seq, as it grows: there is something up to it. Stays
+    /// valid while vaults and writers come and go.
+    pub fn durable(&self) -> watch::Receiver<u64> {
+        self.handle.subscribe()
+    }
+}

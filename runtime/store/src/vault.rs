@@ -1,0 +1,304 @@
+//! An open vault: its keys, its partitions, and what waits to be committed.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use canopy_domain::Address;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use crate::catalog::VaultId;
+use crate::commit::Ticket;
+use crate::disk::{Disk, OpenError, io_error};
+use crate::group::{Committer, Queue, Submission};
+use crate::key::{Hmac256, Key, random};
+use crate::keyring::{self, KEY_VERSION, Keyring, KeyringContent, PartitionName};
+use crate::layout;
+use crate::node::Node;
+use crate::partition::Partition;
+use crate::records::RecordError;
+use crate::route::{VaultName, org_of};
+use crate::seal::Sealer;
+use crate::StoreError;
+
+pub(crate) struct VaultKeys {
+    own: Key,
+    /// Names of partitions.
+    pub(crate) names: Hmac256,
+    /// What belongs to the vault itself.
+    pub(crate) sealer: Sealer,
+}
+
+impl VaultKeys {
+    fn new(own: Key, id: VaultId) -> Self {
+        let sealer = Sealer::new(&own.derive("canopy vault values"), id, KEY_VERSION);
+        Self { names: own.derive("canopy partition names").hmac(), sealer, own }
+    }
+
+    fn head(&self) -> Hmac256 {
+        self.own.derive("canopy vault head").hmac()
+    }
+}
+
+enum Slot {
+    Wrapped(Vec<u8>),
+    Ready(Arc<Partition>),
+}
+
+pub(crate) struct Vault {
+    pub(crate) node: Arc<Node>,
+    pub(crate) name: VaultName,
+    pub(crate) keys: VaultKeys,
+    pub(crate) queue: Mutex<Queue>,
+    id: VaultId,
+    /// Set by the first commit, where the vault is new.
+    disk: OnceLock<Disk>,
+    partitions: Mutex<HashMap<PartitionName, Slot>>,
+    /// Position in the queue up to which everything is durable.
+    durable: AtomicU64,
+    failed: AtomicBool,
+    last_use: AtomicU64,
+    closed: watch::Sender<bool>,
+}
+
+impl Vault {
+    /// A vault that nothing was committed to. Nothing of it is on disk.
+    pub(crate) fn unborn(node: Arc<Node>, name: VaultName) -> Arc<Self> {
+        let id = random();
+        let keys = VaultKeys::new(Key::random(), id);
+        Arc::new(Self::new(node, name, id, keys, HashMap::new()))
+    }
+
+    /// Opens a vault. Blocks.
+    pub(crate) fn open(node: Arc<Node>, name: VaultName, id: VaultId) -> Result<Arc<Self>, OpenError> {
+        let span = tracing::info_span!("open vault", vault = %name);
+        let _entered = span.enter();
+        let dir = node.catalog.vault_dir(&id);
+        let org_key = node
+            .catalog
+            .org_key(org_of(&name))
+            .ok_or_else(|| OpenError::Damaged("the key of its org is missing".into()))?;
+        let KeyringContent { keyring, vault_key, partitions } =
+            Keyring::open(&dir.join("keyring"), &id, &org_key).map_err(|e| match e {
+                RecordError::Io(e) => OpenError::io("its keyring", &e),
+                RecordError::Damaged(reason) => OpenError::Damaged(format!("its keyring: {reason}")),
+            })?;
+        let keys = VaultKeys::new(vault_key, id);
+        let disk = Disk::open(&dir, &node.template, keyring, keys.head(), &keys.sealer)?;
+        let partitions = partitions.into_iter().map(|(name, wrapped)| (name, Slot::Wrapped(wrapped))).collect();
+        let vault = Self::new(node, name, id, keys, partitions);
+        vault.set_disk(disk);
+        Ok(Arc::new(vault))
+    }
+
+    fn new(
+        node: Arc<Node>,
+        name: VaultName,
+        id: VaultId,
+        keys: VaultKeys,
+        partitions: HashMap<PartitionName, Slot>,
+    ) -> Self {
+        Self {
+            last_use: AtomicU64::new(node.next_use()),
+            node,
+            name,
+            keys,
+            queue: Mutex::new(Queue::default()),
+            id,
+            disk: OnceLock::new(),
+            partitions: Mutex::new(partitions),
+            durable: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
+        }
+    }
+
+    fn set_disk(&self, disk: Disk) {
+        if self.disk.set(disk).is_ok() {
+            self.node.open_databases.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The vault on disk; `None` before its first commit.
+    pub(crate) fn disk(&self) -> Option<&Disk> {
+        self.disk.get()
+    }
+
+    /// The vault on disk, made where this is its first commit. Blocks; called
+    /// by one commit at a time.
+    pub(crate) fn disk_or_new(&self) -> Result<&Disk, StoreError> {
+        if self.disk.get().is_none() {
+            let disk = self.make()?;
+            self.set_disk(disk);
+        }
+        Ok(self.disk.get().expect("set above"))
+    }
+
+    /// The directory first, complete and durable, then its place in the
+    /// index: a crash between leaves a directory that the next start removes.
+    fn make(&self) -> Result<Disk, StoreError> {
+        let failed = |error: std::io::Error| StoreError::commit(&self.name, &error);
+        let catalog = &self.node.catalog;
+        let org_key = catalog.org_key_or_new(org_of(&self.name))?;
+        let dir = catalog.vault_dir(&self.id);
+        layout::make_dir(&dir).map_err(failed)?;
+        let sealed_name = catalog.seal_name(&self.name);
+        let keyring = Keyring::create(&dir.join("keyring"), &self.id, sealed_name, &self.keys.own, &org_key)
+            .map_err(failed)?;
+        let disk = Disk::create(&dir, &self.node.template, keyring, self.keys.head())
+            .map_err(|e| failed(io_error(e)))?;
+        layout::sync_dir(&dir).and_then(|()| catalog.sync()).map_err(failed)?;
+        catalog.record_vault(&self.name, self.id)?;
+        Ok(disk)
+    }
+
+    /// The keys of an address's partition, where it has some.
+    pub(crate) fn partition(&self, address: &Address) -> Result<Option<Arc<Partition>>, StoreError> {
+        let name = Partition::name_of(&self.keys.names, address);
+        let mut partitions = self.partitions.lock();
+        match partitions.get(&name) {
+            None => Ok(None),
+            Some(Slot::Ready(partition)) => Ok(Some(partition.clone())),
+            Some(Slot::Wrapped(wrapped)) => {
+                let key = keyring::unwrap_partition(&self.id, &name, wrapped, &self.keys.own)
+                    .ok_or_else(|| self.corrupt("a partition's key does not unwrap"))?;
+                let partition = Arc::new(Partition::new(name, &key, self.id));
+                partitions.insert(name, Slot::Ready(partition.clone()));
+                Ok(Some(partition))
+            }
+        }
+    }
+
+    /// Keys for a new partition, and the record that makes them durable.
+    pub(crate) fn new_partition(&self, address: &Address) -> (Arc<Partition>, Vec<u8>) {
+        let name = Partition::name_of(&self.keys.names, address);
+        let key = Key::random();
+        let record = keyring::partition_record(&self.id, &name, &key, &self.keys.own);
+        (Arc::new(Partition::new(name, &key, self.id)), record)
+    }
+
+    /// Makes keys known whose record is on its way to the keyring.
+    pub(crate) fn adopt(&self, partition: &Arc<Partition>) {
+        self.partitions.lock().insert(partition.name, Slot::Ready(partition.clone()));
+    }
+
+    /// Hands a submission to the group commit; gives its position.
+    pub(crate) fn submit(self: &Arc<Self>, submission: Submission) -> Result<u64, StoreError> {
+        if self.node.is_closing() {
+            return Err(StoreError::Closed);
+        }
+        if self.is_failed() {
+            return Err(self.failure());
+        }
+        Ok(self.push(submission))
+    }
+
+    fn push(self: &Arc<Self>, submission: Submission) -> u64 {
+        let (position, schedule) = self.queue.lock().push(submission);
+        if schedule {
+            Committer::schedule(&self.node, self.clone());
+        }
+        position
+    }
+
+    /// Resolves when everything submitted so far is durable.
+    pub(crate) fn barrier(self: &Arc<Self>, seq: u64) -> Ticket {
+        if self.is_failed() {
+            return Ticket::ready(Err(self.failure()));
+        }
+        if self.durable_position() >= self.queue.lock().submitted() {
+            return Ticket::ready(Ok(seq));
+        }
+        let (ticket, answer) = oneshot::channel();
+        self.push(Submission {
+            rows: Vec::new(),
+            advance: None,
+            is_commit: false,
+            new_partition: None,
+            seq,
+            ticket: Some(ticket),
+        });
+        Ticket::waiting(answer)
+    }
+
+    pub(crate) fn durable_position(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn durable_up_to(&self, position: u64) {
+        self.durable.store(position, Ordering::Release);
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Gives the vault up: it is opened anew by its next use.
+    pub(crate) fn fail(&self, error: &StoreError) {
+        if !self.failed.swap(true, Ordering::AcqRel) {
+            self.node.figures.failed_total.increment(1);
+            tracing::error!(vault = %self.name, %error, "a group could not be committed");
+        }
+    }
+
+    fn failure(&self) -> StoreError {
+        StoreError::CommitFailed { vault: self.name.to_string(), reason: "an earlier commit failed".into() }
+    }
+
+    /// Between groups: memtables and head.
+    pub(crate) fn maintain(&self) {
+        let Some(disk) = self.disk() else { return };
+        if let Err(error) = disk.maintain(self.node.memtable_bytes()) {
+            self.fail(&StoreError::commit(&self.name, &error));
+        }
+    }
+
+    pub(crate) fn corrupt(&self, reason: &str) -> StoreError {
+        StoreError::Corrupt { vault: self.name.to_string(), reason: reason.into() }
+    }
+
+    /// An error of a read.
+    pub(crate) fn read_error(&self, error: fjall::Error) -> StoreError {
+        match error {
+            fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e)) => {
+                StoreError::Io { what: format!("cannot read vault `{}`", self.name), reason: e.to_string() }
+            }
+            other => self.corrupt(&format!("{other:?}")),
+        }
+    }
+
+    /// Notes that somebody uses it.
+    pub(crate) fn touch(&self) {
+        self.last_use.store(self.node.next_use(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn last_use(&self) -> u64 {
+        self.last_use.load(Ordering::Relaxed)
+    }
+
+    /// Says when the directory may be opened again.
+    pub(crate) fn closed(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
+    }
+}
+
+impl Drop for Vault {
+    /// The last user is gone. Closing waits for fjall's threads and for the
+    /// disk, which whoever dropped the vault may not.
+    fn drop(&mut self) {
+        let closed = self.closed.clone();
+        let node = self.node.clone();
+        match self.disk.take() {
+            None => drop(closed.send_replace(true)),
+            Some(disk) => {
+                self.node.open_databases.fetch_sub(1, Ordering::Relaxed);
+                self.node.runtime.spawn_blocking(move || {
+                    drop(disk);
+                    closed.send_replace(true);
+                    drop(node);
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Views are disposable: one made by another version is dropped and made
+//! again by replaying the feed, before anybody writes.
+
+use std::sync::Arc;
+
+use canopy_domain::{Change, View, ViewWrite};
+use tokio::sync::oneshot;
+
+use crate::StoreError;
+use crate::commit::Ticket;
+use crate::group::{Advance, SealedRow, Submission};
+use crate::handle::Handle;
+use crate::key::Nonces;
+use crate::partition::{Meta, Partition};
+use crate::seal::Space;
+use crate::state::{self, Durable};
+use crate::vault::Vault;
+
+/// Rows dropped, or transactions replayed, in one batch.
+const CHUNK: usize = 256;
+
+/// Brings a partition's views up to date, and gives its state after that.
+/// Blocks. A crash in between leaves the version unset: it starts again.
+pub(crate) fn rebuild(
+    vault: &Arc<Vault>,
+    partition: &Arc<Partition>,
+    handle: &Arc<Handle>,
+    views: &[View],
+    mut meta: Meta,
+) -> Result<Meta, StoreError> {
+    let stale: Vec<&View> = views
+        .iter()
+        .filter(|view| meta.view_versions.get(&u32::from(view.id)) != Some(&view.version))
+        .collect();
+    if stale.is_empty() || meta.seq == 0 {
+        return Ok(meta);
+    }
+    tracing::info!(address = %handle.address, views = stale.len(), transactions = meta.seq, "rebuilding views");
+    let rebuild = Rebuild { vault, partition, handle };
+    for view in &stale {
+        meta.view_versions.remove(&u32::from(view.id));
+    }
+    rebuild.write(Vec::new(), &meta)?;
+    for view in &stale {
+        rebuild.drop_rows(view, &meta)?;
+    }
+    rebuild.replay(&stale, &meta)?;
+    meta.view_versions = views.iter().map(|view| (u32::from(view.id), view.version)).collect();
+    rebuild.write(Vec::new(), &meta)?;
+    Ok(meta)
+}
+
+struct Rebuild<'a> {
+    vault: &'a Arc<Vault>,
+    partition: &'a Arc<Partition>,
+    handle: &'a Arc<Handle>,
+}
+
+impl Rebuild<'_> {
+    fn durable(&self) -> Result<Durable, StoreError> {
+        Durable::of(self.vault.clone(), self.partition.clone())
+            .ok_or_else(|| self.vault.corrupt("a partition with a feed has no disk"))
+    }
+
+    fn write(&self, rows: Vec<SealedRow>, meta: &Meta) -> Result<(), StoreError> {
+        let (ticket, answer) = oneshot::channel();
+        self.vault.submit(Submission {
+            rows,
+            advance: Some(Advance {
+                partition: self.partition.clone(),
+                handle: self.handle.clone(),
+                meta: meta.clone(),
+            }),
+            is_commit: false,
+            new_partition: None,
+            seq: meta.seq,
+            ticket: Some(ticket),
+        })?;
+        Ticket::waiting(answer).wait().map(|_| ())
+    }
+
+    fn drop_rows(&self, view: &View, meta: &Meta) -> Result<(), StoreError> {
+        loop {
+            let durable = self.durable()?;
+            let keys = state::keys(&durable, view.id, CHUNK, |_| true)?;
+            drop(durable);
+            if keys.is_empty() {
+                return Ok(());
+            }
+            let removed =
+                keys.into_iter().map(|key| SealedRow { space: Space::Data, key, value: None }).collect();
+            self.write(removed, meta)?;
+        }
+    }
+
+    fn replay(&self, views: &[&View], meta: &Meta) -> Result<(), StoreError> {
+        let durable = self.durable()?;
+        let mut chain = Vec::new();
+        let mut rows = Vec::new();
+        let mut writes = Vec::new();
+        for seq in 1..=meta.seq {
+            let stored = durable.entry(seq)?.ok_or_else(|| self.vault.corrupt("the feed has a gap"))?;
+            let (transaction, link) =
+                self.partition.check_link(&chain, seq, &stored).map_err(|e| self.vault.corrupt(e))?;
+            chain = link;
+            for (n, change) in (0u32..).zip(transaction.changes) {
+                let change = Change {
+                    table: u16::try_from(change.table)
+                        .map_err(|_| self.vault.corrupt("a feed entry names no table"))?,
+                    key: change.key.into(),
+                    before: change.before,
+                    after: change.after,
+                    schema_version: change.schema_version,
+                };
+                for view in views {
+                    (view.apply)(seq, n, &change, &mut writes);
+                    rows.extend(writes.drain(..).map(|write| self.row(view, write)));
+                }
+            }
+            if rows.len() >= CHUNK || seq == meta.seq {
+                self.write(std::mem::take(&mut rows), meta)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn row(&self, view: &View, write: ViewWrite) -> SealedRow {
+        let (key, value) = match write {
+            ViewWrite::Put { key, value } => (key, Some(value)),
+            ViewWrite::Delete { key } => (key, None),
+        };
+        let key = self.partition.row_key(view.id, &key);
+        let value = value.map(|value| {
+            if value.is_empty() {
+                return fjall::UserValue::empty();
+            }
+            let nonce = Nonces::new(1).take();
+            self.partition.sealer.seal(Space::Data, &key, view.version, &value, nonce, 0).into()
+        });
+        SealedRow { space: Space::Data, key: key.into(), value }
+    }
+}

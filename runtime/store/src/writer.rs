@@ -1,0 +1,438 @@
+//! The single owner of a partition's changes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use canopy_domain::{Address, Order, Reader, Refusal, Span, View, ViewWrite};
+use canopy_proto::system::v1 as proto;
+use canopy_proto::system::v1::{RequestRecord, Transaction};
+use fjall::{UserKey, UserValue};
+use prost::Message;
+use tokio::sync::oneshot;
+
+use crate::group::{Advance, SealedRow, Submission};
+use crate::handle::Claim;
+use crate::key::Nonces;
+use crate::overlay::{NewRows, Overlay};
+use crate::partition::{EFFECTS, INTERNAL, Meta, Partition, REQUESTS, SCHEMA_VERSION, effect_key};
+use crate::seal::Space;
+use crate::state::{self, Durable};
+use crate::store::{PartitionReader, Store};
+use crate::vault::Vault;
+use crate::{Commit, PendingEffect, RequestKey, StoreError, Ticket};
+
+/// Request records are kept in tables by day, so that old ones go together.
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// Request records that one [`Writer::purge_request_records`] removes at most.
+const PURGED_AT_ONCE_MAX: usize = 1000;
+
+/// Commits to one partition. There is one per address; it keeps the vault
+/// open. Commits are pipelined: the next decision may be made on
+/// [`Writer::live`] before the last one is durable.
+pub struct Writer {
+    claim: Claim,
+    store: Store,
+    vault: Arc<Vault>,
+    partition: Arc<Partition>,
+    /// Brings the partition's key into the keyring, before its first commit.
+    new_partition: Option<Vec<u8>>,
+    views: Vec<View>,
+    /// As of the last submission.
+    meta: Meta,
+    /// The last durable wish that the overlay has forgotten.
+    wake_at_ms: Option<i64>,
+    overlay: Overlay,
+    /// In the vault's queue, of the last submission.
+    position: u64,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        claim: Claim,
+        store: Store,
+        vault: Arc<Vault>,
+        partition: Arc<Partition>,
+        new_partition: Option<Vec<u8>>,
+        views: Vec<View>,
+        mut meta: Meta,
+    ) -> Self {
+        // Views that are new, or whose partition is empty, start as they are.
+        meta.view_versions = views.iter().map(|view| (u32::from(view.id), view.version)).collect();
+        Self {
+            claim,
+            store,
+            vault,
+            partition,
+            new_partition,
+            views,
+            wake_at_ms: meta.wake_at_ms,
+            meta,
+            overlay: Overlay::default(),
+            position: 0,
+        }
+    }
+
+    /// Whose partition this is.
+    pub fn address(&self) -> &Address {
+        &self.claim.address
+    }
+
+    /// The state that the next commit builds on: durable rows, and over them
+    /// what was submitted.
+    pub fn live(&self) -> Live<'_> {
+        Live { writer: self, durable: self.durable() }
+    }
+
+    fn durable(&self) -> Option<Durable> {
+        Durable::of(self.vault.clone(), self.partition.clone())
+    }
+
+    /// The seq that the next commit gets.
+    pub fn next_seq(&self) -> u64 {
+        self.meta.seq + 1
+    }
+
+    /// Submits a commit. It is visible to [`Writer::live`] at once, and to
+    /// everybody else when the ticket resolves.
+    pub fn submit(&mut self, commit: Commit) -> Ticket {
+        match self.try_submit(commit) {
+            Ok(ticket) => ticket,
+            Err(error) => Ticket::ready(Err(error)),
+        }
+    }
+
+    fn try_submit(&mut self, commit: Commit) -> Result<Ticket, StoreError> {
+        if let Some(change) = commit.changes.iter().find(|change| change.table >= INTERNAL) {
+            return Err(StoreError::ReservedTable(change.table));
+        }
+        let seq = self.next_seq();
+        let mut draft = RowDraft::new(&self.partition, commit.changes.len() + commit.effects.len() + 2);
+        let mut writes = Vec::new();
+        for (n, change) in (0u32..).zip(&commit.changes) {
+            draft.set(change.table, &change.key, change.schema_version, change.after.clone());
+            for view in &self.views {
+                (view.apply)(seq, n, change, &mut writes);
+                for write in writes.drain(..) {
+                    draft.write_view(view, write);
+                }
+            }
+        }
+        for (n, effect) in (0u32..).zip(commit.effects) {
+            let effect = proto::Effect {
+                target: effect.target.to_string(),
+                method: effect.method.into(),
+                request: effect.request,
+            };
+            draft.set(EFFECTS, &effect_key(seq, n), SCHEMA_VERSION, Some(effect.encode_to_vec().into()));
+        }
+        if let Some((key, mut record)) = commit.record {
+            if record.seq == 0 {
+                record.seq = seq;
+            }
+            let key = self.request_key(&key, day_of(commit.time_ms));
+            draft.set(REQUESTS, &key, SCHEMA_VERSION, Some(record.encode_to_vec().into()));
+        }
+        let transaction = Transaction {
+            seq,
+            time_ms: commit.time_ms,
+            principal: commit.principal,
+            origin: Some(commit.origin),
+            request_id: commit.request_id,
+            method: commit.method.into(),
+            changes: commit
+                .changes
+                .into_iter()
+                .map(|change| proto::Change {
+                    table: change.table.into(),
+                    key: change.key.into(),
+                    before: change.before,
+                    after: change.after,
+                    schema_version: change.schema_version,
+                })
+                .collect(),
+        };
+        let (entry, chain) = self.partition.seal_entry(&self.meta.chain, &transaction, draft.nonces.take());
+        let entry = UserValue::from(entry);
+        let RowDraft { mut sealed, plain, .. } = draft;
+        sealed.push(SealedRow {
+            space: Space::Feed,
+            key: self.partition.feed_key(seq).into(),
+            value: Some(entry.clone()),
+        });
+        let meta = Meta {
+            seq,
+            chain,
+            wake_at_ms: commit.wake_at_ms.or(self.meta.wake_at_ms),
+            view_versions: self.meta.view_versions.clone(),
+        };
+        let advance = Advance { partition: self.partition.clone(), handle: self.claim.clone(), meta: meta.clone() };
+        let ticket = self.hand_over(sealed, plain, Some(advance), Some((seq, entry)), commit.wake_at_ms, seq)?;
+        self.meta = meta;
+        Ok(ticket)
+    }
+
+    fn hand_over(
+        &mut self,
+        rows: Vec<SealedRow>,
+        plain: NewRows,
+        advance: Option<Advance>,
+        entry: Option<(u64, UserValue)>,
+        wake_at_ms: Option<i64>,
+        seq: u64,
+    ) -> Result<Ticket, StoreError> {
+        self.prune();
+        if self.new_partition.is_some() {
+            self.vault.adopt(&self.partition);
+            self.claim.set_found(&self.vault, &self.partition);
+        }
+        let (sender, answer) = oneshot::channel();
+        self.position = self.vault.submit(Submission {
+            rows,
+            is_commit: advance.is_some(),
+            advance,
+            new_partition: self.new_partition.clone(),
+            seq,
+            ticket: Some(sender),
+        })?;
+        self.new_partition = None;
+        self.overlay.add(self.position, plain, entry, wake_at_ms);
+        Ok(Ticket::waiting(answer))
+    }
+
+    /// Forgets what is durable. Whoever reads with the overlay takes a new
+    /// snapshot after this, so that no row is in neither.
+    fn prune(&mut self) {
+        let position = self.vault.durable_position();
+        self.wake_at_ms = self.overlay.wake_at_ms(position).or(self.wake_at_ms);
+        self.overlay.prune(position);
+    }
+
+    /// Resolves when everything submitted so far is durable: for a repeat of
+    /// a request whose first try is under way.
+    pub fn barrier(&self) -> Ticket {
+        self.vault.barrier(self.meta.seq)
+    }
+
+    fn request_key(&self, key: &RequestKey, day: u32) -> [u8; 20] {
+        let digest = self.partition.request_digest(key.as_bytes());
+        let mut whole = [0u8; 20];
+        for (to, from) in whole.iter_mut().zip(day.to_be_bytes().into_iter().chain(digest)) {
+            *to = from;
+        }
+        whole
+    }
+
+    /// The first answer to a request, submitted or durable. Each day of
+    /// retention costs a look-up.
+    ///
+    /// # Errors
+    /// The store cannot be read, or the record is damaged.
+    pub fn request_record(&self, key: &RequestKey, now_ms: i64) -> Result<Option<RequestRecord>, StoreError> {
+        let live = self.live();
+        let oldest = day_of(now_ms.saturating_sub(self.retention_ms()));
+        // Tomorrow's too: the clock may have been set back.
+        for day in (oldest..=day_of(now_ms).saturating_add(1)).rev() {
+            let stored = self.partition.row_key(REQUESTS, &self.request_key(key, day));
+            if let Some(bytes) = live.row(&stored)? {
+                return RequestRecord::decode(bytes)
+                    .map(Some)
+                    .map_err(|e| self.vault.corrupt(&format!("a request record: {e}")));
+            }
+        }
+        Ok(None)
+    }
+
+    fn retention_ms(&self) -> i64 {
+        self.vault.node.options.request_retention_ms.max(0)
+    }
+
+    /// Durable effects that are not completed, oldest first.
+    ///
+    /// # Errors
+    /// The store cannot be read, or an effect is damaged.
+    pub fn pending_effects(&self, limit: usize) -> Result<Vec<PendingEffect>, StoreError> {
+        let Some(durable) = self.durable() else { return Ok(Vec::new()) };
+        let last = durable.meta()?.seq;
+        let span = Span { prefix: &[], after: None, order: Order::Ascending, limit };
+        // Over them, so that one completed a moment ago is not given again.
+        let rows = state::scan(&self.partition, Some(&durable), self.pending_rows(), EFFECTS, span)?;
+        let mut effects = Vec::with_capacity(rows.len());
+        for (key, bytes) in rows {
+            let damaged = || self.vault.corrupt("an effect cannot be read");
+            let (seq, n) = key.split_first_chunk::<8>().ok_or_else(damaged)?;
+            let seq = u64::from_be_bytes(*seq);
+            if seq > last {
+                break;
+            }
+            let n = u32::from_be_bytes(n.try_into().map_err(|_| damaged())?);
+            let effect = proto::Effect::decode(bytes).map_err(|_| damaged())?;
+            effects.push(PendingEffect { seq, n, effect });
+        }
+        Ok(effects)
+    }
+
+    /// Forgets effects that were delivered. Takes no seq and no feed entry.
+    pub fn complete_effects(&mut self, done: &[(u64, u32)]) -> Ticket {
+        let keys: Vec<_> = done.iter().map(|(seq, n)| effect_key(*seq, *n)).collect();
+        self.remove(EFFECTS, &keys)
+    }
+
+    fn remove<K: AsRef<[u8]>>(&mut self, table: u16, keys: &[K]) -> Ticket {
+        if keys.is_empty() {
+            return Ticket::ready(Ok(self.meta.seq));
+        }
+        let mut draft = RowDraft::new(&self.partition, 0);
+        for key in keys {
+            draft.set(table, key.as_ref(), SCHEMA_VERSION, None);
+        }
+        let RowDraft { sealed, plain, .. } = draft;
+        match self.hand_over(sealed, plain, None, None, None, self.meta.seq) {
+            Ok(ticket) => ticket,
+            Err(error) => Ticket::ready(Err(error)),
+        }
+    }
+
+    /// When the actor last asked to be activated, in milliseconds since 1970;
+    /// of durable commits.
+    pub fn wake_at_ms(&self) -> Option<i64> {
+        self.overlay.wake_at_ms(self.vault.durable_position()).or(self.wake_at_ms)
+    }
+
+    /// Removes request records past their retention, at most 1000; gives how
+    /// many. Call again while it gives some.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn purge_request_records(&mut self, now_ms: i64) -> Result<usize, StoreError> {
+        let keep = day_of(now_ms.saturating_sub(self.retention_ms()));
+        let Some(durable) = self.durable() else { return Ok(0) };
+        let old = |key: &[u8]| key.first_chunk().is_some_and(|day| u32::from_be_bytes(*day) < keep);
+        let stored = state::keys(&durable, REQUESTS, PURGED_AT_ONCE_MAX, old)?;
+        drop(durable);
+        // Those whose removal is under way are still stored.
+        let removed = |key: &[u8]| self.pending_rows().is_some_and(|rows| rows.contains_key(key));
+        let keys: Vec<Vec<u8>> = stored
+            .iter()
+            .filter(|key| !removed(key))
+            .map(|key| state::suffix(key).to_vec())
+            .collect();
+        // A lost removal is made again.
+        drop(self.remove(REQUESTS, &keys));
+        Ok(keys.len())
+    }
+
+    /// Whether a commit of this vault failed. What was submitted and not
+    /// confirmed is void: drop this writer and obtain a new one.
+    pub fn is_failed(&self) -> bool {
+        self.vault.is_failed()
+    }
+
+    /// Reads the partition durably, also after this writer is gone.
+    pub fn reader(&self) -> PartitionReader {
+        self.store.reader_of(self.claim.clone())
+    }
+
+    /// Pending rows, while they may become durable.
+    fn pending_rows(&self) -> Option<&state::PendingRows> {
+        (!self.is_failed()).then(|| self.overlay.rows())
+    }
+}
+
+fn day_of(time_ms: i64) -> u32 {
+    u32::try_from(time_ms.max(0) / DAY_MS).unwrap_or(u32::MAX)
+}
+
+/// Rows of a submission, sealed for the disk and plain for the overlay.
+struct RowDraft<'a> {
+    partition: &'a Partition,
+    nonces: Nonces,
+    sealed: Vec<SealedRow>,
+    plain: NewRows,
+}
+
+impl<'a> RowDraft<'a> {
+    fn new(partition: &'a Partition, rows: usize) -> Self {
+        Self { partition, nonces: Nonces::new(rows), sealed: Vec::with_capacity(rows), plain: Vec::with_capacity(rows) }
+    }
+
+    fn set(&mut self, table: u16, key: &[u8], schema_version: u32, value: Option<Bytes>) {
+        let key = self.partition.row_key(table, key);
+        let sealed = value.as_ref().map(|text| {
+            let nonce = self.nonces.take();
+            self.partition.sealer.seal(Space::Data, &key, schema_version, text, nonce, 0).into()
+        });
+        self.push(key, sealed, value);
+    }
+
+    fn write_view(&mut self, view: &View, write: ViewWrite) {
+        match write {
+            // Stored as it is: the key says all there is to say.
+            ViewWrite::Put { key, value } if value.is_empty() => {
+                let key = self.partition.row_key(view.id, &key);
+                self.push(key, Some(UserValue::empty()), Some(value));
+            }
+            ViewWrite::Put { key, value } => self.set(view.id, &key, view.version, Some(value)),
+            ViewWrite::Delete { key } => self.set(view.id, &key, view.version, None),
+        }
+    }
+
+    fn push(&mut self, key: Vec<u8>, sealed: Option<UserValue>, plain: Option<Bytes>) {
+        self.sealed.push(SealedRow { space: Space::Data, key: UserKey::from(key.as_slice()), value: sealed });
+        self.plain.push((key, plain));
+    }
+}
+
+/// What the owner sees: durable rows, and over them what it has submitted.
+pub struct Live<'a> {
+    writer: &'a Writer,
+    durable: Option<Durable>,
+}
+
+impl Live<'_> {
+    fn row(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        if let Some(pending) = self.writer.pending_rows().and_then(|rows| rows.get(key)) {
+            return Ok(pending.value.clone());
+        }
+        match &self.durable {
+            Some(durable) => Ok(durable.row(key)?.map(Bytes::from)),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Reader for Live<'_> {
+    fn get(&self, table: u16, key: &[u8]) -> Result<Option<Bytes>, Refusal> {
+        if table >= INTERNAL {
+            return Ok(None);
+        }
+        Ok(self.row(&self.writer.partition.row_key(table, key))?)
+    }
+
+    fn scan(&self, table: u16, span: Span<'_>) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
+        if table >= INTERNAL {
+            return Ok(Vec::new());
+        }
+        let writer = self.writer;
+        Ok(state::scan(&writer.partition, self.durable.as_ref(), writer.pending_rows(), table, span)?)
+    }
+
+    fn seq(&self) -> u64 {
+        self.writer.meta.seq
+    }
+
+    fn transaction(&self, seq: u64) -> Result<Option<Transaction>, Refusal> {
+        let writer = self.writer;
+        if let Some(found) = writer.overlay.transaction(&writer.partition, seq).filter(|_| !writer.is_failed()) {
+            return Ok(Some(found.map_err(|e| writer.vault.corrupt(e))?));
+        }
+        match &self.durable {
+            Some(durable) => Ok(durable.transaction(seq)?),
+            None => Ok(None),
+        }
+    }
+
+    fn digest(&self, text: &[u8]) -> [u8; 16] {
+        self.writer.partition.digest(text)
+    }
+}
