@@ -230,7 +230,9 @@ proptest! {
             let back = schema.replace_string(&path, &replaced, |text| {
                 text.strip_suffix(", replaced").map(str::to_owned)
             });
-            prop_assert_eq!(DynamicMessage::decode(root.clone(), back).unwrap(), message.clone());
+            let decode = |bytes| DynamicMessage::decode(root.clone(), bytes).unwrap();
+            // Said in bytes: to print a descriptor that holds itself takes forever.
+            prop_assert!(decode(back.clone()) == decode(bytes.clone()), "{bytes:?} became {back:?}");
         }
     }
 }

@@ -88,7 +88,11 @@ impl Release {
 
     #[track_caller]
     fn assert_same(&self, bytes: &[u8], json: &str) {
-        assert_eq!(self.decode(bytes), self.decode(&self.encode(json)));
+        let json_of = |message: DynamicMessage| serde_json::to_value(message).unwrap();
+        assert_eq!(
+            json_of(self.decode(bytes)),
+            json_of(self.decode(&self.encode(json)))
+        );
     }
 }
 
@@ -114,7 +118,11 @@ proptest! {
         let original = Bytes::from(message.encode_to_vec());
         let known = OLDER.rewrite(&original, |_| {});
         let spliced = OLDER.schema().splice(known.clone(), &original);
-        prop_assert_eq!(NEWER.decode(&spliced), message);
+        // Said in bytes: to print a descriptor that holds itself takes forever.
+        prop_assert!(
+            NEWER.decode(&spliced) == NEWER.decode(&original),
+            "{original:?} became {spliced:?}"
+        );
         prop_assert_eq!(OLDER.schema().has_unknown(&original), known != spliced);
         prop_assert!(!NEWER.schema().has_unknown(&original));
         prop_assert!(!OLDER.schema().has_unknown(&known));
@@ -132,7 +140,8 @@ proptest! {
         let spliced = OLDER.schema().splice(known.clone(), &original);
         let mut seen = OLDER.decode(&spliced);
         forget_unknown(&mut seen);
-        prop_assert_eq!(seen, OLDER.decode(&known));
+        let seen = OLDER.decode(&seen.encode_to_vec());
+        prop_assert!(seen == OLDER.decode(&known), "{known:?} became {spliced:?}");
     }
 }
 

@@ -1,40 +1,13 @@
 //! Checks the bytes of a message in one pass.
 
-use std::fmt;
 use std::ops::ControlFlow;
 
-use super::kind::Kind;
+use super::kind::{Kind, Shape};
 use super::place::{Place, ROOT, Step};
 use super::reader::{DEPTH_MAX, Malformed, Raw, Reader};
 use super::rules::{Rules, RulesOf};
 use super::table::{FieldTable, Table};
-
-/// Violations told of at most: enough to mend a form by.
-pub const VIOLATIONS_MAX: usize = 16;
-
-/// What is wrong with one field of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation {
-    /// `message.text`, `channels[2].name`, `labels["a"]`; empty for the whole
-    /// message.
-    pub field: String,
-    /// Id as in protovalidate (`string.max_bytes`), or `wire` for bytes that
-    /// are no message of this type.
-    pub rule: &'static str,
-    /// `must be at most 16000 bytes, is 16001`. Never repeats a text.
-    pub message: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let field = if self.field.is_empty() {
-            "the message"
-        } else {
-            &self.field
-        };
-        write!(f, "{field} {} ({})", self.message, self.rule)
-    }
-}
+use super::violation::{VIOLATIONS_MAX, Violation, push};
 
 /// How closely to look at a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +127,7 @@ impl<'t> Checker<'t> {
                 let slot = slot.and_then(|slot| slots.get_mut(slot));
                 self.repeated(part, known, field.raw, at, slot)?;
             } else if let Some(index) = slot {
-                self.fits(part, known, field.raw, at)?;
+                self.fits(part, known, field.raw, start, at)?;
                 self.remember(
                     part,
                     known,
@@ -167,7 +140,7 @@ impl<'t> Checker<'t> {
                     slots,
                 )?;
             } else {
-                self.fits(part, known, field.raw, at)?;
+                self.fits(part, known, field.raw, start, at)?;
                 self.structure(part, known, field.raw, at)?;
             }
         }
@@ -178,18 +151,22 @@ impl<'t> Checker<'t> {
         }
     }
 
-    /// The wire type, and UTF-8.
+    /// The wire type, and UTF-8. `start` is the key's offset in the message.
     #[inline]
     fn fits(
         &mut self,
         part: &Part<'t, '_>,
         known: &FieldTable,
         raw: Raw<'_>,
+        start: usize,
         at: usize,
     ) -> ControlFlow<()> {
         if !known.kind.fits(raw) {
-            let why = "a field has the wire type of another type";
-            return self.malformed(Malformed { at, why }, 0, &part.place_of(&known.name));
+            let malformed = Malformed {
+                at: start,
+                why: "a field has the wire type of another type",
+            };
+            return self.malformed(malformed, part.at, &part.place_of(&known.name));
         }
         self.utf8(part, known, raw, at)
     }
@@ -311,7 +288,6 @@ impl<'t> Checker<'t> {
         at: usize,
         mut slot: Option<&mut Slot<'_>>,
     ) -> ControlFlow<()> {
-        use super::kind::Shape;
         let mut next = || {
             slot.as_mut().map(|slot| {
                 slot.count += 1;
@@ -320,7 +296,8 @@ impl<'t> Checker<'t> {
         };
         let shape = known.kind.shape();
         let Raw::Bytes(packed) = raw else {
-            self.fits(part, known, raw, at)?;
+            // Nothing but bytes starts elsewhere than its value is said to.
+            self.fits(part, known, raw, at - part.at, at)?;
             return self.element(part, known, raw, at, next());
         };
         if shape == Shape::Delimited {
@@ -566,14 +543,4 @@ struct Seen<'a> {
     start: usize,
     /// Offset of the value in the outermost message.
     at: usize,
-}
-
-fn push(violations: &mut Vec<Violation>, place: &Place<'_>, rule: &'static str, message: String) {
-    if violations.len() < VIOLATIONS_MAX {
-        violations.push(Violation {
-            field: place.render(),
-            rule,
-            message,
-        });
-    }
 }

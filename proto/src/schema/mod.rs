@@ -29,12 +29,13 @@ mod rule_options;
 mod rules;
 mod table;
 mod unknown;
+mod violation;
 
-pub use check::{VIOLATIONS_MAX, Violation};
 pub use compile::SchemaError;
 pub use path::{Path, PathError, Strings};
 pub use reader::DEPTH_MAX;
 pub use redact::REDACTED_BYTES_MAX;
+pub use violation::{VIOLATIONS_MAX, Violation};
 
 use table::Table;
 

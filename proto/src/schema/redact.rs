@@ -40,9 +40,7 @@ impl Line<'_> {
         while self.text.len() <= REDACTED_BYTES_MAX {
             match reader.field(depth) {
                 Ok(Some(field)) => {
-                    if !self.text.is_empty() && !self.text.ends_with(' ') {
-                        self.text.push(' ');
-                    }
+                    self.space();
                     match table.field(field.number) {
                         Some(known) => self.field(known, field.raw, is_stored, depth),
                         None => {
@@ -109,10 +107,17 @@ impl Line<'_> {
     }
 
     fn malformed(&mut self, malformed: Malformed) {
+        self.space();
         self.write(format_args!(
             "<malformed: {} at byte {}>",
             malformed.why, malformed.at
         ));
+    }
+
+    fn space(&mut self) {
+        if !self.text.is_empty() && !self.text.ends_with(' ') {
+            self.text.push(' ');
+        }
     }
 
     fn write(&mut self, text: std::fmt::Arguments<'_>) {

@@ -248,7 +248,7 @@ fn tokens(config: &NodeConfig, store: &Store, sign_up_token: Secret) -> Result<T
     };
     let milliseconds = |s: u64| i64::try_from(s * 1000).unwrap_or(i64::MAX);
     Ok(Tokens::new(
-        &store.derive_key("access tokens, ed25519"),
+        &*store.derive_key("access tokens, ed25519")?,
         store.installation_id().to_string(),
         milliseconds(config.identity.access_token_ttl_s),
         milliseconds(config.identity.refresh_token_ttl_s),

@@ -1,6 +1,7 @@
 //! The Canopy server and its command line.
 
 pub mod boot;
+pub mod commands;
 pub mod cli;
 pub mod edge;
 pub mod subscription;

@@ -1,5 +1,11 @@
 //! Calls against a server that answers canned messages.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
+
 mod cli_stage;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,7 +35,7 @@ async fn a_call_answers() {
     let server = Canned::start(|_| Reply::ok(json!({"name": "c/message/1", "text": "hi"}))).await;
     let stage = stage_at(&server).await;
     let ran = stage
-        .run("canopy chat send-message --parent c --text hi --token T -o yaml")
+        .run("canopy --token T chat -o yaml send-message --parent c --text hi")
         .await;
     assert_eq!(ran.exit, Exit::Success, "{}", ran.stderr);
     assert!(
@@ -398,4 +404,27 @@ async fn observe_gives_the_screen_back() {
         shown.starts_with("\u{1b}[?1049h") && shown.ends_with("\u{1b}[?1049l"),
         "{shown:?}"
     );
+}
+
+struct Closed;
+
+impl std::io::Write for Closed {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_is_no_error() {
+    let server = Canned::start(|_| Reply::ok(json!({}))).await;
+    let stage = stage_at(&server).await;
+    let (mut terminal, _, stderr) = stage.terminal();
+    terminal.stdout = Box::new(Closed);
+    let args = ["canopy", "org", "list-orgs"].map(Into::into).to_vec();
+    assert_eq!(cli::run(args, &mut terminal).await, Exit::Success);
+    assert_eq!((stderr.text().as_str(), server.seen().len()), ("", 1));
 }

@@ -1,6 +1,12 @@
 //! Contexts: a file that only its owner reads, changed by one command at a
 //! time.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
+
 mod cli_stage;
 
 use std::fs::{self, Permissions};

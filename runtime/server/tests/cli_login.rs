@@ -1,5 +1,11 @@
 //! The log-in is kept, renewed in time, and removed.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
+
 mod cli_stage;
 
 use std::sync::Arc;

@@ -1,5 +1,11 @@
 //! The command line has a command for each method, and tells what it knows.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
+
 mod cli_stage;
 
 use std::collections::HashSet;
@@ -73,6 +79,23 @@ fn areas_keep_clear_of_commands_written_by_hand() {
             "{name} is missing from HAND_WRITTEN"
         );
     }
+}
+
+#[tokio::test]
+async fn commands_of_the_server_are_left_to_it() {
+    let (mut terminal, stdout, stderr) = Stage::new().terminal();
+    let command = cli::command().subcommand(clap::Command::new("serve"));
+    let matches = cli::parse(
+        command,
+        vec!["canopy".into(), "serve".into()],
+        &mut terminal,
+    )
+    .unwrap();
+    assert_eq!(cli::dispatch(&matches, &mut terminal).await, None);
+    assert_eq!(
+        (stdout.text(), stderr.text()),
+        (String::new(), String::new())
+    );
 }
 
 #[test]

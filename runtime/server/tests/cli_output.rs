@@ -1,5 +1,11 @@
 //! Answers as people and scripts see them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
+
 mod cli_stage;
 
 use canopy::cli::output::{CELL_CHARS_MAX, Format, Style, answer, event, time};
@@ -183,7 +189,7 @@ fn long_cells_are_cut_and_lines_are_not() {
     let json = json!({"name": "m", "text": "é".repeat(200)});
     let list = message(
         "canopy.chat.v1.ListMessagesResponse",
-        json!({"messages": [json.clone()]}),
+        json!({"messages": [&json]}),
     );
     let row = answer(&list, style(Format::Table))
         .unwrap()

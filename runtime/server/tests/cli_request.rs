@@ -1,9 +1,16 @@
 //! Flags and JSON to request messages.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
+
 mod cli_stage;
 
 use std::fs;
 
+use canopy::cli;
 use canopy::cli::mirror::{self, Area};
 use canopy::cli::request;
 use clap::Command;
@@ -284,6 +291,17 @@ fn a_required_secret_is_asked_for_on_a_terminal_only() {
         parse(mirror::areas(), &log_in, &stage).unwrap(),
         json!({"email": "a@b.org", "password": "long enough", "request_id": "r"})
     );
+}
+
+#[tokio::test]
+async fn ctrl_c_at_the_prompt_is_an_interrupt() {
+    let mut stage = Stage::new();
+    stage.stdin_is_terminal = true;
+    let (mut terminal, _, stderr) = stage.terminal();
+    terminal.prompt = Box::new(|_| Err(std::io::ErrorKind::Interrupted.into()));
+    let line = "canopy identity log-in --email a@b.org --server http://127.0.0.1:1";
+    let exit = cli::run(line.split(' ').map(Into::into).collect(), &mut terminal).await;
+    assert_eq!((exit, stderr.text().as_str()), (cli::Exit::Interrupted, ""));
 }
 
 #[test]

@@ -84,6 +84,16 @@ impl Store {
         self.0.node.installation
     }
 
+    /// A key of the installation's own for a purpose outside the store, the
+    /// same at every start: HKDF-SHA256 (RFC 5869) of the installation's key.
+    ///
+    /// # Errors
+    /// The file of org keys could not be written, at the very first use.
+    pub fn derive_key(&self, purpose: &str) -> Result<zeroize::Zeroizing<[u8; 32]>, StoreError> {
+        let installation = self.0.node.catalog.org_key_or_new(crate::route::org_of("system"))?;
+        Ok(zeroize::Zeroizing::new(*installation.derive(&format!("canopy purpose {purpose}")).expose()))
+    }
+
     fn handle(&self, address: &Address) -> Arc<Handle> {
         let mut handles = self.0.handles.lock();
         if let Some(handle) = handles.by_address.get(address) {

@@ -169,8 +169,10 @@ fn is_true(message: &DynamicMessage, field: &str) -> bool {
         .is_some_and(|v| matches!(v.as_ref(), Value::Bool(true)))
 }
 
-/// Limits are shown and compared coarsely, so that a double is exact enough.
-#[allow(clippy::cast_precision_loss)]
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "limits are shown and compared coarsely"
+)]
 fn as_number(value: &Value) -> Option<f64> {
     match value {
         Value::I32(n) | Value::EnumNumber(n) => Some(f64::from(*n)),

@@ -79,8 +79,13 @@ pub fn build(
         }
         if leaf.secret && reader.terminal.stdin_is_terminal {
             let question = format!("{}: ", leaf.field().name().replace('_', " "));
-            let answer = (reader.terminal.prompt)(&question)
-                .map_err(|source| Error::file("read from", "the terminal", source))?;
+            let answer = (reader.terminal.prompt)(&question).map_err(|source| {
+                // In raw mode Ctrl-C is a character, and no signal.
+                if source.kind() == std::io::ErrorKind::Interrupted {
+                    return Error::Interrupted;
+                }
+                Error::file("read from", "the terminal", source)
+            })?;
             set(&mut message, &leaf.path, Value::String(answer))?;
             continue;
         }
@@ -186,7 +191,7 @@ fn build_elements(
     for group in groups {
         match group.as_slice() {
             [whole] if whole.leaf.element.is_none() => {
-                values.push(reader.scalar(whole.leaf, whole.text)?)
+                values.push(reader.scalar(whole.leaf, whole.text)?);
             }
             parts => values.push(build_element(list, parts, reader)?),
         }

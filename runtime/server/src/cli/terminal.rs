@@ -6,6 +6,9 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::pin::Pin;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Shows a question and reads the answer without echo.
+pub type Prompt = Box<dyn FnMut(&str) -> io::Result<String> + Send>;
+
 /// Streams, environment, clock and Ctrl-C of one run.
 pub struct Terminal {
     /// Read for `@-`.
@@ -23,7 +26,7 @@ pub struct Terminal {
     /// Milliseconds since 1970-01-01 UTC.
     pub now_ms: fn() -> i64,
     /// Asks for a secret without echo.
-    pub prompt: Box<dyn FnMut(&str) -> io::Result<String> + Send>,
+    pub prompt: Prompt,
     /// Completes on Ctrl-C; polled only while a command runs.
     pub interrupt: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -68,6 +71,10 @@ impl Terminal {
     }
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "tokens lapse by the clock on the wall"
+)]
 fn system_time_ms() -> i64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)

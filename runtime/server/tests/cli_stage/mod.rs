@@ -1,6 +1,6 @@
 //! A terminal whose streams are kept, a home of its own, and a server that
 //! answers what the test says.
-#![allow(dead_code, unreachable_pub)] // each test file uses a part
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::collections::HashMap;
 use std::io::{self, Cursor, Write};
