@@ -36,6 +36,10 @@ pub const RESERVED: &[ReservedVariable] = &[
         reason: "path of this file: needed before there is a configuration",
     },
     ReservedVariable {
+        name: "CANOPY_CONFIG_HOME",
+        reason: "names the directory of the command line's contexts",
+    },
+    ReservedVariable {
         name: "CANOPY_CONTEXT",
         reason: "the command line client's context; a shell on a node may have it set",
     },

@@ -1,4 +1,10 @@
 //! Requests as they stand in a log.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test that panics has failed"
+)]
 
 mod fixture;
 

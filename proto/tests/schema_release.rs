@@ -1,4 +1,10 @@
 //! The schemas of this release.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test that panics has failed"
+)]
 
 use canopy_proto::chat::v1::{Message, SendMessageRequest, SubscribeRequest};
 use canopy_proto::identity::v1::{Account, RegisterRequest};

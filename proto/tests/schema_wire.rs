@@ -1,4 +1,10 @@
 //! What can be decoded, and what cannot.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test that panics has failed"
+)]
 
 mod fixture;
 

@@ -414,7 +414,7 @@ impl<'t> Checker<'t> {
         };
         let violations = &mut self.violations;
         rules.count(count, &mut |rule, message| {
-            push(violations, &place, rule, message)
+            push(violations, &place, rule, message);
         });
         self.go_on()
     }

@@ -80,7 +80,7 @@ impl Line<'_> {
                 self.write(format_args!(": <{} bytes>", bytes.len()));
             }
             (_, Raw::Bytes(bytes)) => {
-                self.write(format_args!(": <packed in {} bytes>", bytes.len()))
+                self.write(format_args!(": <packed in {} bytes>", bytes.len()));
             }
             (kind, raw) if kind.fits(raw) => self.scalar(kind, raw),
             _ => self.text.push_str(": <of another wire type>"),
