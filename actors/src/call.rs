@@ -58,9 +58,9 @@ impl Command {
         call: Arc<Call>,
         prepared: Arc<Vec<Prepared>>,
         span: tracing::Span,
-    ) -> (Self, oneshot::Receiver<Delivered>) {
-        let (reply, answer) = oneshot::channel();
-        (Self { call, prepared, span, reply: Some(reply) }, answer)
+        reply: oneshot::Sender<Delivered>,
+    ) -> Self {
+        Self { call, prepared, span, reply: Some(reply) }
     }
 
     /// The reply channel: from now on the command counts as taken.
@@ -77,6 +77,12 @@ impl Drop for Command {
     }
 }
 
+/// The actor went while it worked on a command, which may have taken effect.
+pub(crate) fn aborted() -> Refusal {
+    Refusal::new(Code::Aborted, "the actor restarted while it worked on this")
+        .hint("try again with the same request id: it is done once")
+}
+
 /// Answers a taken command. Dropped unanswered, it says so.
 pub(crate) struct Reply(Option<oneshot::Sender<Delivered>>);
 
@@ -91,9 +97,7 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if let Some(reply) = self.0.take() {
-            let refusal = Refusal::new(Code::Aborted, "the actor restarted while it worked on this")
-                .hint("try again with the same request id: it is done once");
-            let _ = reply.send(Delivered::Answered(Err(refusal)));
+            let _ = reply.send(Delivered::Answered(Err(aborted())));
         }
     }
 }

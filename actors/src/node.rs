@@ -12,13 +12,13 @@ use canopy_proto::system::v1::SetWakeRequest;
 use canopy_proto::Access;
 use canopy_store::{PartitionReader, Snapshot, Store, StoreError, Writer};
 use canopy_supervision::{
-    ChildSpec, DynamicSpec, DynamicSupervisor, Intensity, Mailbox, OnCrashLoop, Probe, Restart, SendError, StartError,
+    CallError, ChildSpec, DynamicSpec, DynamicSupervisor, Intensity, Mailbox, OnCrashLoop, Probe, Restart, SendError, StartError,
 };
 use parking_lot::Mutex;
 use prost::Message;
 use ractor::{ActorCell, ActorId};
 
-use crate::call::{Call, Command, CommitHook, Delivered};
+use crate::call::{Call, Command, CommitHook, Delivered, aborted};
 use crate::shell::{Arguments, Handle, Msg, Note, ShellActor};
 use crate::{PasswordHashing, clock};
 
@@ -28,6 +28,8 @@ const TRIES_MAX: usize = 4;
 const BUSY_TRIES_MAX: u32 = 200;
 /// Wait between two of these, in milliseconds.
 const BUSY_WAIT_MS: u64 = 5;
+/// When a call to a full mailbox may try again, in milliseconds.
+const MAILBOX_RETRY_MS: u64 = 50;
 /// Notes in one mailbox. A shell has at most one for each effect that it sent.
 const NOTES_MAX: usize = 1 << 16;
 /// Addresses whose crashes are remembered.
@@ -193,26 +195,15 @@ impl Node {
             let handle = self.activate(address).await?;
             handle.used_ms.store(clock::now_ms(), Ordering::Relaxed);
             let span = tracing::debug_span!("decide", %address, method = call.method);
-            let (command, answer) = Command::new(Arc::clone(&call), Arc::clone(&prepared), span);
-            match handle.calls.try_send(Msg::Command(Box::new(command))) {
-                Ok(()) => {}
-                Err(SendError::Full { messages_max, .. }) => {
-                    metrics::counter!("canopy_actors_mailbox_full_total").increment(1);
-                    return Err(Refusal::new(
-                        Code::ResourceExhausted,
-                        format!("`{address}` has {messages_max} calls waiting, which is its limit"),
-                    )
-                    .retry_after_ms(50)
-                    .hint("send fewer calls at once to one place"));
-                }
-                Err(SendError::Closed { .. }) => {
-                    self.vacate(address, handle.calls.cell().get_id());
-                    continue;
-                }
-            }
+            let (asked, ready) = (Arc::clone(&call), Arc::clone(&prepared));
+            let answer = handle.calls.call(|reply| Msg::Command(Box::new(Command::new(asked, ready, span, reply))));
             match answer.await {
                 Ok(Delivered::Answered(answer)) => return answer,
-                Ok(Delivered::NotTaken) | Err(_) => self.vacate(address, handle.calls.cell().get_id()),
+                Err(CallError::Full) => return Err(mailbox_full(address, handle.calls.messages_max())),
+                Err(CallError::Aborted) => return Err(aborted()),
+                Ok(Delivered::NotTaken) | Err(CallError::Closed) => {
+                    self.vacate(address, handle.calls.cell().get_id());
+                }
             }
         }
         Err(Refusal::new(Code::Aborted, format!("`{address}` restarted several times while this waited"))
@@ -349,6 +340,13 @@ impl Node {
         }
         self.0.placement.prune();
     }
+}
+
+fn mailbox_full(address: &Address, messages_max: usize) -> Refusal {
+    metrics::counter!("canopy_actors_mailbox_full_total").increment(1);
+    Refusal::new(Code::ResourceExhausted, format!("`{address}` has {messages_max} calls waiting, which is its limit"))
+        .retry_after_ms(MAILBOX_RETRY_MS)
+        .hint("send fewer calls at once to one place")
 }
 
 fn refuse_start(address: &Address, error: &StartError) -> Refusal {

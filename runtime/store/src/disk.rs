@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use fjall::config::CompressionPolicy;
-use fjall::{CompressionType, Config, Database, Keyspace, KeyspaceCreateOptions, LsmError, Readable};
+use fjall::{
+    CompressionType, Config, Database, Keyspace, KeyspaceCreateOptions, LsmError, Readable,
+};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::StoreError;
@@ -53,13 +55,18 @@ impl OpenError {
             io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
                 Self::Damaged(format!("{what}: {error}"))
             }
-            _ => Self::Transient(StoreError::Io { what: what.into(), reason: error.to_string() }),
+            _ => Self::Transient(StoreError::Io {
+                what: what.into(),
+                reason: error.to_string(),
+            }),
         }
     }
 
     fn fjall(error: &fjall::Error) -> Self {
         match error {
-            fjall::Error::Io(e) | fjall::Error::Storage(LsmError::Io(e)) => Self::io("its database", e),
+            fjall::Error::Io(e) | fjall::Error::Storage(LsmError::Io(e)) => {
+                Self::io("its database", e)
+            }
             fjall::Error::Locked => Self::Transient(StoreError::Io {
                 what: "its database".into(),
                 reason: "it is locked by another process".into(),
@@ -115,10 +122,13 @@ impl Disk {
         head: Hmac256,
         sealer: &Sealer,
     ) -> Result<Self, OpenError> {
-        let head = Head::open(&dir.join("head"), head).map_err(|e| OpenError::io("its head", &e))?;
+        let head =
+            Head::open(&dir.join("head"), head).map_err(|e| OpenError::io("its head", &e))?;
         let noted = head.read().map_err(|e| OpenError::io("its head", &e))?;
         let Some(noted) = noted else {
-            return Err(OpenError::Damaged("neither slot of its head is authentic".into()));
+            return Err(OpenError::Damaged(
+                "neither slot of its head is authentic".into(),
+            ));
         };
         let path = dir.join("db");
         if !path.join("version").exists() {
@@ -139,14 +149,22 @@ impl Disk {
             writer.group = stored;
             if stored > noted {
                 // A crash came between fsync and head; the group stands.
-                writer.head.write(stored).map_err(|e| OpenError::io("its head", &e))?;
+                writer
+                    .head
+                    .write(stored)
+                    .map_err(|e| OpenError::io("its head", &e))?;
                 writer.head_dirty = true;
             }
         }
         Ok(this)
     }
 
-    fn assemble(db: Database, keyring: Keyring, head: Head, group: u64) -> Result<Self, fjall::Error> {
+    fn assemble(
+        db: Database,
+        keyring: Keyring,
+        head: Head,
+        group: u64,
+    ) -> Result<Self, fjall::Error> {
         let data = db.keyspace("data", keyspace_options)?;
         let feed = db.keyspace("feed", keyspace_options)?;
         let writer = Mutex::new(DiskWriter {
@@ -157,16 +175,27 @@ impl Disk {
             head_synced: Instant::now(),
             head_dirty: false,
         });
-        Ok(Self { data, feed, db, writer })
+        Ok(Self {
+            data,
+            feed,
+            db,
+            writer,
+        })
     }
 
     fn stored_group(&self, sealer: &Sealer) -> Result<u64, OpenError> {
-        let stored = self.db.snapshot().get(&self.data, GROUP_KEY).map_err(|e| OpenError::fjall(&e))?;
+        let stored = self
+            .db
+            .snapshot()
+            .get(&self.data, GROUP_KEY)
+            .map_err(|e| OpenError::fjall(&e))?;
         let Some(stored) = stored else { return Ok(0) };
         let text = sealer
             .open(Space::Data, &GROUP_KEY, &stored)
             .map_err(|e| OpenError::Damaged(format!("its group record: {e}")))?;
-        let group = text.try_into().map_err(|_| OpenError::Damaged("its group record".into()))?;
+        let group = text
+            .try_into()
+            .map_err(|_| OpenError::Damaged("its group record".into()))?;
         Ok(u64::from_be_bytes(group))
     }
 
@@ -198,7 +227,10 @@ impl Disk {
     pub(crate) fn maintain(&self, memtable_bytes: u64) -> io::Result<()> {
         let mut writer = self.writer.lock();
         let limit = memtable_bytes.clamp(MEMTABLE_BYTES_MIN, MEMTABLE_BYTES_MAX);
-        let sealed = self.data.sealed_memtable_count().max(self.feed.sealed_memtable_count());
+        let sealed = self
+            .data
+            .sealed_memtable_count()
+            .max(self.feed.sealed_memtable_count());
         if writer.buffered_bytes >= limit && sealed < SEALED_MEMTABLES_MAX {
             // Hazard 1: fjall's own worker must never rotate, it can wait for
             // itself. Both keyspaces together, so that the journal can go.
@@ -218,7 +250,10 @@ impl DiskWriter {
     pub(crate) fn group_row(&self, sealer: &Sealer) -> ([u8; 18], Vec<u8>) {
         let text = (self.group + 1).to_be_bytes();
         let nonce = Nonces::new(1).take();
-        (GROUP_KEY, sealer.seal(Space::Data, &GROUP_KEY, SCHEMA_VERSION, &text, nonce, 0))
+        (
+            GROUP_KEY,
+            sealer.seal(Space::Data, &GROUP_KEY, SCHEMA_VERSION, &text, nonce, 0),
+        )
     }
 
     /// Notes in the head that the group's batch is durable.

@@ -8,6 +8,9 @@ use sha2::{Digest, Sha256};
 /// Vaults that share all accounts and sessions.
 const SHARDS: u8 = 16;
 
+/// Stands for an org where something belongs to none.
+pub(crate) const INSTALLATION: &str = "";
+
 /// A vault's name: the address it was made for, or a shard.
 pub(crate) type VaultName = Arc<str>;
 
@@ -39,11 +42,11 @@ fn parent(text: &str) -> &str {
     text.get(..end.unwrap_or(text.len())).unwrap_or(text)
 }
 
-/// Whose key wraps a vault's: the org, or the installation (an empty name).
+/// Whose key wraps a vault's: the org, or [`INSTALLATION`].
 pub(crate) fn org_of(vault: &str) -> &str {
     match vault.split('/').collect::<Vec<_>>().as_slice() {
         ["org", id, ..] => vault.get(.."org/".len() + id.len()).unwrap_or(vault),
-        _ => "",
+        _ => INSTALLATION,
     }
 }
 
@@ -59,8 +62,14 @@ mod tests {
             assert_eq!(&*vault_of(&Address::parse(&address).unwrap()), vault);
         };
         check(format!("org/{A}"), format!("org/{A}"));
-        check(format!("org/{A}/project/{A}"), format!("org/{A}/project/{A}"));
-        check(format!("org/{A}/project/{A}/chat"), format!("org/{A}/project/{A}/chat"));
+        check(
+            format!("org/{A}/project/{A}"),
+            format!("org/{A}/project/{A}"),
+        );
+        check(
+            format!("org/{A}/project/{A}/chat"),
+            format!("org/{A}/project/{A}/chat"),
+        );
         check("system/directory".into(), "system".into());
         let shard = vault_of(&Address::parse(&format!("account/{A}")).unwrap());
         assert!(shard.starts_with("shard/"), "{shard}");
@@ -70,14 +79,17 @@ mod tests {
     fn deeper_addresses_live_with_their_parent() {
         assert_eq!(parent("org/x/job/backup/y"), "org/x");
         assert_eq!(parent("org/x/project/y/job/backup/z"), "org/x/project/y");
-        assert_eq!(parent("org/x/project/y/meet/room/z"), "org/x/project/y/meet");
+        assert_eq!(
+            parent("org/x/project/y/meet/room/z"),
+            "org/x/project/y/meet"
+        );
     }
 
     #[test]
     fn vaults_know_their_org() {
         assert_eq!(org_of("org/x/project/y/chat"), "org/x");
         assert_eq!(org_of("org/x"), "org/x");
-        assert_eq!(org_of("system"), "");
-        assert_eq!(org_of("shard/03"), "");
+        assert_eq!(org_of("system"), INSTALLATION);
+        assert_eq!(org_of("shard/03"), INSTALLATION);
     }
 }

@@ -15,8 +15,14 @@ pub struct Snapshot(State);
 
 enum State {
     /// Nothing was ever committed.
-    Absent { digests: Hmac256, address: Address },
-    There { durable: Durable, seq: u64 },
+    Absent {
+        digests: Hmac256,
+        address: Address,
+    },
+    There {
+        durable: Durable,
+        seq: u64,
+    },
 }
 
 impl Snapshot {
@@ -39,14 +45,24 @@ impl Snapshot {
 
 impl Reader for Snapshot {
     fn get(&self, table: u16, key: &[u8]) -> Result<Option<Bytes>, Refusal> {
-        let Some(durable) = self.durable().filter(|_| table < INTERNAL) else { return Ok(None) };
+        let Some(durable) = self.durable().filter(|_| table < INTERNAL) else {
+            return Ok(None);
+        };
         let key = durable.partition.row_key(table, key);
         Ok(durable.row(&key)?.map(Bytes::from))
     }
 
     fn scan(&self, table: u16, span: Span<'_>) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
-        let Some(durable) = self.durable().filter(|_| table < INTERNAL) else { return Ok(Vec::new()) };
-        Ok(state::scan(&durable.partition, Some(durable), None, table, span)?)
+        let Some(durable) = self.durable().filter(|_| table < INTERNAL) else {
+            return Ok(Vec::new());
+        };
+        Ok(state::scan(
+            &durable.partition,
+            Some(durable),
+            None,
+            table,
+            span,
+        )?)
     }
 
     fn seq(&self) -> u64 {
@@ -57,14 +73,18 @@ impl Reader for Snapshot {
     }
 
     fn transaction(&self, seq: u64) -> Result<Option<Transaction>, Refusal> {
-        let Some(durable) = self.durable() else { return Ok(None) };
+        let Some(durable) = self.durable() else {
+            return Ok(None);
+        };
         Ok(durable.transaction(seq)?)
     }
 
     fn digest(&self, text: &[u8]) -> [u8; 16] {
         match &self.0 {
             State::There { durable, .. } => durable.partition.digest(text),
-            State::Absent { digests, address } => digest16(digests, &[address.as_str().as_bytes(), b"\0", text]),
+            State::Absent { digests, address } => {
+                digest16(digests, &[address.as_str().as_bytes(), b"\0", text])
+            }
         }
     }
 }

@@ -216,9 +216,15 @@ fn line(text: &mut String, what: &str) {
 
 /// The `google.rpc` details that say more than the message.
 fn report_details(text: &mut String, status: &Status) {
+    // Each layer of the transport repeats the one below.
+    let mut told = vec![status.message().to_owned()];
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
-        line(text, &error.to_string());
+        let what = error.to_string();
+        if !told.contains(&what) {
+            line(text, &what);
+            told.push(what);
+        }
         cause = error.source();
     }
     let details = status.get_error_details();

@@ -53,6 +53,7 @@ pub const PAGES_MAX: usize = 1000;
 /// `canopy` with all areas; the server adds its own commands.
 pub fn command() -> Command {
     Command::new("canopy")
+        .bin_name("canopy")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Canopy: organisations, projects and people on a server of your own.")
         .after_help(error::EXIT_CODES)

@@ -1,0 +1,232 @@
+//! A whole server in the test's process, reached as clients reach it.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use canopy::boot::{self, Running};
+use canopy_config::{NodeConfig, SignUp, TlsMode};
+use canopy_domain::{Role, Wire};
+use canopy_proto::chat::v1::chat_client::ChatClient;
+use canopy_proto::chat::v1::{Channel as ChatChannel, CreateChannelRequest, Message, SendMessageRequest};
+use canopy_proto::identity::v1::identity_client::IdentityClient;
+use canopy_proto::identity::v1::{Account, LogInRequest, LogInResponse, RegisterRequest};
+use canopy_proto::ops::v1::ops_client::OpsClient;
+use canopy_proto::org::v1::orgs_client::OrgsClient;
+use canopy_proto::org::v1::projects_client::ProjectsClient;
+use canopy_proto::org::v1::{CreateOrgRequest, CreateProjectRequest, Grant, GrantRoleRequest, Org, Project};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+/// Password of everybody in tests.
+pub const PASSWORD: &str = "correct horse battery";
+
+/// A server on a free port, with its data in a temporary directory.
+pub struct Server {
+    pub running: Running,
+    pub config: NodeConfig,
+    dir: tempfile::TempDir,
+}
+
+/// The configuration of tests: plain text, open sign-up, cheap hashing.
+pub fn config(dir: &Path) -> NodeConfig {
+    let mut config = NodeConfig::default();
+    config.data_dir = dir.join("data");
+    config.edge.listen = "127.0.0.1:0".parse().expect("an address");
+    config.edge.tls = TlsMode::Off;
+    config.identity.sign_up = SignUp::Open;
+    // Below the configuration's own bound: tests hash many passwords.
+    config.identity.argon2_memory_kib = 64;
+    config.identity.argon2_passes = 1;
+    config
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut NodeConfig)) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut config = config(dir.path());
+        change(&mut config);
+        let running = boot::start(&config, None).await.expect("the server starts");
+        Self { running, config, dir }
+    }
+
+    /// Stops the server and starts it again on the same data, on a new port.
+    pub async fn restart(self) -> Self {
+        let Self { running, config, dir } = self;
+        running.stop().await.expect("the server stops");
+        let running = boot::start(&config, None).await.expect("the server starts again");
+        Self { running, config, dir }
+    }
+
+    pub async fn stop(self) {
+        self.running.stop().await.expect("the server stops");
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.running.address)
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.config.data_dir.clone()
+    }
+
+    pub async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(self.url()).expect("a URL");
+        endpoint.connect().await.expect("a connection")
+    }
+
+    /// A caller without a token.
+    pub async fn nobody(&self) -> Caller {
+        Caller { channel: self.channel().await, token: Token(None), account: String::new(), session: String::new() }
+    }
+
+    /// Registers somebody and logs them in.
+    pub async fn person(&self, email: &str) -> Caller {
+        self.register(email, "").await;
+        self.log_in(email).await
+    }
+
+    /// The sys-admin, if this is the first to sign up with the token.
+    pub async fn sys_admin(&self, email: &str) -> Caller {
+        self.register(email, self.running.sign_up_token.expose()).await;
+        self.log_in(email).await
+    }
+
+    pub async fn register(&self, email: &str, sign_up_token: &str) {
+        let account = Account { email: email.into(), display_name: email.into(), ..Account::default() };
+        let request = RegisterRequest {
+            account: Some(Wire::new(&account)),
+            password: PASSWORD.into(),
+            sign_up_token: sign_up_token.into(),
+            request_id: String::new(),
+        };
+        self.nobody().await.identity().register(request).await.expect("registration");
+    }
+
+    pub async fn log_in(&self, email: &str) -> Caller {
+        let nobody = self.nobody().await;
+        let request = LogInRequest { email: email.into(), password: PASSWORD.into(), ..LogInRequest::default() };
+        let response = nobody.identity().log_in(request).await.expect("log-in").into_inner();
+        Caller::of(nobody.channel, &response)
+    }
+}
+
+/// The access token of a caller, as an interceptor.
+#[derive(Clone)]
+pub struct Token(pub Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+pub type Authorised = InterceptedService<Channel, Token>;
+
+/// Somebody with a connection.
+#[derive(Clone)]
+pub struct Caller {
+    pub channel: Channel,
+    pub token: Token,
+    /// `account/<id>`
+    pub account: String,
+    /// `session/<id>`
+    pub session: String,
+}
+
+impl Caller {
+    pub fn of(channel: Channel, response: &LogInResponse) -> Self {
+        let credentials = response.credentials.as_ref().expect("credentials");
+        let session = response.session.as_ref().expect("a session").decode().expect("a session");
+        Self {
+            channel,
+            token: bearer(&credentials.access_token),
+            account: session.account,
+            session: session.name,
+        }
+    }
+
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: bearer(token), ..self.clone() }
+    }
+
+    pub fn identity(&self) -> IdentityClient<Authorised> {
+        IdentityClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub fn orgs(&self) -> OrgsClient<Authorised> {
+        OrgsClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub fn projects(&self) -> ProjectsClient<Authorised> {
+        ProjectsClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub fn chat(&self) -> ChatClient<Authorised> {
+        ChatClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub fn ops(&self) -> OpsClient<Authorised> {
+        OpsClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub async fn create_org(&self, slug: &str) -> Org {
+        let org = Org { slug: slug.into(), title: slug.into(), ..Org::default() };
+        let request = CreateOrgRequest { org: Some(Wire::new(&org)), request_id: String::new() };
+        self.orgs().create_org(request).await.expect("an org").into_inner().decode().expect("an org")
+    }
+
+    pub async fn create_project(&self, org: &str, slug: &str) -> Project {
+        let project = Project { slug: slug.into(), ..Project::default() };
+        let request = CreateProjectRequest {
+            parent: org.into(),
+            project: Some(Wire::new(&project)),
+            request_id: String::new(),
+        };
+        let created = self.projects().create_project(request).await.expect("a project");
+        created.into_inner().decode().expect("a project")
+    }
+
+    /// A channel of a project: its name.
+    pub async fn create_channel(&self, project: &str, slug: &str) -> String {
+        let channel = ChatChannel { slug: slug.into(), ..ChatChannel::default() };
+        let request = CreateChannelRequest {
+            parent: format!("{project}/chat"),
+            channel: Some(Wire::new(&channel)),
+            request_id: String::new(),
+        };
+        let created = self.chat().create_channel(request).await.expect("a channel");
+        created.into_inner().decode().expect("a channel").name
+    }
+
+    pub async fn send(&self, channel: &str, text: &str) -> Message {
+        let sent = self.chat().send_message(message(channel, text)).await.expect("a message");
+        sent.into_inner().decode().expect("a message")
+    }
+
+    pub async fn grant(&self, account: &str, on: &str, role: Role) {
+        let grant = Grant { account: account.into(), on: on.into(), role: role.into(), ..Grant::default() };
+        let request = GrantRoleRequest { grant: Some(Wire::new(&grant)), request_id: String::new() };
+        self.orgs().grant_role(request).await.expect("a grant");
+    }
+}
+
+/// A request to send a message.
+pub fn message(channel: &str, text: &str) -> SendMessageRequest {
+    let message = Message { text: text.into(), ..Message::default() };
+    SendMessageRequest { parent: channel.into(), message: Some(Wire::new(&message)), request_id: String::new() }
+}
+
+fn bearer(token: &str) -> Token {
+    Token(Some(MetadataValue::from_str(&format!("Bearer {token}")).expect("a token is ASCII")))
+}

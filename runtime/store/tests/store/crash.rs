@@ -1,0 +1,189 @@
+//! A process that is killed, or whose disk is full: everything acknowledged
+//! is there, and the feed has no gap.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use canopy_domain::{Address, Id, Reader};
+use canopy_store::{Store, StoreError};
+
+use crate::fixture::{TABLE, all, check_gapless, commit, open, options};
+
+/// Tells a test to be the child, and where.
+const DIR: &str = "CANOPY_STORE_TEST_DIR";
+
+fn partition(n: u8) -> Address {
+    Address::org(Id::from_bytes([7; 16])).project(Id::from_bytes([n; 16]))
+}
+
+/// Commits to three partitions until it cannot; prints what was acknowledged.
+async fn commit_until_stopped(dir: &Path) {
+    let store = open(dir);
+    let mut tasks = Vec::new();
+    for n in 0..3u8 {
+        let mut writer = store.writer(&partition(n), &[]).await.unwrap();
+        tasks.push(tokio::spawn(async move {
+            loop {
+                let first = writer.next_seq();
+                let tickets: Vec<_> = (first..first + 20)
+                    .map(|seq| writer.submit(commit(&[(&seq.to_be_bytes(), Some(&[n; 300]))])))
+                    .collect();
+                for ticket in tickets {
+                    match ticket.await {
+                        Ok(seq) => println!("ack {n} {seq}"),
+                        Err(error) => {
+                            println!(
+                                "failed {n} {}",
+                                matches!(error, StoreError::DiskFull { .. })
+                            );
+                            assert!(writer.is_failed());
+                            return;
+                        }
+                    }
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+/// This test, run again as a child that commits.
+fn child(dir: &Path, shell: &str) -> Child {
+    let program = std::env::current_exe().unwrap();
+    let script =
+        format!("{shell} exec \"$0\" crash::the_child --exact --nocapture --test-threads 1");
+    Command::new("sh")
+        .args(["-c", &script])
+        .arg(program)
+        .env(DIR, dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Does nothing unless it was started by one of the tests below.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_child() {
+    if let Some(dir) = std::env::var_os(DIR) {
+        commit_until_stopped(Path::new(&dir)).await;
+    }
+}
+
+/// Highest acknowledged seq by partition.
+fn acknowledged(line: &str, acks: &mut [u64; 3]) -> bool {
+    // The test harness prints on the same line.
+    let Some((_, ack)) = line.split_once("ack ") else {
+        return false;
+    };
+    let mut words = ack.split(' ').map(|word| word.parse::<u64>().unwrap());
+    let (n, seq) = (words.next().unwrap() as usize, words.next().unwrap());
+    acks[n] = acks[n].max(seq);
+    true
+}
+
+async fn check_survived(dir: &Path, acks: &[u64; 3]) {
+    let store = open(dir);
+    for (n, acked) in (0u8..).zip(acks) {
+        let snapshot = store
+            .reader(&partition(n))
+            .await
+            .unwrap()
+            .snapshot()
+            .await
+            .unwrap();
+        assert!(
+            snapshot.seq() >= *acked,
+            "partition {n}: {} of {acked}",
+            snapshot.seq()
+        );
+        check_gapless(&snapshot);
+        let rows = all(&snapshot, TABLE);
+        assert_eq!(rows.len() as u64, snapshot.seq());
+        assert!(rows.iter().all(|(_, row)| *row == [n; 300]));
+    }
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut acks = [0; 3];
+    // The first are killed while vaults are being made.
+    for lines in [1, 3, 60, 250, 700, 1500] {
+        let mut child = child(dir.path(), "");
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        let mut seen = 0;
+        while seen < lines && output.read_line(&mut line).unwrap() > 0 {
+            seen += usize::from(acknowledged(line.trim_end(), &mut acks));
+            line.clear();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).unwrap();
+        // The last line may be cut short.
+        for line in rest
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+        {
+            acknowledged(line.trim_end(), &mut acks);
+        }
+        check_survived(dir.path(), &acks).await;
+    }
+    assert!(acks.iter().sum::<u64>() > 1000, "{acks:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = child(dir.path(), "");
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("ack ") {
+        assert!(output.read_line(&mut line).unwrap() > 0);
+    }
+    let error = Store::open(options(dir.path())).err().unwrap();
+    assert!(matches!(error, StoreError::Locked(_)), "{error}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    open(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_fails_commits_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    // Vaults are made first: a journal starts larger than the limit below.
+    let store = open(dir.path());
+    for n in 0..3u8 {
+        let mut writer = store.writer(&partition(n), &[]).await.unwrap();
+        writer
+            .submit(commit(&[(&1u64.to_be_bytes(), Some(&[n; 300]))]))
+            .await
+            .unwrap();
+    }
+    store.close().await.unwrap();
+    drop(store);
+    // Reading once cuts the journals to their content.
+    let mut acks = [0; 3];
+    check_survived(dir.path(), &acks).await;
+    // Files end at 256 kB (in blocks of 512 bytes); writing beyond is EFBIG.
+    let mut child = child(dir.path(), "trap '' XFSZ; ulimit -f 512;");
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let mut failed = 0;
+    for line in output.lines().map(Result::unwrap) {
+        acknowledged(&line, &mut acks);
+        failed += usize::from(line.contains("failed ") && line.contains("true"));
+    }
+    child.wait().unwrap();
+    assert_eq!(
+        failed, 3,
+        "each partition has a vault of its own, and fails as a full disk"
+    );
+    assert!(acks.iter().all(|seq| *seq > 20), "{acks:?}");
+    check_survived(dir.path(), &acks).await;
+}
