@@ -24,12 +24,14 @@ pub(crate) struct Completion {
     pub(crate) effects: Vec<Outgoing>,
     /// Where the answer waits for the effects.
     pub(crate) settled: Option<Settled>,
+    /// When the actor is to act, once the wish is durable.
+    pub(crate) wake_at_ms: Option<i64>,
 }
 
 impl Completion {
     /// A durable answer without anything else to do.
     pub(crate) fn answer(ticket: Ticket, answer: Result<Bytes, Refusal>, reply: Reply) -> Self {
-        Self { ticket, changes: Vec::new(), answer, reply: Some(reply), effects: Vec::new(), settled: None }
+        Self { ticket, changes: Vec::new(), answer, reply: Some(reply), effects: Vec::new(), settled: None, wake_at_ms: None }
     }
 }
 
@@ -88,13 +90,16 @@ impl Completions {
     }
 
     async fn complete(&self, completion: Completion) {
-        let Completion { ticket, changes, answer, reply, effects, settled } = completion;
+        let Completion { ticket, changes, answer, reply, effects, settled, wake_at_ms } = completion;
         match ticket.await {
             Ok(seq) => {
                 for hook in &self.hooks {
                     hook.committed(&self.address, seq, &changes);
                 }
                 self.delivery.send(seq, effects);
+                if let Some(at_ms) = wake_at_ms {
+                    self.delivery.wake_at(at_ms);
+                }
                 match (reply, settled) {
                     (Some(reply), Some(settled)) => {
                         tokio::spawn(async move {

@@ -96,6 +96,11 @@ impl Delivery {
         }
     }
 
+    /// Has the actor act at a time.
+    pub(crate) fn wake_at(&self, at_ms: i64) {
+        self.node.note_at(&self.address, at_ms);
+    }
+
     async fn run(self: Arc<Self>) {
         loop {
             let next = {

@@ -253,11 +253,9 @@ impl Shell {
             wake_at_ms: parts.wake_at_ms,
             record,
         });
-        if let Some(at_ms) = parts.wake_at_ms.filter(|at_ms| *at_ms > 0) {
-            self.node.note_at(&self.address, at_ms);
-        }
+        let wake_at_ms = parts.wake_at_ms.filter(|at_ms| *at_ms > 0);
         let answer = parts.verdict.map_or(Ok(answer), Err);
-        self.completions.push(Completion { ticket, changes, answer, reply, effects, settled });
+        self.completions.push(Completion { ticket, changes, answer, reply, effects, settled, wake_at_ms });
         Ok(())
     }
 
@@ -330,6 +328,10 @@ impl Shell {
 
     /// Leaves with the system the time that is still to come, or none.
     async fn settle_wake(&mut self, now_ms: i64) -> Result<(), Refusal> {
+        if !self.completions.is_idle() {
+            // A wish may be on its way to the disk: what is registered stays.
+            return Ok(());
+        }
         let wish_ms = self.writer()?.wake_at_ms().unwrap_or(0);
         let effects_ms = if self.delivery.is_idle() { 0 } else { now_ms + WAKE_MARGIN_MS };
         let due_ms = [wish_ms, effects_ms].into_iter().filter(|at_ms| *at_ms > 0).min().unwrap_or(0);

@@ -6,6 +6,7 @@
 //! for what it is measured against, `ledger` for how lost and doubled messages are found.
 
 pub mod baseline;
+pub mod canopy;
 pub mod client;
 pub mod clock;
 mod error;

@@ -88,8 +88,17 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
+fn main() -> ExitCode {
+    // As `canopy-load canopy …` this is the server: scenarios start it as a process of its own.
+    let mut args = std::env::args_os();
+    if args.nth(1).is_some_and(|arg| arg == "canopy") {
+        return canopy::run([std::ffi::OsString::from("canopy")].into_iter().chain(args).collect());
+    }
+    measure()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn measure() -> ExitCode {
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .is_err()
@@ -129,7 +138,7 @@ impl Run {
             ..defaults
         };
         let subject = match self.subject {
-            Side::Canopy => Subject::default(),
+            Side::Canopy => Subject::canopy(&settings.program),
             Side::Baseline => Subject::baseline(&settings.baseline()),
         };
         let result = scenario::run(&scenario, &subject, &settings).await;

@@ -93,6 +93,19 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// Canopy: its server as a child of `program`, its actors in this process.
+    pub fn canopy(program: &std::path::Path) -> Self {
+        let server = Arc::new(crate::canopy::Canopy {
+            program: program.to_owned(),
+        });
+        Self {
+            edge: Some(server.clone()),
+            commit: Some(Arc::new(crate::canopy::Actors)),
+            chat: Some(server.clone()),
+            start: Some(server),
+        }
+    }
+
     /// The baseline itself, in every scenario: its ratios say how far the harness can be trusted.
     pub fn baseline(baseline: &Baseline) -> Self {
         let baseline = Arc::new(baseline.clone());

@@ -40,7 +40,7 @@ impl Slot<'_> {
 }
 
 /// Kept on the stack; messages with more take one allocation.
-const SLOTS_INLINE: usize = 10;
+const SLOTS_INLINE: usize = 8;
 
 /// A message being looked at.
 struct Part<'t, 'a> {

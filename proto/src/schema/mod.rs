@@ -57,7 +57,7 @@ impl MessageSchema {
     /// (at most [`DEPTH_MAX`] messages, map entries and groups inside one
     /// another), and that it keeps the rules of its `.proto`, as protovalidate
     /// defines them. A field without presence that is absent is checked as
-    /// zero. Does not allocate unless a message names more than ten fields to
+    /// zero. Does not allocate unless a message has more than eight fields to
     /// remember, comes in pieces, or is refused.
     ///
     /// Two exceptions. What the server sets itself (`output_only`) is not held

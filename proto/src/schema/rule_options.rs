@@ -356,6 +356,7 @@ fn text(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<TextRules> {
     };
     let is_on = |value: &Value| value.as_bool() == Some(true);
     for (field, value) in rules.fields() {
+        of.is_read |= !is_size(field.name());
         match field.name() {
             "const" => of.constant = one(value),
             "len" => of.len = value.as_u64(),
@@ -378,6 +379,18 @@ fn text(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<TextRules> {
         }
     }
     Ok(of)
+}
+
+fn is_size(rule: &str) -> bool {
+    const SIZES: [&str; 6] = [
+        "len",
+        "min_len",
+        "max_len",
+        "len_bytes",
+        "min_bytes",
+        "max_bytes",
+    ];
+    SIZES.contains(&rule)
 }
 
 fn regex(pattern: &str, subject: &Subject<'_>) -> Result<Regex> {

@@ -73,6 +73,8 @@ pub(super) struct TextRules {
     /// What `string.email` asks for, compiled.
     pub(super) email: Option<Regex>,
     pub(super) is_uuid: bool,
+    /// Whether any rule looks at more than the length.
+    pub(super) is_read: bool,
 }
 
 #[derive(Debug, Default)]
@@ -104,11 +106,7 @@ impl Rules {
                 let number = i32::try_from(kind.signed(raw)).expect("an enum has 32 bits");
                 rules.check(number, report);
             }
-            (RulesOf::Text(rules), Raw::Bytes(bytes)) => {
-                if let Ok(text) = str::from_utf8(bytes) {
-                    rules.check(text, report);
-                }
-            }
+            (RulesOf::Text(rules), Raw::Bytes(bytes)) => rules.check(bytes, report),
             (RulesOf::Blob(rules), Raw::Bytes(bytes)) => rules.check(bytes, report),
             _ => {}
         }
@@ -199,21 +197,31 @@ impl EnumRules {
 }
 
 impl TextRules {
-    fn check(&self, text: &str, report: Report<'_>) {
+    /// Most texts are judged by their size in bytes, without being read.
+    fn check(&self, text: &[u8], report: Report<'_>) {
         let bytes = text.len() as u64;
         exactly(self.len_bytes, bytes, "string.len_bytes", "bytes", report);
         at_least(self.bytes_min, bytes, "string.min_bytes", "bytes", report);
         at_most(self.bytes_max, bytes, "string.max_bytes", "bytes", report);
-        // A character has 1 to 4 bytes, so that most texts need no count.
+        // A character has 1 to 4 bytes.
         let is_long_enough = self.len_min.is_none_or(|min| bytes.div_ceil(4) >= min);
         let is_short_enough = self.len_max.is_none_or(|max| bytes <= max);
-        if self.len.is_some() || !is_long_enough || !is_short_enough {
+        let is_counted = self.len.is_some() || !is_long_enough || !is_short_enough;
+        if !is_counted && !self.is_read {
+            return;
+        }
+        let Ok(text) = str::from_utf8(text) else {
+            return;
+        };
+        if is_counted {
             let chars = text.chars().count() as u64;
             exactly(self.len, chars, "string.len", "characters", report);
             at_least(self.len_min, chars, "string.min_len", "characters", report);
             at_most(self.len_max, chars, "string.max_len", "characters", report);
         }
-        self.content(text, report);
+        if self.is_read {
+            self.content(text, report);
+        }
     }
 
     /// Messages do not repeat the text: it may be secret, or long.

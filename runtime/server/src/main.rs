@@ -2,28 +2,6 @@
 
 use std::process::ExitCode;
 
-use canopy::cli::{self, Terminal};
-use canopy::commands;
-
 fn main() -> ExitCode {
-    let mut terminal = Terminal::of_process();
-    let command = cli::command().subcommands(commands::commands());
-    let matches = match cli::parse(command, std::env::args_os().collect(), &mut terminal) {
-        Ok(matches) => matches,
-        Err(exit) => return exit.into(),
-    };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            terminal.note(&format!("error: the machine gives no threads: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
-    let exit = runtime.block_on(async {
-        match commands::dispatch(&matches, &mut terminal).await {
-            Some(exit) => exit,
-            None => cli::dispatch(&matches, &mut terminal).await.unwrap_or(cli::Exit::Usage),
-        }
-    });
-    exit.into()
+    canopy::run(std::env::args_os().collect())
 }

@@ -1,0 +1,9 @@
+//! Canopy as the side under test: the real server in a process of its own, reached as clients reach
+//! it; for `commit`, its actors and store in this process.
+
+mod commit;
+mod guest;
+mod sides;
+
+pub use commit::Actors;
+pub use sides::Canopy;
