@@ -5,14 +5,14 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use canopy_actors::{Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock};
 use canopy_config::{NodeConfig, RootKeySource, SignUp, TlsMode};
 use canopy_domain::{Modules, Refusal, Secret};
 use canopy_store::{Store, StoreError, StoreOptions, Unlock};
-use canopy_supervision::{StartError, Strategy, Supervisor, SupervisorSpec};
+use canopy_supervision::{ChildSpec, StartError, Strategy, Supervisor, SupervisorSpec};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
@@ -23,9 +23,10 @@ use crate::edge::certificate::{CertificateError, ReloadingCertificate};
 use crate::edge::dispatch::{CallLimits, Dispatch, Edge};
 use crate::edge::front::Front;
 use crate::edge::grants::Grants;
-use crate::edge::listener::{Bound, ListenError, Listener, Options, Security, ServeReport};
+use crate::edge::listener::{Options, Security};
 use crate::edge::local::Local;
 use crate::edge::pages::{self, Pages};
+use crate::edge::port::{BoundAddress, port};
 use crate::edge::tls::{self, TlsError};
 use crate::subscription::Hub;
 
@@ -57,9 +58,9 @@ pub enum BootError {
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The port.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
+    /// The tree started, and its port is not known.
+    #[error("the port did not say where it listens")]
+    NoAddress,
     /// The supervision tree.
     #[error(transparent)]
     Tree(#[from] StartError),
@@ -83,12 +84,13 @@ pub fn modules() -> Modules {
 }
 
 /// The supervision tree: started in this order, stopped in reverse.
-fn tree(node: &Node, config: &NodeConfig) -> Supervisor {
+fn tree(node: &Node, config: &NodeConfig, port: ChildSpec) -> Supervisor {
     let sweep_every = Duration::from_millis((config.actors.idle_passivate_ms / 4).max(10));
     let root = SupervisorSpec::new("canopy", Strategy::RestForOne)
         .child(node.tenants().child_spec())
         .child(wake_clock(node.clone()))
-        .child(sweeper(node.clone(), sweep_every));
+        .child(sweeper(node.clone(), sweep_every))
+        .child(port);
     Supervisor::new(root)
 }
 
@@ -105,7 +107,6 @@ pub struct Running {
     tree: Supervisor,
     hub: Arc<Hub>,
     shutdown: watch::Sender<bool>,
-    serving: tokio::task::JoinHandle<ServeReport>,
 }
 
 /// Starts a node. No port is bound before its data is open.
@@ -131,14 +132,11 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
         )?,
         hooks: vec![Arc::clone(&grants) as _, Arc::clone(&callers) as _],
     });
-    let tree = tree(&node, config);
-    tree.start(None).await?;
     grants.load_sys_admins(&node).await?;
 
     let (security, ca_pem, certificate) = security(config)?;
-    let bound = Listener::bind(listener_options(config, security))?;
-    let address = bound.local_addr();
     let hub = Hub::new(tokens);
+    let observed = Arc::new(OnceLock::new());
     let edge = Arc::new(Edge {
         node: node.clone(),
         callers,
@@ -148,7 +146,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
         local: Local {
             installation_id: node.store().installation_id().to_string(),
             sign_up: config.identity.sign_up.to_string(),
-            tree: Arc::new(tree.clone()),
+            tree: Arc::clone(&observed),
         },
         limits: CallLimits {
             request_bytes_max: config.edge.request_bytes_max,
@@ -167,9 +165,13 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
             }
         });
     }
+    let address = BoundAddress::default();
     let front = front(edge, config, metrics).await;
-    let serving = tokio::spawn(serve(bound, front, stopping));
-    Ok(Running { node, address, ca_pem, sign_up_token, tree, hub, shutdown, serving })
+    let tree = tree(&node, config, port(listener_options(config, security), front, Arc::clone(&address)));
+    drop(observed.set(tree.clone()));
+    tree.start(None).await?;
+    let address = *address.get().ok_or(BootError::NoAddress)?;
+    Ok(Running { node, address, ca_pem, sign_up_token, tree, hub, shutdown })
 }
 
 impl Running {
@@ -182,10 +184,6 @@ impl Running {
         self.node.stop_retrying();
         let _ = self.shutdown.send(true);
         self.hub.close();
-        match self.serving.await {
-            Ok(report) => tracing::info!(?report, "edge closed"),
-            Err(error) => tracing::error!(%error, "edge failed"),
-        }
         self.tree.stop().await;
         self.node.store().close().await?;
         Ok(())
@@ -195,10 +193,6 @@ impl Running {
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // A sender that is gone means the same.
     let _ = stopping.wait_for(|stop| *stop).await;
-}
-
-async fn serve(bound: Bound, front: Front, mut stopping: watch::Receiver<bool>) -> ServeReport {
-    bound.serve(front, async move { stopped(&mut stopping).await }).await
 }
 
 async fn front(edge: Arc<Edge>, config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Front {

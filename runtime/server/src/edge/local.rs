@@ -1,13 +1,13 @@
 //! What the node answers itself: what it is, and how its tree stands.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use canopy_actors::now_ms;
 use canopy_domain::{Code, Refusal};
 use canopy_proto::methods::ops;
 use canopy_proto::ops::v1::{Installation, ObserveRequest, ObserveResponse, TreeNode};
-use canopy_supervision::{Observe, TreeNode as Node};
+use canopy_supervision::{Observe, Supervisor, TreeNode as Node};
 use prost::Message;
 
 use super::gate::unserved;
@@ -23,8 +23,8 @@ pub struct Local {
     pub installation_id: String,
     /// token, open or closed.
     pub sign_up: String,
-    /// The root of the supervision tree.
-    pub tree: Arc<dyn Observe>,
+    /// The root of the supervision tree, from its start on.
+    pub tree: Arc<OnceLock<Supervisor>>,
 }
 
 impl Local {
@@ -47,8 +47,9 @@ impl Local {
                 .map_err(|e| Refusal::new(Code::InvalidArgument, e.to_string()))?;
             let or = |value: u32, default: usize| if value == 0 { default } else { value as usize };
             let depth = or(request.depth, DEPTH_DEFAULT);
-            let root = self.tree.observe(depth, or(request.children_max, CHILDREN_DEFAULT));
-            return Ok(ObserveResponse { root: Some(shown(root)) }.encode_to_vec().into());
+            let children_max = or(request.children_max, CHILDREN_DEFAULT);
+            let root = self.tree.get().map(|tree| shown(tree.observe(depth, children_max)));
+            return Ok(ObserveResponse { root }.encode_to_vec().into());
         }
         Err(unserved(method))
     }

@@ -21,6 +21,8 @@ pub mod grants;
 pub mod listener;
 pub mod local;
 pub mod pages;
+pub mod port;
 pub mod route;
 pub mod status;
 pub mod tls;
+pub mod watchers;
