@@ -248,13 +248,23 @@ impl Node {
 
     /// Tells an actor something of its own work, activating it if need be.
     pub(crate) async fn note(&self, address: &Address, note: Note) {
-        match self.activate(address).await {
-            Ok(handle) => {
-                if let Err(error) = handle.notes.try_send(Msg::Note(note)) {
+        for _ in 0..TRIES_MAX {
+            let handle = match self.activate(address).await {
+                Ok(handle) => handle,
+                Err(refusal) => {
+                    tracing::warn!(%address, ?note, %refusal, "note lost; it is made up for at the next activation");
+                    return;
+                }
+            };
+            match handle.notes.try_send(Msg::Note(note)) {
+                Ok(()) => return,
+                // It crashed since, and nobody has called it: its successor is told.
+                Err(SendError::Closed { .. }) => self.vacate(address, handle.calls.cell().get_id()),
+                Err(error) => {
                     tracing::warn!(%address, ?note, %error, "note lost; it is made up for at the next activation");
+                    return;
                 }
             }
-            Err(refusal) => tracing::warn!(%address, ?note, %refusal, "note lost"),
         }
     }
 

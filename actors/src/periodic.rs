@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use canopy_domain::Address;
@@ -17,7 +18,7 @@ use canopy_supervision::{ChildSpec, Probe, StartError};
 use prost::Message;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::shell::Note;
+use crate::shell::{Note, WAKE_MARGIN_MS};
 use crate::{Node, clock};
 
 /// Longest wait between two looks at the wake-ups.
@@ -83,15 +84,20 @@ pub fn sweeper(node: Node, every: Duration) -> ChildSpec {
 
 /// Activates addresses when their time has come.
 pub fn wake_clock(node: Node) -> ChildSpec {
-    periodic("wake clock", node, Arc::new(|node| Box::pin(wake_due(node))))
+    let started = Arc::new(AtomicBool::new(false));
+    periodic("wake clock", node, Arc::new(move |node| Box::pin(wake_due(node, Arc::clone(&started)))))
 }
 
-async fn wake_due(node: Node) -> Duration {
+async fn wake_due(node: Node, started: Arc<AtomicBool>) -> Duration {
     let now_ms = clock::now_ms();
     let target = Address::system("wakes");
-    let request = ListWakesRequest { until_ms: now_ms, limit: WAKES_MAX }.encode_to_vec().into();
+    // Who registered for effects under way may not have lived to deliver them:
+    // after a start their time has come.
+    let until_ms = if started.load(Ordering::Acquire) { now_ms } else { now_ms + WAKE_MARGIN_MS };
+    let request = ListWakesRequest { until_ms, limit: WAKES_MAX }.encode_to_vec().into();
     let wait_ms = match node.ask(&target, wakes::LIST_WAKES.path, request, &target, "").await {
         Ok(answer) => {
+            started.store(true, Ordering::Release);
             let due = ListWakesResponse::decode(answer).unwrap_or_default();
             for wake in &due.wakes {
                 match Address::parse(&wake.address) {

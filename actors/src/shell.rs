@@ -29,7 +29,7 @@ use crate::{Node, clock};
 const EFFECTS_READ_MAX: usize = 1_000;
 /// How long before a registered wake-up a new registration is due. Longer
 /// than delivering effects takes when nothing is wrong.
-const WAKE_MARGIN_MS: i64 = 30_000;
+pub(crate) const WAKE_MARGIN_MS: i64 = 30_000;
 /// Bytes of a request's digest that are kept.
 const DIGEST_BYTES: usize = 16;
 
@@ -141,8 +141,10 @@ impl Shell {
         self.writer.as_mut().ok_or_else(passivating)
     }
 
-    /// Sends what an earlier life committed and did not deliver.
-    fn resume(&mut self) -> Result<(), Refusal> {
+    /// Sends what was committed and is not known to be delivered; tells
+    /// whether there was any.
+    fn resume(&mut self) -> Result<bool, Refusal> {
+        let mut any = false;
         for pending in self.writer()?.pending_effects(EFFECTS_READ_MAX)? {
             let target = Address::parse(&pending.effect.target);
             let rule = canopy_proto::rules().get(pending.effect.method.as_str());
@@ -153,8 +155,9 @@ impl Shell {
             let request = pending.effect.request;
             let outgoing = Outgoing { n: pending.n, target, method: rule.path, request, settled: None };
             self.delivery.send(pending.seq, vec![outgoing]);
+            any = true;
         }
-        Ok(())
+        Ok(any)
     }
 
     /// A writer whose group failed knows nothing for sure: takes a fresh one.
@@ -347,6 +350,17 @@ impl Shell {
         let busy = self.probe.mailbox_depth() > 0 || !self.completions.is_idle() || !self.delivery.is_idle();
         if busy {
             return false;
+        }
+        // Effects beyond what one activation reads, and those whose note of
+        // delivery is still in the mailbox: nobody else would send or forget
+        // them before the next activation.
+        match self.resume() {
+            Ok(false) => {}
+            Ok(true) => return false,
+            Err(refusal) => {
+                tracing::warn!(address = %self.address, %refusal, "passivation waits");
+                return false;
+            }
         }
         let purged = self.writer().and_then(|w| Ok(w.purge_request_records(clock::now_ms())?));
         let settled = match self.wake_registered_ms {

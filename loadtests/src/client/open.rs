@@ -89,6 +89,7 @@ where
             let due_ns = schedule.due_ns(index);
             let now = now_ns();
             if due_ns > now {
+                #[allow(clippy::disallowed_methods, reason = "the thread is this loop's own")]
                 std::thread::sleep(Duration::from_nanos(due_ns - now));
             }
             let request = operation(Arrival { index, due_ns });

@@ -107,8 +107,9 @@ pub(crate) fn get(state: &State<'_>, request: GetChannelRequest, cx: &Context<'_
 pub(crate) fn list(
     state: &State<'_>,
     request: ListChannelsRequest,
-    _: &Context<'_>,
+    cx: &Context<'_>,
 ) -> Result<ListChannelsResponse, Refusal> {
+    let [] = cx.address.held("parent", &request.parent, [])?;
     let page = PageRequest { size: request.page_size, token: &request.page_token };
     let (rows, next_page_token) = page.read(state.0, CHANNELS.id, &[], Order::Ascending)?;
     let channels = rows.into_iter().map(|(_, row)| CHANNELS.row(row)).collect();

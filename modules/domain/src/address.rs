@@ -111,6 +111,7 @@ impl Address {
 
     /// The ids in a name of something that this actor holds: for
     /// `<address>/channel/a/message/b` and `["channel", "message"]`, `a` and `b`.
+    /// Without collections, the name must be the address itself.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT`: the name is of something else.
@@ -124,7 +125,8 @@ impl Address {
             let shape: String = collections.iter().map(|c| format!("/{c}/*")).collect();
             Refusal::invalid(field, format!("`{name}` is not of the form `{self}{shape}`"))
         };
-        let rest = name.strip_prefix(self.as_str()).ok_or_else(wrong)?;
+        let rest = name.strip_prefix(self.as_str()).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        let rest = rest.ok_or_else(wrong)?;
         let mut segments = rest.split('/').skip(1);
         let mut ids = [""; N];
         for (id, collection) in ids.iter_mut().zip(collections) {
@@ -201,15 +203,13 @@ impl<'a> Name<'a> {
         if text.len() > Self::BYTES_MAX {
             return Err(AddressError::TooLong(text.len()));
         }
+        let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
         let well_formed = |segment: &str| {
-            let alias = segment.contains('@');
             !segment.is_empty()
-                && segment.chars().all(|c| {
-                    c.is_ascii_lowercase()
-                        || c.is_ascii_digit()
-                        || c == '-'
-                        || (alias && !c.is_control() && !c.is_whitespace() && c != '%')
-                })
+                && (segment.bytes().all(plain)
+                    // An e-mail address, which may hold what others may not.
+                    || (segment.contains('@')
+                        && segment.chars().all(|c| !c.is_control() && !c.is_whitespace() && c != '%')))
         };
         if text.split('/').all(well_formed) {
             Ok(Self(text))

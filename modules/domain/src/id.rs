@@ -5,6 +5,21 @@ use std::fmt;
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
+/// In [`DIGITS`], what is not in the alphabet.
+const NO_DIGIT: u8 = u8::MAX;
+
+/// The value of each ASCII character: every call parses several ids.
+#[allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "evaluated when compiled")]
+const DIGITS: [u8; 128] = {
+    let mut digits = [NO_DIGIT; 128];
+    let mut value = 0;
+    while value < ALPHABET.len() {
+        digits[ALPHABET[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+
 /// 128 opaque bits. Fresh ones start with 48 bits of milliseconds, as a ULID
 /// does, so that they sort by age.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,11 +57,11 @@ impl Id {
         }
         let mut value: u128 = 0;
         for (i, c) in text.bytes().enumerate() {
-            let digit = ALPHABET.iter().position(|a| *a == c)?;
-            if i == 0 && digit > 7 {
+            let digit = *DIGITS.get(usize::from(c))?;
+            if digit == NO_DIGIT || (i == 0 && digit > 7) {
                 return None;
             }
-            value = (value << 5) | digit as u128;
+            value = (value << 5) | u128::from(digit);
         }
         Some(Self(value.to_be_bytes()))
     }

@@ -118,7 +118,8 @@ fn the_account(state: &State<'_>, cx: &Context<'_>) -> Result<Wire<Account>, Ref
     state.get(&ACCOUNT, &SELF)?.ok_or_else(|| Refusal::not_found(cx.address.as_str()))
 }
 
-fn get_account(state: &State<'_>, _: GetAccountRequest, cx: &Context<'_>) -> Result<Wire<Account>, Refusal> {
+fn get_account(state: &State<'_>, request: GetAccountRequest, cx: &Context<'_>) -> Result<Wire<Account>, Refusal> {
+    let [] = cx.address.held("name", &request.name, [])?;
     the_account(state, cx)
 }
 
@@ -131,6 +132,7 @@ fn update_account(
     let before = the_account(state, cx)?;
     let sent = request.account.unwrap_or_default();
     let wanted = decode(&sent)?;
+    let [] = cx.address.held("account.name", &wanted.name, [])?;
     let mut account = decode(&before)?;
     if !wanted.etag.is_empty() && wanted.etag != account.etag {
         return Err(Refusal::stale_etag());
@@ -150,8 +152,9 @@ fn update_account(
 fn list_sessions(
     state: &State<'_>,
     request: ListSessionsRequest,
-    _: &Context<'_>,
+    cx: &Context<'_>,
 ) -> Result<ListSessionsResponse, Refusal> {
+    let [] = cx.address.held("parent", &request.parent, [])?;
     let page = PageRequest { size: request.page_size, token: &request.page_token };
     let (rows, next_page_token) = page.read(state.0, SESSIONS.id, &[], Order::Descending)?;
     let sessions = rows.into_iter().map(|(_, row)| SESSIONS.row(row)).collect();

@@ -22,6 +22,9 @@ const VERIFIER: Table<RefreshVerifier> = Table::new(2, "refresh_verifier", 1);
 /// Key of a table's only row.
 const SELF: [u8; 1] = [0];
 
+/// Characters of a refresh token that its session's tokens share.
+const FAMILY_CHARS: usize = 32;
+
 /// The module of `session/<id>`.
 pub fn session() -> Module {
     Module::new("session")
@@ -95,7 +98,8 @@ fn log_in(
         refresh_time_ms: cx.now_ms,
         end_time_ms: 0,
     });
-    let (credentials, verifier) = credentials(cx, &holder.name, Vec::new())?;
+    let [family, _] = fresh_halves(cx);
+    let (credentials, verifier) = credentials(cx, &holder.name, &family)?;
     draft.insert(&SESSION, SELF, &session);
     draft.insert(&VERIFIER, SELF, &Wire::new(&verifier));
     tell_account(draft, &holder.name, &session)?;
@@ -103,21 +107,29 @@ fn log_in(
     Ok(LogInResponse { account: Some(account), session: Some(session), credentials: Some(credentials) })
 }
 
-/// A refresh token is the call's 256 random bits, which nothing else of these
-/// decisions uses. What is kept of it is its hash.
+/// The call's 256 random bits, which nothing else of these decisions uses, as
+/// two texts.
+fn fresh_halves(cx: &Context<'_>) -> [String; 2] {
+    let (first, second) = cx.entropy.split_at(cx.entropy.len() / 2);
+    [first, second].map(|half| half.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A refresh token is 128 random bits that it shares with all of its session,
+/// its family, and 128 of its own. What is kept are hashes.
 fn credentials(
     cx: &Context<'_>,
     account: &str,
-    previous: Vec<u8>,
+    family: &str,
 ) -> Result<(Credentials, RefreshVerifier), Refusal> {
-    let refresh_token: String = cx.entropy.iter().map(|byte| format!("{byte:02x}")).collect();
+    let [_, own] = fresh_halves(cx);
+    let refresh_token = format!("{family}{own}");
     let account = Address::parse(account).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
     let expire_time_ms = cx.now_ms + cx.issuer.access_ttl_ms();
     let claims = TokenClaims { account, session: cx.address.clone(), expire_time_ms };
     let refresh_expire_ms = cx.now_ms + cx.issuer.refresh_ttl_ms();
     let verifier = RefreshVerifier {
         current: hash(&refresh_token).into(),
-        previous: previous.into(),
+        family: hash(family).into(),
         expire_time_ms: refresh_expire_ms,
     };
     let credentials = Credentials {
@@ -155,6 +167,7 @@ fn refresh(
     cx: &Context<'_>,
     draft: &mut Draft,
 ) -> Result<RefreshResponse, Refusal> {
+    let [] = cx.address.held("session", &request.session, [])?;
     let (Some(before), Some(verifier_before)) = (state.get(&SESSION, &SELF)?, state.get(&VERIFIER, &SELF)?) else {
         return Err(session_over());
     };
@@ -164,8 +177,9 @@ fn refresh(
     if session.end_time_ms > 0 || verifier.expire_time_ms <= cx.now_ms {
         return Err(session_over());
     }
+    let family = request.refresh_token.get(..FAMILY_CHARS).unwrap_or_default();
     if verifier.current != shown {
-        if verifier.previous == shown {
+        if verifier.family == hash(family) {
             // Somebody shows a token that was used: one of the two holders
             // stole it, and nobody can tell which.
             session.end_time_ms = cx.now_ms;
@@ -178,7 +192,7 @@ fn refresh(
         return Err(session_over());
     }
     session.refresh_time_ms = cx.now_ms;
-    let (credentials, next) = credentials(cx, &session.account, verifier.current.to_vec())?;
+    let (credentials, next) = credentials(cx, &session.account, family)?;
     draft.put(&SESSION, SELF, Some(&before), &before.updated(&session, None));
     draft.put(&VERIFIER, SELF, Some(&verifier_before), &Wire::new(&next));
     Ok(RefreshResponse { credentials: Some(credentials) })
@@ -186,10 +200,11 @@ fn refresh(
 
 fn log_out(
     state: &State<'_>,
-    _: LogOutRequest,
+    request: LogOutRequest,
     cx: &Context<'_>,
     draft: &mut Draft,
 ) -> Result<LogOutResponse, Refusal> {
+    let [] = cx.address.held("name", &request.name, [])?;
     let before = state.get(&SESSION, &SELF)?.ok_or_else(|| Refusal::not_found(cx.address.as_str()))?;
     let mut session = decode(&before)?;
     if session.end_time_ms == 0 {

@@ -20,7 +20,7 @@ use crate::org::{tell_member, the_org};
 pub const GRANTS: Table<Grant> = Table::new(2, "grants", 1);
 
 /// Grants read at once where all are needed.
-const GRANTS_MAX: usize = 1_000_000;
+pub(crate) const GRANTS_MAX: usize = 1_000_000;
 
 pub(crate) fn key(grant: &Grant) -> Result<Vec<u8>, Refusal> {
     let id = |field: &str, name: &str| {
@@ -186,7 +186,9 @@ pub(crate) fn list(
     let parent = Address::parse(&request.parent).map_err(|e| Refusal::invalid("parent", e.to_string()))?;
     let prefix = match (parent.kind(), parent.id()) {
         (Some(Kind::Project), Some(id)) => id.as_bytes().to_vec(),
-        _ => Vec::new(),
+        (Some(Kind::Org), _) => Vec::new(),
+        // What stands below a project would show what the project may not.
+        _ => return Err(Refusal::invalid("parent", "grants are listed of an org or a project")),
     };
     let page = PageRequest { size: request.page_size, token: &request.page_token };
     let (rows, next_page_token) = page.read(state.0, GRANTS.id, &prefix, Order::Ascending)?;

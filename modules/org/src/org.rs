@@ -136,17 +136,34 @@ fn create(
     Ok(row)
 }
 
-fn get(state: &State<'_>, _: GetOrgRequest, cx: &Context<'_>) -> Result<Wire<Org>, Refusal> {
+fn get(state: &State<'_>, request: GetOrgRequest, cx: &Context<'_>) -> Result<Wire<Org>, Refusal> {
+    let [] = cx.address.held("name", &request.name, [])?;
     the_org(state, cx)
 }
 
 const FIXED: [&str; 5] = ["name", "create_time_ms", "update_time_ms", "delete_time_ms", "etag"];
 
-/// The slug that an update asks for, where it is a new one.
-fn new_slug(state: &State<'_>, request: &UpdateOrgRequest, cx: &Context<'_>) -> Result<Option<String>, Refusal> {
+/// What an update says, where nothing but a slug that is taken stands against
+/// it. Asked before the slug is reserved, so that a refused update holds none.
+fn asked<'a>(
+    state: &State<'_>,
+    request: &'a UpdateOrgRequest,
+    cx: &Context<'_>,
+) -> Result<(Org, Org, Mask<'a>), Refusal> {
     let current = decode(&the_org(state, cx)?)?;
     let wanted = sent_org(request.org.as_ref())?;
-    let mask = Mask::new(request.update_mask.as_ref(), &["slug", "title"], &FIXED, true)?;
+    let [] = cx.address.held("org.name", &wanted.name, [])?;
+    if !wanted.etag.is_empty() && wanted.etag != current.etag {
+        return Err(Refusal::stale_etag());
+    }
+    let has_unknown = request.org.as_ref().is_some_and(Wire::has_unknown);
+    let mask = Mask::new(request.update_mask.as_ref(), &["slug", "title"], &FIXED, has_unknown)?;
+    Ok((current, wanted, mask))
+}
+
+/// The slug that an update asks for, where it is a new one.
+fn new_slug(state: &State<'_>, request: &UpdateOrgRequest, cx: &Context<'_>) -> Result<Option<String>, Refusal> {
+    let (current, wanted, mask) = asked(state, request, cx)?;
     let named = request.update_mask.as_ref().is_some_and(|mask| !mask.paths.is_empty());
     let changes = mask.includes("slug") && (named || !wanted.slug.is_empty());
     if changes && wanted.slug.is_empty() {
@@ -174,13 +191,7 @@ fn update(
         return Err(Refusal::new(Code::Aborted, "the org's slug changed meanwhile").hint("try again"));
     }
     let before = the_org(state, cx)?;
-    let sent = request.org.unwrap_or_default();
-    let wanted = decode(&sent)?;
-    let mut org = decode(&before)?;
-    if !wanted.etag.is_empty() && wanted.etag != org.etag {
-        return Err(Refusal::stale_etag());
-    }
-    let mask = Mask::new(request.update_mask.as_ref(), &["slug", "title"], &FIXED, sent.has_unknown())?;
+    let (mut org, wanted, mask) = asked(state, &request, cx)?;
     if mask.includes("title") {
         org.title = wanted.title;
     }
@@ -191,7 +202,7 @@ fn update(
     }
     org.update_time_ms = cx.now_ms;
     org.etag = cx.etag();
-    let after = before.updated(&org, mask.takes_unknown().then_some(&sent));
+    let after = before.updated(&org, request.org.as_ref().filter(|_| mask.takes_unknown()));
     draft.put(&ORG, SELF, Some(&before), &after);
     for account in grants::accounts(state)? {
         tell_member(draft, &account, &after, true)?;
@@ -206,6 +217,7 @@ fn delete(
     cx: &Context<'_>,
     draft: &mut Draft,
 ) -> Result<Wire<Org>, Refusal> {
+    let [] = cx.address.held("name", &request.name, [])?;
     let before = the_org(state, cx)?;
     let mut org = decode(&before)?;
     if !request.etag.is_empty() && request.etag != org.etag {

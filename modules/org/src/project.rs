@@ -99,7 +99,8 @@ fn the_project(state: &State<'_>, cx: &Context<'_>) -> Result<Wire<Project>, Ref
     }
 }
 
-fn get(state: &State<'_>, _: GetProjectRequest, cx: &Context<'_>) -> Result<Wire<Project>, Refusal> {
+fn get(state: &State<'_>, request: GetProjectRequest, cx: &Context<'_>) -> Result<Wire<Project>, Refusal> {
+    let [] = cx.address.held("name", &request.name, [])?;
     the_project(state, cx)
 }
 
@@ -112,6 +113,7 @@ fn update(
     let before = the_project(state, cx)?;
     let sent = request.project.unwrap_or_default();
     let wanted = decode(&sent)?;
+    let [] = cx.address.held("project.name", &wanted.name, [])?;
     let mut project = decode(&before)?;
     if !wanted.etag.is_empty() && wanted.etag != project.etag {
         return Err(Refusal::stale_etag());
@@ -139,6 +141,7 @@ fn delete(
     cx: &Context<'_>,
     draft: &mut Draft,
 ) -> Result<Wire<Project>, Refusal> {
+    let [] = cx.address.held("name", &request.name, [])?;
     let before = the_project(state, cx)?;
     let mut project = decode(&before)?;
     if !request.etag.is_empty() && request.etag != project.etag {

@@ -1,6 +1,9 @@
 //! The org's list of its projects. A project reserves its slug here before it
 //! commits, and tells the org of every change by an effect.
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 use canopy_domain::{
     Address, Code, Context, Draft, Id, Order, PageRequest, Refusal, Role, Span, State, Table, Wire, decode,
 };
@@ -10,7 +13,7 @@ use canopy_proto::system::v1::{
 };
 
 use crate::grants::{self, GRANTS};
-use crate::org::the_org;
+use crate::org::{tell_member, the_org};
 
 /// By project id.
 pub const PROJECTS: Table<Project> = Table::new(3, "projects", 1);
@@ -87,8 +90,12 @@ pub(crate) fn record(
             draft.delete(&SLUGS, slug_key, held);
         }
         let span = Span { prefix: id.as_bytes(), after: None, order: Order::Ascending, limit: GRANTS_MAX };
-        for (key, grant) in state.scan(&GRANTS, span)? {
-            draft.delete(&GRANTS, key.to_vec(), &grant);
+        let gone = state.scan(&GRANTS, span)?;
+        if !gone.is_empty() {
+            tell_who_leaves(state, cx, &gone, draft)?;
+        }
+        for (key, grant) in &gone {
+            draft.delete(&GRANTS, key.to_vec(), grant);
         }
         return Ok(RecordProjectResponse {});
     }
@@ -111,9 +118,35 @@ pub(crate) fn record(
         let key = grants::key(&grant)?;
         if state.get(&GRANTS, &key)?.is_none() {
             draft.insert(&GRANTS, key, &Wire::new(&grant));
+            // A sys-admin need not have belonged to the org.
+            if let Ok(org) = the_org(state, cx) {
+                tell_member(draft, &grant.account, &org, true)?;
+            }
         }
     }
     Ok(RecordProjectResponse {})
+}
+
+/// Tells those whose grants go, and who hold no other here, that they no
+/// longer belong to the org.
+fn tell_who_leaves(
+    state: &State<'_>,
+    cx: &Context<'_>,
+    gone: &[(Bytes, Wire<Grant>)],
+    draft: &mut Draft,
+) -> Result<(), Refusal> {
+    let Ok(org) = the_org(state, cx) else { return Ok(()) };
+    let keys: BTreeSet<_> = gone.iter().map(|(key, _)| key).collect();
+    let all = Span { prefix: &[], after: None, order: Order::Ascending, limit: grants::GRANTS_MAX };
+    let mut leaving: BTreeSet<String> =
+        gone.iter().map(|(_, row)| Ok(decode(row)?.account)).collect::<Result<_, Refusal>>()?;
+    for (_, row) in state.scan(&GRANTS, all)?.iter().filter(|(key, _)| !keys.contains(key)) {
+        leaving.remove(&decode(row)?.account);
+    }
+    for account in leaving {
+        tell_member(draft, &account, &org, false)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn list(
@@ -121,6 +154,7 @@ pub(crate) fn list(
     request: ListProjectsRequest,
     cx: &Context<'_>,
 ) -> Result<ListProjectsResponse, Refusal> {
+    let [] = cx.address.held("parent", &request.parent, [])?;
     the_org(state, cx)?;
     let page = PageRequest { size: request.page_size, token: &request.page_token };
     let (rows, next_page_token) = page.read(state.0, PROJECTS.id, &[], Order::Ascending)?;

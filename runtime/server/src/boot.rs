@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -32,6 +31,9 @@ use crate::subscription::Hub;
 
 /// File in the data directory that holds the sign-up token.
 pub const SIGN_UP_TOKEN_FILE: &str = "sign-up.token";
+/// Shortest sign-up token that is taken: 16 characters cannot be guessed over
+/// the network.
+pub const SIGN_UP_TOKEN_BYTES_MIN: usize = 16;
 /// Environment variable with the root key, as 64 hexadecimal digits.
 pub const ROOT_KEY_VARIABLE: &str = "CANOPY_ROOT_KEY";
 /// Environment variable with the passphrase that opens the root key.
@@ -250,20 +252,28 @@ fn tokens(config: &NodeConfig, store: &Store, sign_up_token: Secret) -> Result<T
     )?)
 }
 
-/// Made at the first start; whoever shows it may sign up.
+/// Made at the first start; whoever shows it may sign up. It is there whole or
+/// not at all, and checked: an empty one would let everybody in.
 fn sign_up_token(data_dir: &Path) -> Result<Secret, BootError> {
     let path = data_dir.join(SIGN_UP_TOKEN_FILE);
     let failed = |e| BootError::File(path.display().to_string(), e);
-    match fs::read_to_string(&path) {
-        Ok(token) => Ok(Secret::new(token.trim())),
+    let token = match fs::read_to_string(&path) {
+        Ok(token) => token.trim().to_owned(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let token: String = random_bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
-            file.write_all(token.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-            Ok(Secret::new(token))
+            let mut file = tempfile::NamedTempFile::new_in(data_dir).map_err(failed)?;
+            file.write_all(token.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+            file.persist_noclobber(&path).map_err(|e| failed(e.error))?;
+            fs::File::open(data_dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
+            token
         }
-        Err(e) => Err(failed(e)),
+        Err(e) => return Err(failed(e)),
+    };
+    if token.len() < SIGN_UP_TOKEN_BYTES_MIN {
+        let short = format!("holds less than {SIGN_UP_TOKEN_BYTES_MIN} characters: remove it, and the next start makes a new one");
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, short)));
     }
+    Ok(Secret::new(token))
 }
 
 fn limits(config: &NodeConfig) -> Limits {

@@ -5,6 +5,8 @@
 //!
 //! `cargo run --release -p canopy-store --example commit`
 
+#![allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a measurement with numbers of its own")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -42,16 +44,8 @@ fn commit(n: u64, task: u64) -> Commit {
         effects: Vec::new(),
         wake_at_ms: None,
         record: Some((
-            RequestKey::new(
-                "account/01arz3ndektsv4rrffq69g5fav",
-                "canopy.example.v1.Example/Write",
-                &id,
-            ),
-            RequestRecord {
-                payload_digest: vec![1; 16].into(),
-                reply: vec![2; 20].into(),
-                seq: 0,
-            },
+            RequestKey::new("account/01arz3ndektsv4rrffq69g5fav", "canopy.example.v1.Example/Write", &id),
+            RequestRecord { payload_digest: vec![1; 16].into(), reply: vec![2; 20].into(), seq: 0 },
         )),
     }
 }
@@ -69,10 +63,7 @@ fn noise(n: u64) -> Vec<u8> {
 
 async fn ours(vaults: u64) -> Result<f64, Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir_in(".")?;
-    let store = Store::open(StoreOptions::new(
-        dir.path(),
-        Unlock::Key(Secret::new("ab".repeat(32))),
-    ))?;
+    let store = Store::open(StoreOptions::new(dir.path(), Unlock::Key(Secret::new("ab".repeat(32)))))?;
     let mut writers = Vec::new();
     for n in 0..vaults {
         let mut writer = store.writer(&address(n), &[]).await?;
@@ -119,12 +110,8 @@ fn raw(databases: u64) -> Result<f64, Box<dyn std::error::Error>> {
         .map(|n| {
             let path = dir.path().join(n.to_string());
             std::thread::spawn(move || -> fjall::Result<u64> {
-                let db = fjall::Database::builder(path)
-                    .worker_threads(1)
-                    .manual_journal_persist(true)
-                    .open()?;
-                let options =
-                    || fjall::KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
+                let db = fjall::Database::builder(path).worker_threads(1).manual_journal_persist(true).open()?;
+                let options = || fjall::KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
                 let (data, feed) = (db.keyspace("data", options)?, db.keyspace("feed", options)?);
                 let mut done = 0u64;
                 while started.elapsed() < Duration::from_secs(SECONDS) {
@@ -153,13 +140,9 @@ fn raw(databases: u64) -> Result<f64, Box<dyn std::error::Error>> {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for vaults in [32, 1] {
-        let base =
-            tokio::task::spawn_blocking(move || raw(vaults).map_err(|e| e.to_string())).await??;
+        let base = tokio::task::spawn_blocking(move || raw(vaults).map_err(|e| e.to_string())).await??;
         let rate = ours(vaults).await?;
-        println!(
-            "        {vaults:>2} vaults: {:.0}% of fjall alone",
-            100.0 * rate / base
-        );
+        println!("        {vaults:>2} vaults: {:.0}% of fjall alone", 100.0 * rate / base);
     }
     Ok(())
 }

@@ -57,8 +57,7 @@ const NAME_CONTEXT: &[u8] = b"canopy vault name";
 
 impl Catalog {
     pub(crate) fn open(layout: &Layout, root: &Key) -> Result<Self, StoreError> {
-        let (records, found) =
-            SealedRecords::<OrgRecord>::open(&layout.org_keys(), root.derive("canopy org keys"))?;
+        let (records, found) = SealedRecords::<OrgRecord>::open(&layout.org_keys(), root.derive("canopy org keys"))?;
         let mut keys = HashMap::new();
         for mut record in found {
             if let Ok(key) = <[u8; 32]>::try_from(record.key.as_slice()) {
@@ -67,18 +66,10 @@ impl Catalog {
             record.key.zeroize();
         }
         let orgs = Orgs { records, keys };
-        let (records, found) = SealedRecords::<VaultRecord>::open(
-            &layout.vault_index(),
-            root.derive("canopy vaults"),
-        )?;
+        let (records, found) = SealedRecords::<VaultRecord>::open(&layout.vault_index(), root.derive("canopy vaults"))?;
         let ids = found
             .into_iter()
-            .filter_map(|record| {
-                Some((
-                    record.name.into(),
-                    VaultId::try_from(record.id.as_slice()).ok()?,
-                ))
-            })
+            .filter_map(|record| Some((record.name.into(), VaultId::try_from(record.id.as_slice()).ok()?)))
             .collect();
         let this = Self {
             dir: layout.vaults(),
@@ -95,8 +86,7 @@ impl Catalog {
     /// One that was used lost its place in the index, and gets it back.
     fn settle_orphans(&self) -> Result<(), StoreError> {
         let failed = |e: std::io::Error| StoreError::io("cannot read", &self.dir, &e);
-        let known: std::collections::HashSet<VaultId> =
-            self.vaults.lock().ids.values().copied().collect();
+        let known: std::collections::HashSet<VaultId> = self.vaults.lock().ids.values().copied().collect();
         for entry in fs::read_dir(&self.dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             let id = path.file_name().and_then(|name| parse_hex(name.to_str()?));
@@ -105,8 +95,7 @@ impl Catalog {
             };
             if head::claimed(&path.join("head")).unwrap_or(0) == 0 {
                 tracing::info!(path = %path.display(), "removing a vault that a crash left unfinished");
-                fs::remove_dir_all(&path)
-                    .map_err(|e| StoreError::io("cannot remove", &path, &e))?;
+                fs::remove_dir_all(&path).map_err(|e| StoreError::io("cannot remove", &path, &e))?;
                 continue;
             }
             let name = Keyring::sealed_name(&path.join("keyring"))
@@ -136,10 +125,7 @@ impl Catalog {
     /// Records a vault whose directory is complete and durable.
     pub(crate) fn record_vault(&self, name: &VaultName, id: VaultId) -> Result<(), StoreError> {
         let mut vaults = self.vaults.lock();
-        vaults.records.append(&VaultRecord {
-            name: name.to_string(),
-            id: id.to_vec(),
-        })?;
+        vaults.records.append(&VaultRecord { name: name.to_string(), id: id.to_vec() })?;
         vaults.ids.insert(name.clone(), id);
         Ok(())
     }
@@ -151,11 +137,7 @@ impl Catalog {
 
     /// The directory of a vault.
     pub(crate) fn vault_dir(&self, id: &VaultId) -> PathBuf {
-        self.dir.join(
-            id.iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>(),
-        )
+        self.dir.join(id.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
     }
 
     /// Where the vaults' directories are.
@@ -175,10 +157,7 @@ impl Catalog {
             return Ok(key.clone());
         }
         let key = Key::random();
-        let mut record = OrgRecord {
-            org: org.into(),
-            key: key.expose().to_vec(),
-        };
+        let mut record = OrgRecord { org: org.into(), key: key.expose().to_vec() };
         let appended = orgs.records.append(&record);
         record.key.zeroize();
         appended?;

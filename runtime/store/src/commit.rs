@@ -92,9 +92,7 @@ impl Ticket {
     pub(crate) fn wait(self) -> Result<u64, StoreError> {
         match self.0 {
             TicketState::Ready(result) => result.unwrap_or(Err(StoreError::Closed)),
-            TicketState::Waiting(receiver) => {
-                receiver.blocking_recv().unwrap_or(Err(StoreError::Closed))
-            }
+            TicketState::Waiting(receiver) => receiver.blocking_recv().unwrap_or(Err(StoreError::Closed)),
         }
     }
 }
@@ -104,13 +102,11 @@ impl Future for Ticket {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            TicketState::Ready(result) => {
-                Poll::Ready(result.take().unwrap_or(Err(StoreError::Closed)))
-            }
+            TicketState::Ready(result) => Poll::Ready(result.take().unwrap_or(Err(StoreError::Closed))),
             // The sender goes without a word only when the process ends.
-            TicketState::Waiting(receiver) => Pin::new(receiver)
-                .poll(cx)
-                .map(|answer| answer.unwrap_or(Err(StoreError::Closed))),
+            TicketState::Waiting(receiver) => {
+                Pin::new(receiver).poll(cx).map(|answer| answer.unwrap_or(Err(StoreError::Closed)))
+            }
         }
     }
 }

@@ -6,9 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use fjall::config::CompressionPolicy;
-use fjall::{
-    CompressionType, Config, Database, Keyspace, KeyspaceCreateOptions, LsmError, Readable,
-};
+use fjall::{CompressionType, Config, Database, Keyspace, KeyspaceCreateOptions, LsmError, Readable};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::StoreError;
@@ -55,18 +53,13 @@ impl OpenError {
             io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
                 Self::Damaged(format!("{what}: {error}"))
             }
-            _ => Self::Transient(StoreError::Io {
-                what: what.into(),
-                reason: error.to_string(),
-            }),
+            _ => Self::Transient(StoreError::Io { what: what.into(), reason: error.to_string() }),
         }
     }
 
     fn fjall(error: &fjall::Error) -> Self {
         match error {
-            fjall::Error::Io(e) | fjall::Error::Storage(LsmError::Io(e)) => {
-                Self::io("its database", e)
-            }
+            fjall::Error::Io(e) | fjall::Error::Storage(LsmError::Io(e)) => Self::io("its database", e),
             fjall::Error::Locked => Self::Transient(StoreError::Io {
                 what: "its database".into(),
                 reason: "it is locked by another process".into(),
@@ -103,12 +96,7 @@ pub(crate) struct DiskWriter {
 
 impl Disk {
     /// Makes `db/` and `head` in the directory of a new vault.
-    pub(crate) fn create(
-        dir: &Path,
-        template: &Config,
-        keyring: Keyring,
-        head: Hmac256,
-    ) -> Result<Self, fjall::Error> {
+    pub(crate) fn create(dir: &Path, template: &Config, keyring: Keyring, head: Hmac256) -> Result<Self, fjall::Error> {
         let head = Head::create(&dir.join("head"), head)?;
         Self::assemble(open_database(&dir.join("db"), template)?, keyring, head, 0)
     }
@@ -122,13 +110,10 @@ impl Disk {
         head: Hmac256,
         sealer: &Sealer,
     ) -> Result<Self, OpenError> {
-        let head =
-            Head::open(&dir.join("head"), head).map_err(|e| OpenError::io("its head", &e))?;
+        let head = Head::open(&dir.join("head"), head).map_err(|e| OpenError::io("its head", &e))?;
         let noted = head.read().map_err(|e| OpenError::io("its head", &e))?;
         let Some(noted) = noted else {
-            return Err(OpenError::Damaged(
-                "neither slot of its head is authentic".into(),
-            ));
+            return Err(OpenError::Damaged("neither slot of its head is authentic".into()));
         };
         let path = dir.join("db");
         if !path.join("version").exists() {
@@ -140,31 +125,21 @@ impl Disk {
         let stored = this.stored_group(sealer)?;
         // Hazard 2: fjall opens a damaged journal as a shorter one.
         if stored < noted {
-            return Err(OpenError::Damaged(format!(
-                "it acknowledged group {noted}, and only {stored} are left"
-            )));
+            return Err(OpenError::Damaged(format!("it acknowledged group {noted}, and only {stored} are left")));
         }
         {
             let mut writer = this.writer.lock();
             writer.group = stored;
             if stored > noted {
                 // A crash came between fsync and head; the group stands.
-                writer
-                    .head
-                    .write(stored)
-                    .map_err(|e| OpenError::io("its head", &e))?;
+                writer.head.write(stored).map_err(|e| OpenError::io("its head", &e))?;
                 writer.head_dirty = true;
             }
         }
         Ok(this)
     }
 
-    fn assemble(
-        db: Database,
-        keyring: Keyring,
-        head: Head,
-        group: u64,
-    ) -> Result<Self, fjall::Error> {
+    fn assemble(db: Database, keyring: Keyring, head: Head, group: u64) -> Result<Self, fjall::Error> {
         let data = db.keyspace("data", keyspace_options)?;
         let feed = db.keyspace("feed", keyspace_options)?;
         let writer = Mutex::new(DiskWriter {
@@ -175,27 +150,16 @@ impl Disk {
             head_synced: Instant::now(),
             head_dirty: false,
         });
-        Ok(Self {
-            data,
-            feed,
-            db,
-            writer,
-        })
+        Ok(Self { data, feed, db, writer })
     }
 
     fn stored_group(&self, sealer: &Sealer) -> Result<u64, OpenError> {
-        let stored = self
-            .db
-            .snapshot()
-            .get(&self.data, GROUP_KEY)
-            .map_err(|e| OpenError::fjall(&e))?;
+        let stored = self.db.snapshot().get(&self.data, GROUP_KEY).map_err(|e| OpenError::fjall(&e))?;
         let Some(stored) = stored else { return Ok(0) };
         let text = sealer
             .open(Space::Data, &GROUP_KEY, &stored)
             .map_err(|e| OpenError::Damaged(format!("its group record: {e}")))?;
-        let group = text
-            .try_into()
-            .map_err(|_| OpenError::Damaged("its group record".into()))?;
+        let group = text.try_into().map_err(|_| OpenError::Damaged("its group record".into()))?;
         Ok(u64::from_be_bytes(group))
     }
 
@@ -218,8 +182,7 @@ impl Disk {
     /// A batch that is durable when its commit returns: fjall syncs the
     /// journal before it makes the batch visible.
     pub(crate) fn batch(&self, capacity: usize) -> fjall::OwnedWriteBatch {
-        fjall::OwnedWriteBatch::with_capacity(self.db.clone(), capacity)
-            .durability(Some(fjall::PersistMode::SyncData))
+        fjall::OwnedWriteBatch::with_capacity(self.db.clone(), capacity).durability(Some(fjall::PersistMode::SyncData))
     }
 
     /// Rotates memtables once they are beyond this vault's part of the node's
@@ -227,10 +190,7 @@ impl Disk {
     pub(crate) fn maintain(&self, memtable_bytes: u64) -> io::Result<()> {
         let mut writer = self.writer.lock();
         let limit = memtable_bytes.clamp(MEMTABLE_BYTES_MIN, MEMTABLE_BYTES_MAX);
-        let sealed = self
-            .data
-            .sealed_memtable_count()
-            .max(self.feed.sealed_memtable_count());
+        let sealed = self.data.sealed_memtable_count().max(self.feed.sealed_memtable_count());
         if writer.buffered_bytes >= limit && sealed < SEALED_MEMTABLES_MAX {
             // Hazard 1: fjall's own worker must never rotate, it can wait for
             // itself. Both keyspaces together, so that the journal can go.
@@ -250,10 +210,7 @@ impl DiskWriter {
     pub(crate) fn group_row(&self, sealer: &Sealer) -> ([u8; 18], Vec<u8>) {
         let text = (self.group + 1).to_be_bytes();
         let nonce = Nonces::new(1).take();
-        (
-            GROUP_KEY,
-            sealer.seal(Space::Data, &GROUP_KEY, SCHEMA_VERSION, &text, nonce, 0),
-        )
+        (GROUP_KEY, sealer.seal(Space::Data, &GROUP_KEY, SCHEMA_VERSION, &text, nonce, 0))
     }
 
     /// Notes in the head that the group's batch is durable.

@@ -13,9 +13,7 @@ pub enum StoreError {
     #[error("`{0}` has an owner already: one writer at a time")]
     Busy(Address),
     /// Every open vault is in use.
-    #[error(
-        "{open} vaults are open and in use, and `{vault}` cannot be opened: raise open_vaults_max"
-    )]
+    #[error("{open} vaults are open and in use, and `{vault}` cannot be opened: raise open_vaults_max")]
     TooManyVaults {
         /// Which one was to be opened.
         vault: String,
@@ -78,9 +76,7 @@ pub enum StoreError {
     #[error("`{0}` is in use by another process: stop it first")]
     Locked(PathBuf),
     /// The directory was written by a newer release.
-    #[error(
-        "`{dir}` has format `{found}`, and this release reads up to `{known}`: use a newer release"
-    )]
+    #[error("`{dir}` has format `{found}`, and this release reads up to `{known}`: use a newer release")]
     NewerFormat {
         /// Which directory.
         dir: PathBuf,
@@ -108,24 +104,16 @@ pub enum StoreError {
 impl StoreError {
     /// An I/O error at a path.
     pub(crate) fn io(what: &str, path: &Path, error: &io::Error) -> Self {
-        Self::Io {
-            what: format!("{what} `{}`", path.display()),
-            reason: error.to_string(),
-        }
+        Self::Io { what: format!("{what} `{}`", path.display()), reason: error.to_string() }
     }
 
     /// A failed commit.
     pub(crate) fn commit(vault: &str, error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => Self::DiskFull {
-                vault: vault.into(),
-            },
-            _ => Self::CommitFailed {
-                vault: vault.into(),
-                reason: error.to_string(),
-            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::DiskFull { vault: vault.into() }
+            }
+            _ => Self::CommitFailed { vault: vault.into(), reason: error.to_string() },
         }
     }
 }
@@ -136,19 +124,16 @@ impl From<StoreError> for Refusal {
         match error {
             StoreError::Quarantined { .. } => Refusal::new(Code::Unavailable, message)
                 .hint("run `canopy local verify`, then salvage it or restore a backup"),
-            StoreError::CommitFailed { .. } => Refusal::new(Code::Unavailable, message).hint(
-                "try again with the same request id; if it persists, run `canopy local verify`",
-            ),
-            StoreError::Busy(_)
-            | StoreError::Closed
-            | StoreError::InUse(_)
-            | StoreError::Io { .. } => {
+            StoreError::CommitFailed { .. } => Refusal::new(Code::Unavailable, message)
+                .hint("try again with the same request id; if it persists, run `canopy local verify`"),
+            StoreError::Busy(_) | StoreError::Closed | StoreError::InUse(_) | StoreError::Io { .. } => {
                 Refusal::new(Code::Unavailable, message).hint("try again with the same request id")
             }
             StoreError::DiskFull { .. } => Refusal::new(Code::ResourceExhausted, message)
                 .hint("free some space on the data disk, then try again with the same request id"),
-            StoreError::TooManyVaults { .. } => Refusal::new(Code::ResourceExhausted, message)
-                .hint("try again later, or raise open_vaults_max"),
+            StoreError::TooManyVaults { .. } => {
+                Refusal::new(Code::ResourceExhausted, message).hint("try again later, or raise open_vaults_max")
+            }
             StoreError::Corrupt { .. }
             | StoreError::CorruptFile { .. }
             | StoreError::WrongKey(_)
@@ -156,9 +141,7 @@ impl From<StoreError> for Refusal {
             | StoreError::Locked(_)
             | StoreError::NewerFormat { .. }
             | StoreError::NotOurs(_)
-            | StoreError::ReservedTable(_) => {
-                Refusal::new(Code::Internal, message).hint("run `canopy local verify`")
-            }
+            | StoreError::ReservedTable(_) => Refusal::new(Code::Internal, message).hint("run `canopy local verify`"),
         }
     }
 }

@@ -58,10 +58,7 @@ pub(crate) struct Submission {
 impl Submission {
     fn bytes(&self) -> usize {
         let value_bytes = |row: &SealedRow| row.value.as_ref().map_or(0, |value| value.len());
-        self.rows
-            .iter()
-            .map(|row| row.key.len() + value_bytes(row) + ROW_OVERHEAD_BYTES)
-            .sum()
+        self.rows.iter().map(|row| row.key.len() + value_bytes(row) + ROW_OVERHEAD_BYTES).sum()
     }
 }
 
@@ -77,12 +74,8 @@ impl Queue {
     /// Adds one; gives its position, and whether a commit must be scheduled.
     pub(crate) fn push(&mut self, submission: Submission) -> (u64, bool) {
         self.submitted += 1;
-        self.waiting
-            .push_back((self.submitted, submission, Instant::now()));
-        (
-            self.submitted,
-            !std::mem::replace(&mut self.scheduled, true),
-        )
+        self.waiting.push_back((self.submitted, submission, Instant::now()));
+        (self.submitted, !std::mem::replace(&mut self.scheduled, true))
     }
 
     /// Position of the last submission.
@@ -111,9 +104,7 @@ impl Committer {
             state.running += 1;
             drop(state);
             let node = node.clone();
-            node.runtime
-                .clone()
-                .spawn_blocking(move || node.committer.run());
+            node.runtime.clone().spawn_blocking(move || node.committer.run());
         }
     }
 
@@ -144,22 +135,15 @@ impl Vault {
         };
         let started = Instant::now();
         let written = if self.is_failed() {
-            Err(StoreError::CommitFailed {
-                vault: self.name.to_string(),
-                reason: "an earlier commit failed".into(),
-            })
+            Err(StoreError::CommitFailed { vault: self.name.to_string(), reason: "an earlier commit failed".into() })
         } else {
             // fjall asserts where it finds itself inconsistent.
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                self.write_group(&mut group)
-            }))
-            .unwrap_or_else(|_| {
-                let reason = "the database panicked".into();
-                Err(StoreError::CommitFailed {
-                    vault: self.name.to_string(),
-                    reason,
-                })
-            })
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.write_group(&mut group))).unwrap_or_else(
+                |_| {
+                    let reason = "the database panicked".into();
+                    Err(StoreError::CommitFailed { vault: self.name.to_string(), reason })
+                },
+            )
         };
         match written {
             Ok(bytes) => {
@@ -168,12 +152,7 @@ impl Vault {
                 for handle in advanced(&mut group).into_values() {
                     handle.handle.publish(handle.meta.seq);
                 }
-                for submission in group {
-                    if let Some(ticket) = submission.ticket {
-                        // Nobody may be waiting any more.
-                        let _ = ticket.send(Ok(submission.seq));
-                    }
-                }
+                // Before the tickets, so that whoever has an answer is counted.
                 if bytes > 0 {
                     let now = Instant::now();
                     self.node.figures.group(
@@ -183,6 +162,14 @@ impl Vault {
                         now.duration_since(started).as_secs_f64(),
                     );
                     tracing::debug!(vault = %self.name, commits, bytes, "group committed");
+                }
+                for submission in group {
+                    if let Some(ticket) = submission.ticket {
+                        // Nobody may be waiting any more.
+                        let _ = ticket.send(Ok(submission.seq));
+                    }
+                }
+                if bytes > 0 {
                     self.maintain();
                 }
             }
@@ -207,9 +194,7 @@ impl Vault {
         let mut queue = self.queue.lock();
         let mut group = Vec::with_capacity(queue.waiting.len().min(options.group_commits_max));
         let (mut bytes, mut last, mut first) = (0, 0, None);
-        while group.len() < options.group_commits_max.max(1)
-            && bytes < options.group_bytes_max.max(1)
-        {
+        while group.len() < options.group_commits_max.max(1) && bytes < options.group_bytes_max.max(1) {
             let Some((position, submission, since)) = queue.waiting.pop_front() else {
                 break;
             };
@@ -236,10 +221,7 @@ impl Vault {
         let disk = self.disk_or_new()?;
         let mut writer = disk.writer();
 
-        let records: Vec<&[u8]> = group
-            .iter()
-            .filter_map(|s| s.new_partition.as_deref())
-            .collect();
+        let records: Vec<&[u8]> = group.iter().filter_map(|s| s.new_partition.as_deref()).collect();
         if !records.is_empty() {
             writer.keyring.append(records).map_err(failed)?;
         }
@@ -261,40 +243,23 @@ impl Vault {
         for advance in last_advances(group).into_values() {
             let key = advance.partition.row_key(META, &[]);
             let text = advance.meta.encode_to_vec();
-            let value = advance.partition.sealer.seal(
-                Space::Data,
-                &key,
-                SCHEMA_VERSION,
-                &text,
-                nonces.take(),
-                0,
-            );
+            let value = advance.partition.sealer.seal(Space::Data, &key, SCHEMA_VERSION, &text, nonces.take(), 0);
             bytes += key.len() + value.len() + ROW_OVERHEAD_BYTES;
             batch.insert(&disk.data, key, value);
         }
         let (key, value) = writer.group_row(&self.keys.sealer);
         batch.insert(&disk.data, key, value);
 
-        batch
-            .commit()
-            .map_err(|e| failed(crate::disk::io_error(e)))?;
+        batch.commit().map_err(|e| failed(crate::disk::io_error(e)))?;
         writer.committed(bytes as u64).map_err(failed)?;
         Ok(bytes as u64)
     }
 }
 
 fn last_advances(group: &[Submission]) -> HashMap<PartitionName, &Advance> {
-    group
-        .iter()
-        .filter_map(|s| s.advance.as_ref())
-        .map(|a| (a.partition.name, a))
-        .collect()
+    group.iter().filter_map(|s| s.advance.as_ref()).map(|a| (a.partition.name, a)).collect()
 }
 
 fn advanced(group: &mut [Submission]) -> HashMap<PartitionName, Advance> {
-    group
-        .iter_mut()
-        .filter_map(|s| s.advance.take())
-        .map(|a| (a.partition.name, a))
-        .collect()
+    group.iter_mut().filter_map(|s| s.advance.take()).map(|a| (a.partition.name, a)).collect()
 }

@@ -68,10 +68,7 @@ impl Handle {
     pub(crate) fn found(&self) -> Option<(Arc<Vault>, Arc<Partition>)> {
         let found = self.found.lock();
         let (vault, partition) = found.as_ref()?;
-        Some((
-            vault.upgrade().filter(|vault| !vault.is_failed())?,
-            partition.clone(),
-        ))
+        Some((vault.upgrade().filter(|vault| !vault.is_failed())?, partition.clone()))
     }
 
     pub(crate) fn set_found(&self, vault: &Arc<Vault>, partition: &Arc<Partition>) {

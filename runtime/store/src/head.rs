@@ -39,10 +39,7 @@ impl Head {
     }
 
     pub(crate) fn open(path: &Path, hmac: Hmac256) -> io::Result<Self> {
-        Ok(Self {
-            file: layout::private().open(path)?,
-            hmac,
-        })
+        Ok(Self { file: layout::private().open(path)?, hmac })
     }
 
     /// Notes a group. Durable once [`Head::sync`] or the system wrote it out.
@@ -53,8 +50,7 @@ impl Head {
         for (to, from) in slot.iter_mut().zip(text.iter().chain(&mac)) {
             *to = *from;
         }
-        self.file
-            .write_all_at(&slot, (group % 2) * SLOT_BYTES as u64)
+        self.file.write_all_at(&slot, (group % 2) * SLOT_BYTES as u64)
     }
 
     pub(crate) fn sync(&self) -> io::Result<()> {
@@ -87,18 +83,13 @@ impl Head {
 /// without a name was ever used.
 pub(crate) fn claimed(path: &Path) -> io::Result<u64> {
     let bytes = std::fs::read(path)?;
-    let groups = bytes
-        .chunks(SLOT_BYTES)
-        .filter_map(|slot| group_of(slot.first_chunk()?));
+    let groups = bytes.chunks(SLOT_BYTES).filter_map(|slot| group_of(slot.first_chunk()?));
     Ok(groups.max().unwrap_or(0))
 }
 
 fn text_of(group: u64) -> [u8; TEXT_BYTES] {
     let mut text = [0u8; TEXT_BYTES];
-    for (to, from) in text
-        .iter_mut()
-        .zip(MAGIC.into_iter().chain(group.to_be_bytes()))
-    {
+    for (to, from) in text.iter_mut().zip(MAGIC.into_iter().chain(group.to_be_bytes())) {
         *to = from;
     }
     text
@@ -130,12 +121,6 @@ mod tests {
         assert_eq!(head.read().unwrap(), Some(1), "group 2 was in slot 0");
         head.file.write_all_at(&[0xAA; 40], 64).unwrap();
         assert_eq!(head.read().unwrap(), None);
-        assert_eq!(
-            Head::open(&path, Key::random().hmac())
-                .unwrap()
-                .read()
-                .unwrap(),
-            None
-        );
+        assert_eq!(Head::open(&path, Key::random().hmac()).unwrap().read().unwrap(), None);
     }
 }

@@ -19,9 +19,7 @@ pub(crate) const TAG_BYTES: usize = 16;
 /// Fills `to` from the system's generator, which alone is told when a machine
 /// was cloned or resumed twice: a generator in our memory would repeat itself.
 pub(crate) fn fill_random(to: &mut [u8]) {
-    rand::rngs::SysRng
-        .try_fill_bytes(to)
-        .expect("the system has a random generator");
+    rand::rngs::SysRng.try_fill_bytes(to).expect("the system has a random generator");
 }
 
 /// Fresh random bytes.
@@ -55,8 +53,7 @@ impl Key {
     pub(crate) fn derive(&self, info: &str) -> Key {
         let hkdf = Hkdf::<Sha256>::from_prk(&self.0).expect("32 bytes are a hash's length");
         let mut okm = [0u8; 32];
-        hkdf.expand(info.as_bytes(), &mut okm)
-            .expect("32 bytes are within HKDF's bound");
+        hkdf.expand(info.as_bytes(), &mut okm).expect("32 bytes are within HKDF's bound");
         let key = Key(okm);
         okm.zeroize();
         key
@@ -88,21 +85,12 @@ impl Key {
     }
 
     /// The reverse of [`Key::seal`]; `None` for another key, context or text.
-    pub(crate) fn open(
-        &self,
-        context: &[u8],
-        sealed: &[u8],
-    ) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+    pub(crate) fn open(&self, context: &[u8], sealed: &[u8]) -> Option<zeroize::Zeroizing<Vec<u8>>> {
         let (nonce, rest) = sealed.split_first_chunk::<NONCE_BYTES>()?;
         let (body, tag) = rest.split_last_chunk::<TAG_BYTES>()?;
         let mut text = zeroize::Zeroizing::new(body.to_vec());
         self.cipher()
-            .decrypt_inout_detached(
-                &XNonce::from(*nonce),
-                context,
-                text.as_mut_slice().into(),
-                &Tag::from(*tag),
-            )
+            .decrypt_inout_detached(&XNonce::from(*nonce), context, text.as_mut_slice().into(), &Tag::from(*tag))
             .ok()?;
         Some(text)
     }
@@ -150,11 +138,7 @@ impl Nonces {
 
     /// For about so many rows; more are drawn when they run out.
     pub(crate) fn new(wanted: usize) -> Self {
-        Self {
-            bytes: [0; NONCE_BYTES * Self::AT_ONCE],
-            left: 0,
-            wanted,
-        }
+        Self { bytes: [0; NONCE_BYTES * Self::AT_ONCE], left: 0, wanted }
     }
 
     /// One that was never used.
@@ -162,21 +146,14 @@ impl Nonces {
         if self.left == 0 {
             let count = self.wanted.clamp(1, Self::AT_ONCE);
             self.wanted = self.wanted.saturating_sub(count);
-            let drawn = self
-                .bytes
-                .get_mut(..count * NONCE_BYTES)
-                .expect("clamped above");
+            let drawn = self.bytes.get_mut(..count * NONCE_BYTES).expect("clamped above");
             fill_random(drawn);
             self.left = count;
         }
         self.left -= 1;
         let from = self.left * NONCE_BYTES;
         let mut nonce = [0u8; NONCE_BYTES];
-        nonce.copy_from_slice(
-            self.bytes
-                .get(from..from + NONCE_BYTES)
-                .expect("left is within what was drawn"),
-        );
+        nonce.copy_from_slice(self.bytes.get(from..from + NONCE_BYTES).expect("left is within what was drawn"));
         nonce
     }
 }
@@ -189,10 +166,7 @@ mod tests {
     fn wrapping_binds_key_and_context() {
         let (outer, inner) = (Key::random(), Key::random());
         let wrapped = outer.wrap(b"one", &inner);
-        assert_eq!(
-            outer.unwrap(b"one", &wrapped).unwrap().expose(),
-            inner.expose()
-        );
+        assert_eq!(outer.unwrap(b"one", &wrapped).unwrap().expose(), inner.expose());
         assert!(outer.unwrap(b"two", &wrapped).is_none());
         assert!(Key::random().unwrap(b"one", &wrapped).is_none());
     }

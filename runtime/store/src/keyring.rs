@@ -63,12 +63,7 @@ impl Keyring {
         vault_key: &Key,
         org_key: &Key,
     ) -> std::io::Result<Self> {
-        let mut record = Record {
-            kind: KIND_VAULT,
-            version: KEY_VERSION,
-            name: sealed_name,
-            wrapped: Vec::new(),
-        };
+        let mut record = Record { kind: KIND_VAULT, version: KEY_VERSION, name: sealed_name, wrapped: Vec::new() };
         record.wrapped = org_key.wrap(&context(vault, &record), vault_key);
         let mut file = RecordFile::create(path)?;
         file.append([record.encode_to_vec().as_slice()])?;
@@ -76,11 +71,7 @@ impl Keyring {
     }
 
     /// Opens the file.
-    pub(crate) fn open(
-        path: &Path,
-        vault: &[u8; 16],
-        org_key: &Key,
-    ) -> Result<KeyringContent, RecordError> {
+    pub(crate) fn open(path: &Path, vault: &[u8; 16], org_key: &Key) -> Result<KeyringContent, RecordError> {
         let (file, payloads) = RecordFile::open(path)?;
         let mut vault_key = None;
         let mut partitions = HashMap::new();
@@ -89,8 +80,7 @@ impl Keyring {
             match record.kind {
                 KIND_VAULT => {
                     let key = org_key.unwrap(&context(vault, &record), &record.wrapped);
-                    vault_key =
-                        Some(key.ok_or(RecordError::Damaged("the vault's key does not unwrap"))?);
+                    vault_key = Some(key.ok_or(RecordError::Damaged("the vault's key does not unwrap"))?);
                 }
                 KIND_PARTITION => {
                     let name: PartitionName = record
@@ -104,27 +94,18 @@ impl Keyring {
             }
         }
         let vault_key = vault_key.ok_or(RecordError::Damaged("the vault's key is missing"))?;
-        Ok(KeyringContent {
-            keyring: Self { file },
-            vault_key,
-            partitions,
-        })
+        Ok(KeyringContent { keyring: Self { file }, vault_key, partitions })
     }
 
     /// The sealed name of the vault that a keyring belongs to.
     pub(crate) fn sealed_name(path: &Path) -> Result<Vec<u8>, RecordError> {
         let (_, payloads) = RecordFile::open(path)?;
-        let first = payloads
-            .first()
-            .ok_or(RecordError::Damaged("it is empty"))?;
+        let first = payloads.first().ok_or(RecordError::Damaged("it is empty"))?;
         Ok(decode(first)?.name)
     }
 
     /// Appends partitions' records durably.
-    pub(crate) fn append<'a>(
-        &mut self,
-        records: impl IntoIterator<Item = &'a [u8]>,
-    ) -> std::io::Result<()> {
+    pub(crate) fn append<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8]>) -> std::io::Result<()> {
         self.file.append(records)
     }
 }
@@ -134,34 +115,14 @@ fn decode(payload: &[u8]) -> Result<Record, RecordError> {
 }
 
 /// The record that brings a partition's key into the keyring.
-pub(crate) fn partition_record(
-    vault: &[u8; 16],
-    name: &PartitionName,
-    key: &Key,
-    vault_key: &Key,
-) -> Vec<u8> {
-    let mut record = Record {
-        kind: KIND_PARTITION,
-        version: KEY_VERSION,
-        name: name.to_vec(),
-        wrapped: Vec::new(),
-    };
+pub(crate) fn partition_record(vault: &[u8; 16], name: &PartitionName, key: &Key, vault_key: &Key) -> Vec<u8> {
+    let mut record = Record { kind: KIND_PARTITION, version: KEY_VERSION, name: name.to_vec(), wrapped: Vec::new() };
     record.wrapped = vault_key.wrap(&context(vault, &record), key);
     record.encode_to_vec()
 }
 
 /// Unwraps a partition's key.
-pub(crate) fn unwrap_partition(
-    vault: &[u8; 16],
-    name: &PartitionName,
-    wrapped: &[u8],
-    vault_key: &Key,
-) -> Option<Key> {
-    let record = Record {
-        kind: KIND_PARTITION,
-        version: KEY_VERSION,
-        name: name.to_vec(),
-        wrapped: Vec::new(),
-    };
+pub(crate) fn unwrap_partition(vault: &[u8; 16], name: &PartitionName, wrapped: &[u8], vault_key: &Key) -> Option<Key> {
+    let record = Record { kind: KIND_PARTITION, version: KEY_VERSION, name: name.to_vec(), wrapped: Vec::new() };
     vault_key.unwrap(&context(vault, &record), wrapped)
 }

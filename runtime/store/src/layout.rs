@@ -32,9 +32,7 @@ impl Layout {
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
         make_dir(dir).map_err(|e| StoreError::io("cannot make the directory", dir, &e))?;
         let version = dir.join("VERSION");
-        if !version.exists()
-            && is_foreign(dir).map_err(|e| StoreError::io("cannot read", dir, &e))?
-        {
+        if !version.exists() && is_foreign(dir).map_err(|e| StoreError::io("cannot read", dir, &e))? {
             return Err(StoreError::NotOurs(dir.into()));
         }
         let lock = lock(dir)?;
@@ -43,10 +41,7 @@ impl Layout {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(StoreError::io("cannot read", &version, &e)),
         }
-        let layout = Self {
-            dir: dir.into(),
-            _lock: lock,
-        };
+        let layout = Self { dir: dir.into(), _lock: lock };
         for part in [layout.keys(), layout.vaults()] {
             make_dir(&part).map_err(|e| StoreError::io("cannot make the directory", &part, &e))?;
         }
@@ -86,15 +81,8 @@ fn check_format(dir: &Path, found: &str) -> Result<(), StoreError> {
     if found == FORMAT {
         return Ok(());
     }
-    match found
-        .strip_prefix("canopy ")
-        .and_then(|n| n.parse::<u32>().ok())
-    {
-        Some(_) => Err(StoreError::NewerFormat {
-            dir: dir.into(),
-            found: found.into(),
-            known: FORMAT,
-        }),
+    match found.strip_prefix("canopy ").and_then(|n| n.parse::<u32>().ok()) {
+        Some(_) => Err(StoreError::NewerFormat { dir: dir.into(), found: found.into(), known: FORMAT }),
         None => Err(StoreError::NotOurs(dir.into())),
     }
 }
@@ -113,11 +101,8 @@ fn is_foreign(dir: &Path) -> io::Result<bool> {
 
 fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join("LOCK");
-    let file = private()
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|e| StoreError::io("cannot open", &path, &e))?;
+    let file =
+        private().create(true).truncate(false).open(&path).map_err(|e| StoreError::io("cannot open", &path, &e))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked(dir.into())),

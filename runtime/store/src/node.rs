@@ -34,16 +34,12 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn open(options: StoreOptions) -> Result<Arc<Self>, StoreError> {
-        let runtime = Handle::try_current().map_err(|e| StoreError::Io {
-            what: "the store needs a Tokio runtime".into(),
-            reason: e.to_string(),
-        })?;
+        let runtime = Handle::try_current()
+            .map_err(|e| StoreError::Io { what: "the store needs a Tokio runtime".into(), reason: e.to_string() })?;
         let layout = Layout::open(&options.dir)?;
         let root = Root::open(&layout, &options.unlock)?;
         let catalog = Catalog::open(&layout, &root.key)?;
-        let template = Database::builder(&options.dir)
-            .cache_size(options.block_cache_bytes)
-            .into_config();
+        let template = Database::builder(&options.dir).cache_size(options.block_cache_bytes).into_config();
         Ok(Arc::new(Self {
             installation: root.installation,
             catalog,
@@ -100,46 +96,20 @@ pub(crate) struct Figures {
 
 impl Figures {
     fn new() -> Self {
-        use metrics::{
-            Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
-        };
+        use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
         describe_counter!("canopy_store_commits_total", Unit::Count, "Durable commits");
-        describe_counter!(
-            "canopy_store_groups_total",
-            Unit::Count,
-            "Writes that made commits durable"
-        );
-        describe_counter!(
-            "canopy_store_bytes_total",
-            Unit::Bytes,
-            "Sealed bytes committed, keys included"
-        );
-        describe_counter!(
-            "canopy_store_failed_groups_total",
-            Unit::Count,
-            "Writes that failed"
-        );
-        describe_histogram!(
-            "canopy_store_group_commits",
-            Unit::Count,
-            "Commits that shared an fsync"
-        );
+        describe_counter!("canopy_store_groups_total", Unit::Count, "Writes that made commits durable");
+        describe_counter!("canopy_store_bytes_total", Unit::Bytes, "Sealed bytes committed, keys included");
+        describe_counter!("canopy_store_failed_groups_total", Unit::Count, "Writes that failed");
+        describe_histogram!("canopy_store_group_commits", Unit::Count, "Commits that shared an fsync");
         describe_histogram!(
             "canopy_store_commit_seconds",
             Unit::Seconds,
             "From submitting a group's first commit to its answer"
         );
-        describe_histogram!(
-            "canopy_store_fsync_seconds",
-            Unit::Seconds,
-            "Writing, syncing and applying a group"
-        );
+        describe_histogram!("canopy_store_fsync_seconds", Unit::Seconds, "Writing, syncing and applying a group");
         describe_gauge!("canopy_store_open_vaults", Unit::Count, "Vaults open");
-        describe_gauge!(
-            "canopy_store_quarantined_vaults",
-            Unit::Count,
-            "Vaults that are damaged and not served"
-        );
+        describe_gauge!("canopy_store_quarantined_vaults", Unit::Count, "Vaults that are damaged and not served");
         Self {
             commits: AtomicU64::new(0),
             groups: AtomicU64::new(0),

@@ -50,28 +50,16 @@ impl Overlay {
         for (key, value) in rows {
             self.rows.insert(key, Pending { position, value });
         }
-        self.in_flight.push_back(InFlight {
-            position,
-            keys,
-            entry,
-            wake_at_ms,
-        });
+        self.in_flight.push_back(InFlight { position, keys, entry, wake_at_ms });
     }
 
     /// Forgets what is durable up to `position`. Only where no snapshot taken
     /// before that position is read together with the overlay any more.
     pub(crate) fn prune(&mut self, position: u64) {
-        while let Some(done) = self
-            .in_flight
-            .pop_front_if(|first| first.position <= position)
-        {
+        while let Some(done) = self.in_flight.pop_front_if(|first| first.position <= position) {
             for key in done.keys {
                 // A later submission may have set it again.
-                if self
-                    .rows
-                    .get(&key)
-                    .is_some_and(|pending| pending.position == done.position)
-                {
+                if self.rows.get(&key).is_some_and(|pending| pending.position == done.position) {
                     self.rows.remove(&key);
                 }
             }
@@ -80,24 +68,13 @@ impl Overlay {
 
     /// The last wish that is durable at `position`, where one is still here.
     pub(crate) fn wake_at_ms(&self, position: u64) -> Option<i64> {
-        let durable = self
-            .in_flight
-            .iter()
-            .take_while(|entry| entry.position <= position);
+        let durable = self.in_flight.iter().take_while(|entry| entry.position <= position);
         durable.filter_map(|entry| entry.wake_at_ms).last()
     }
 
     /// A feed entry that may not be durable yet.
-    pub(crate) fn transaction(
-        &self,
-        partition: &Partition,
-        seq: u64,
-    ) -> Option<Result<Transaction, &'static str>> {
-        let (_, stored) = self
-            .in_flight
-            .iter()
-            .filter_map(|entry| entry.entry.as_ref())
-            .find(|(at, _)| *at == seq)?;
+    pub(crate) fn transaction(&self, partition: &Partition, seq: u64) -> Option<Result<Transaction, &'static str>> {
+        let (_, stored) = self.in_flight.iter().filter_map(|entry| entry.entry.as_ref()).find(|(at, _)| *at == seq)?;
         Some(partition.open_entry(seq, stored))
     }
 }

@@ -80,10 +80,7 @@ impl Partition {
     /// A key in `feed`.
     pub(crate) fn feed_key(&self, seq: u64) -> [u8; 24] {
         let mut key = [0u8; 24];
-        for (to, from) in key
-            .iter_mut()
-            .zip(self.name.into_iter().chain(seq.to_be_bytes()))
-        {
+        for (to, from) in key.iter_mut().zip(self.name.into_iter().chain(seq.to_be_bytes())) {
             *to = from;
         }
         key
@@ -117,9 +114,7 @@ impl Partition {
         let text = transaction.encode_to_vec();
         let mac = self.link(before, transaction.seq, &text);
         let key = self.feed_key(transaction.seq);
-        let mut stored =
-            self.sealer
-                .seal(Space::Feed, &key, SCHEMA_VERSION, &text, nonce, CHAIN_BYTES);
+        let mut stored = self.sealer.seal(Space::Feed, &key, SCHEMA_VERSION, &text, nonce, CHAIN_BYTES);
         stored.extend_from_slice(&mac);
         (stored, mac.to_vec())
     }
@@ -142,19 +137,12 @@ impl Partition {
         if !bool::from(self.link(before, seq, &text).as_slice().ct_eq(mac)) {
             return Err("the feed's chain is broken");
         }
-        let transaction =
-            Transaction::decode(text.as_slice()).map_err(|_| "a feed entry cannot be read")?;
+        let transaction = Transaction::decode(text.as_slice()).map_err(|_| "a feed entry cannot be read")?;
         Ok((transaction, mac.to_vec()))
     }
 
-    fn entry_text<'a>(
-        &self,
-        seq: u64,
-        stored: &'a [u8],
-    ) -> Result<(Vec<u8>, &'a [u8]), &'static str> {
-        let (sealed, mac) = stored
-            .split_last_chunk::<CHAIN_BYTES>()
-            .ok_or("a feed entry is too short")?;
+    fn entry_text<'a>(&self, seq: u64, stored: &'a [u8]) -> Result<(Vec<u8>, &'a [u8]), &'static str> {
+        let (sealed, mac) = stored.split_last_chunk::<CHAIN_BYTES>().ok_or("a feed entry is too short")?;
         let text = self.sealer.open(Space::Feed, &self.feed_key(seq), sealed)?;
         Ok((text, mac))
     }
@@ -164,10 +152,7 @@ impl Partition {
         if stored.is_empty() {
             // Rows of views may be empty: then the key says all, and is not
             // authenticated. Nothing else is ever stored unsealed.
-            let table = key
-                .get(16..18)
-                .and_then(|t| t.try_into().ok())
-                .map(u16::from_be_bytes);
+            let table = key.get(16..18).and_then(|t| t.try_into().ok()).map(u16::from_be_bytes);
             return match table {
                 Some(table) if (View::FIRST_ID..INTERNAL).contains(&table) => Ok(Vec::new()),
                 _ => Err("a stored value is empty"),
@@ -189,10 +174,7 @@ pub(crate) fn row_key(name: &PartitionName, table: u16, key: &[u8]) -> Vec<u8> {
 /// A key in [`EFFECTS`].
 pub(crate) fn effect_key(seq: u64, n: u32) -> [u8; 12] {
     let mut key = [0u8; 12];
-    for (to, from) in key
-        .iter_mut()
-        .zip(seq.to_be_bytes().into_iter().chain(n.to_be_bytes()))
-    {
+    for (to, from) in key.iter_mut().zip(seq.to_be_bytes().into_iter().chain(n.to_be_bytes())) {
         *to = from;
     }
     key

@@ -32,10 +32,7 @@ impl RecordFile {
     /// Makes an empty file, durably.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
         layout::write_whole(path, MAGIC)?;
-        Ok(Self {
-            file: layout::private().open(path)?,
-            len: MAGIC.len() as u64,
-        })
+        Ok(Self { file: layout::private().open(path)?, len: MAGIC.len() as u64 })
     }
 
     /// Opens a file and gives what is in it.
@@ -43,9 +40,7 @@ impl RecordFile {
         let mut file = layout::private().open(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        let mut rest = bytes
-            .strip_prefix(MAGIC)
-            .ok_or(RecordError::Damaged("it has no known header"))?;
+        let mut rest = bytes.strip_prefix(MAGIC).ok_or(RecordError::Damaged("it has no known header"))?;
         let mut payloads = Vec::new();
         while let Some((payload, after)) = next_record(rest)? {
             payloads.push(payload.to_vec());
@@ -61,10 +56,7 @@ impl RecordFile {
     }
 
     /// Appends records and makes them durable.
-    pub(crate) fn append<'a>(
-        &mut self,
-        payloads: impl IntoIterator<Item = &'a [u8]>,
-    ) -> io::Result<()> {
+    pub(crate) fn append<'a>(&mut self, payloads: impl IntoIterator<Item = &'a [u8]>) -> io::Result<()> {
         let mut bytes = Vec::new();
         for payload in payloads {
             let len = u32::try_from(payload.len()).map_err(io::Error::other)?;
@@ -73,10 +65,7 @@ impl RecordFile {
             bytes.extend_from_slice(payload);
             bytes.extend_from_slice(&checksum(payload));
         }
-        let written = self
-            .file
-            .write_all_at(&bytes, self.len)
-            .and_then(|()| self.file.sync_data());
+        let written = self.file.write_all_at(&bytes, self.len).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             // What a failed write left would stand behind the next record.
             self.file.set_len(self.len)?;
@@ -105,8 +94,11 @@ fn checksum(payload: &[u8]) -> [u8; CHECKSUM_BYTES] {
     *digest.first_chunk().expect("32 bytes have 8")
 }
 
+/// A record's payload, and the bytes behind the record.
+type Split<'a> = (&'a [u8], &'a [u8]);
+
 /// The first record and what follows it; none at the end or at a torn record.
-fn next_record(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, RecordError> {
+fn next_record(bytes: &[u8]) -> Result<Option<Split<'_>>, RecordError> {
     // A file may have grown before its bytes arrived.
     if bytes.iter().all(|byte| *byte == 0) {
         return Ok(None);
@@ -147,17 +139,8 @@ pub(crate) struct SealedRecords<T> {
 impl<T: Message + Default> SealedRecords<T> {
     /// Opens the file, or makes it with the first record.
     pub(crate) fn open(path: &Path, key: Key) -> Result<(Self, Vec<T>), StoreError> {
-        let mut this = Self {
-            file: None,
-            path: path.into(),
-            key,
-            count: 0,
-            records: std::marker::PhantomData,
-        };
-        let damaged = |reason: &str| StoreError::CorruptFile {
-            path: path.into(),
-            reason: reason.into(),
-        };
+        let mut this = Self { file: None, path: path.into(), key, count: 0, records: std::marker::PhantomData };
+        let damaged = |reason: &str| StoreError::CorruptFile { path: path.into(), reason: reason.into() };
         let (file, payloads) = match RecordFile::open(path) {
             Ok(found) => found,
             Err(RecordError::Io(e)) if e.kind() == io::ErrorKind::NotFound => {
@@ -215,11 +198,7 @@ mod tests {
         for cut in 0..third {
             std::fs::write(&path, &bytes[..bytes.len() - third + cut]).unwrap();
             let (mut file, found) = RecordFile::open(&path).unwrap();
-            assert_eq!(
-                found,
-                [b"first".to_vec(), b"second".to_vec()],
-                "cut at {cut}"
-            );
+            assert_eq!(found, [b"first".to_vec(), b"second".to_vec()], "cut at {cut}");
             file.append([b"again".as_slice()]).unwrap();
             assert_eq!(RecordFile::open(&path).unwrap().1.len(), 3);
         }
@@ -234,10 +213,7 @@ mod tests {
             let mut flipped = bytes.clone();
             flipped[at] ^= 0x10;
             std::fs::write(&path, &flipped).unwrap();
-            assert!(
-                matches!(RecordFile::open(&path), Err(RecordError::Damaged(_))),
-                "byte {at}"
-            );
+            assert!(matches!(RecordFile::open(&path), Err(RecordError::Damaged(_))), "byte {at}");
         }
     }
 }

@@ -83,14 +83,8 @@ impl Root {
     }
 
     fn create(path: &Path, unlock: &Unlock) -> Result<Self, StoreError> {
-        let root = Self {
-            installation: Id::from_bytes(random()),
-            key: Key::random(),
-        };
-        let mut slot = Slot {
-            salt: random::<16>().to_vec(),
-            ..Slot::default()
-        };
+        let root = Self { installation: Id::from_bytes(random()), key: Key::random() };
+        let mut slot = Slot { salt: random::<16>().to_vec(), ..Slot::default() };
         match unlock {
             Unlock::Passphrase(_) => {
                 slot.kind = KIND_PASSPHRASE;
@@ -105,10 +99,7 @@ impl Root {
         slot.commitment = outer.derive("canopy slot commitment").expose().to_vec();
         let context = root.installation.as_bytes();
         slot.wrapped = outer.derive("canopy slot wrap").wrap(context, &root.key);
-        let slots = Slots {
-            installation: context.to_vec(),
-            slots: vec![slot],
-        };
+        let slots = Slots { installation: context.to_vec(), slots: vec![slot] };
         let body = slots.encode_to_vec();
         let bytes = [MAGIC, Sha256::digest(&body).as_slice(), &body].concat();
         layout::write_whole(path, &bytes).map_err(|e| StoreError::io("cannot write", path, &e))?;
@@ -116,25 +107,15 @@ impl Root {
     }
 
     fn unlock(path: &Path, bytes: &[u8], unlock: &Unlock) -> Result<Self, StoreError> {
-        let damaged = |reason: &str| StoreError::CorruptFile {
-            path: path.into(),
-            reason: reason.into(),
-        };
-        let rest = bytes
-            .strip_prefix(MAGIC)
-            .ok_or_else(|| damaged("it has no known header"))?;
-        let (sum, body) = rest
-            .split_at_checked(CHECKSUM_BYTES)
-            .ok_or_else(|| damaged("it is too short"))?;
+        let damaged = |reason: &str| StoreError::CorruptFile { path: path.into(), reason: reason.into() };
+        let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| damaged("it has no known header"))?;
+        let (sum, body) = rest.split_at_checked(CHECKSUM_BYTES).ok_or_else(|| damaged("it is too short"))?;
         if sum != Sha256::digest(body).as_slice() {
             return Err(damaged("it fails its checksum"));
         }
         let slots = Slots::decode(body).map_err(|e| damaged(&e.to_string()))?;
-        let installation: [u8; 16] = slots
-            .installation
-            .as_slice()
-            .try_into()
-            .map_err(|_| damaged("it has no installation id"))?;
+        let installation: [u8; 16] =
+            slots.installation.as_slice().try_into().map_err(|_| damaged("it has no installation id"))?;
         let (kind, name) = match unlock {
             Unlock::Passphrase(_) => (KIND_PASSPHRASE, "passphrase"),
             Unlock::KeyFile(_) => (KIND_KEY, "key file"),
@@ -149,10 +130,7 @@ impl Root {
                     .derive("canopy slot wrap")
                     .unwrap(&installation, &slot.wrapped)
                     .ok_or_else(|| damaged("the root key fails its authentication tag"))?;
-                return Ok(Self {
-                    installation: Id::from_bytes(installation),
-                    key,
-                });
+                return Ok(Self { installation: Id::from_bytes(installation), key });
             }
         }
         Err(StoreError::WrongKey(name))
@@ -169,31 +147,23 @@ impl<'a> Material<'a> {
     fn of(unlock: &'a Unlock, first_run: bool) -> Result<Self, StoreError> {
         Ok(match unlock {
             Unlock::Passphrase(text) if text.expose().is_empty() => {
-                return Err(StoreError::MalformedKey(
-                    "the passphrase is empty: give one".into(),
-                ));
+                return Err(StoreError::MalformedKey("the passphrase is empty: give one".into()));
             }
             Unlock::Passphrase(text) => Self::Passphrase(text),
             Unlock::Key(text) => Self::Key(parse_hex(text.expose()).ok_or_else(|| {
-                StoreError::MalformedKey(
-                    "the key is not 64 hex digits: `openssl rand -hex 32` makes one".into(),
-                )
+                StoreError::MalformedKey("the key is not 64 hex digits: `openssl rand -hex 32` makes one".into())
             })?),
             Unlock::KeyFile(path) => Self::Key(key_file(path, first_run)?),
         })
     }
 
     fn stretch(&self, slot: &Slot, path: &Path) -> Result<Key, StoreError> {
-        let damaged = |reason: String| StoreError::CorruptFile {
-            path: path.into(),
-            reason,
-        };
+        let damaged = |reason: String| StoreError::CorruptFile { path: path.into(), reason };
         match self {
             Self::Key(key) => {
                 let (_, hkdf) = hkdf::Hkdf::<Sha256>::extract(Some(&slot.salt), key.expose());
                 let mut bytes = Zeroizing::new([0u8; 32]);
-                hkdf.expand(b"canopy slot", bytes.as_mut_slice())
-                    .expect("32 bytes are within HKDF's bound");
+                hkdf.expand(b"canopy slot", bytes.as_mut_slice()).expect("32 bytes are within HKDF's bound");
                 Ok(Key::from_bytes(*bytes))
             }
             Self::Passphrase(text) => {
@@ -215,16 +185,11 @@ impl<'a> Material<'a> {
 /// Reads the key file; on first run, makes it where it is missing.
 fn key_file(path: &Path, first_run: bool) -> Result<Key, StoreError> {
     match fs::read_to_string(path).map(Zeroizing::new) {
-        Ok(text) => parse_hex(text.trim()).ok_or_else(|| {
-            StoreError::MalformedKey(format!("`{}` does not hold 64 hex digits", path.display()))
-        }),
+        Ok(text) => parse_hex(text.trim())
+            .ok_or_else(|| StoreError::MalformedKey(format!("`{}` does not hold 64 hex digits", path.display()))),
         Err(e) if e.kind() == io::ErrorKind::NotFound && first_run => {
             let key = Key::random();
-            let mut text: String = key
-                .expose()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
+            let mut text: String = key.expose().iter().map(|byte| format!("{byte:02x}")).collect();
             text.push('\n');
             let written = layout::write_whole(path, text.as_bytes());
             text.zeroize();
@@ -242,9 +207,7 @@ fn parse_hex(text: &str) -> Option<Key> {
     }
     let mut bytes = Zeroizing::new([0u8; 32]);
     for (to, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let text = std::str::from_utf8(pair)
-            .ok()
-            .filter(|t| !t.starts_with('+'))?;
+        let text = std::str::from_utf8(pair).ok().filter(|t| !t.starts_with('+'))?;
         *to = u8::from_str_radix(text, 16).ok()?;
     }
     Some(Key::from_bytes(*bytes))

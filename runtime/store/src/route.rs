@@ -62,14 +62,8 @@ mod tests {
             assert_eq!(&*vault_of(&Address::parse(&address).unwrap()), vault);
         };
         check(format!("org/{A}"), format!("org/{A}"));
-        check(
-            format!("org/{A}/project/{A}"),
-            format!("org/{A}/project/{A}"),
-        );
-        check(
-            format!("org/{A}/project/{A}/chat"),
-            format!("org/{A}/project/{A}/chat"),
-        );
+        check(format!("org/{A}/project/{A}"), format!("org/{A}/project/{A}"));
+        check(format!("org/{A}/project/{A}/chat"), format!("org/{A}/project/{A}/chat"));
         check("system/directory".into(), "system".into());
         let shard = vault_of(&Address::parse(&format!("account/{A}")).unwrap());
         assert!(shard.starts_with("shard/"), "{shard}");
@@ -79,10 +73,7 @@ mod tests {
     fn deeper_addresses_live_with_their_parent() {
         assert_eq!(parent("org/x/job/backup/y"), "org/x");
         assert_eq!(parent("org/x/project/y/job/backup/z"), "org/x/project/y");
-        assert_eq!(
-            parent("org/x/project/y/meet/room/z"),
-            "org/x/project/y/meet"
-        );
+        assert_eq!(parent("org/x/project/y/meet/room/z"), "org/x/project/y/meet");
     }
 
     #[test]

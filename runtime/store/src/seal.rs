@@ -42,11 +42,7 @@ pub(crate) struct Sealer {
 
 impl Sealer {
     pub(crate) fn new(key: &Key, vault: [u8; 16], key_version: u32) -> Self {
-        Self {
-            cipher: key.cipher(),
-            vault,
-            key_version,
-        }
+        Self { cipher: key.cipher(), vault, key_version }
     }
 
     fn associated(&self, space: Space, header: &[u8], key: &[u8]) -> Vec<u8> {
@@ -91,21 +87,10 @@ impl Sealer {
     }
 
     /// The text, or what is wrong with the stored bytes.
-    pub(crate) fn open(
-        &self,
-        space: Space,
-        key: &[u8],
-        stored: &[u8],
-    ) -> Result<Vec<u8>, &'static str> {
-        let (header, rest) = stored
-            .split_first_chunk::<HEADER_BYTES>()
-            .ok_or("a stored value is too short")?;
-        let (nonce, rest) = rest
-            .split_first_chunk::<NONCE_BYTES>()
-            .ok_or("a stored value is too short")?;
-        let (body, tag) = rest
-            .split_last_chunk::<TAG_BYTES>()
-            .ok_or("a stored value is too short")?;
+    pub(crate) fn open(&self, space: Space, key: &[u8], stored: &[u8]) -> Result<Vec<u8>, &'static str> {
+        let (header, rest) = stored.split_first_chunk::<HEADER_BYTES>().ok_or("a stored value is too short")?;
+        let (nonce, rest) = rest.split_first_chunk::<NONCE_BYTES>().ok_or("a stored value is too short")?;
+        let (body, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or("a stored value is too short")?;
         let [suite, ..] = header;
         if suite & !COMPRESSED != SUITE {
             return Err("a stored value has a cipher suite that this release does not know");
@@ -116,19 +101,13 @@ impl Sealer {
         let associated = self.associated(space, header, key);
         let mut text = body.to_vec();
         self.cipher
-            .decrypt_inout_detached(
-                &XNonce::from(*nonce),
-                &associated,
-                text.as_mut_slice().into(),
-                &Tag::from(*tag),
-            )
+            .decrypt_inout_detached(&XNonce::from(*nonce), &associated, text.as_mut_slice().into(), &Tag::from(*tag))
             .map_err(|_| "a stored value fails its authentication tag")?;
         if suite & COMPRESSED == 0 {
             return Ok(text);
         }
         // Authenticated above, so the length in front is ours.
-        lz4_flex::block::decompress_size_prepended(&text)
-            .map_err(|_| "a stored value does not decompress")
+        lz4_flex::block::decompress_size_prepended(&text).map_err(|_| "a stored value does not decompress")
     }
 }
 
@@ -151,22 +130,12 @@ mod tests {
         let stored = sealer.seal(Space::Data, b"key", 2, text, random(), 0);
         assert_eq!(stored.len() < text.len() + OVERHEAD_BYTES, compressed);
         assert_eq!(sealer.open(Space::Data, b"key", &stored).unwrap(), text);
-        assert!(
-            sealer.open(Space::Data, b"kez", &stored).is_err(),
-            "bound to the key"
-        );
-        assert!(
-            sealer.open(Space::Feed, b"key", &stored).is_err(),
-            "bound to the keyspace"
-        );
+        assert!(sealer.open(Space::Data, b"kez", &stored).is_err(), "bound to the key");
+        assert!(sealer.open(Space::Feed, b"key", &stored).is_err(), "bound to the keyspace");
         for at in 0..stored.len() {
             let mut flipped = stored.clone();
             flipped[at] ^= 1;
-            assert!(
-                sealer.open(Space::Data, b"key", &flipped).is_err(),
-                "byte {at} of {}",
-                stored.len()
-            );
+            assert!(sealer.open(Space::Data, b"key", &flipped).is_err(), "byte {at} of {}", stored.len());
         }
         for len in 0..stored.len() {
             assert!(sealer.open(Space::Data, b"key", &stored[..len]).is_err());
@@ -187,10 +156,6 @@ mod tests {
     fn another_vault_cannot_open_it() {
         let key = Key::random();
         let stored = Sealer::new(&key, [1; 16], 1).seal(Space::Data, b"k", 1, b"text", random(), 0);
-        assert!(
-            Sealer::new(&key, [2; 16], 1)
-                .open(Space::Data, b"k", &stored)
-                .is_err()
-        );
+        assert!(Sealer::new(&key, [2; 16], 1).open(Space::Data, b"k", &stored).is_err());
     }
 }

@@ -44,32 +44,20 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self {
-            node,
-            table: Mutex::new(Table::default()),
-        }
+        Self { node, table: Mutex::new(Table::default()) }
     }
 
     /// The vault, if it is open and well.
     pub(crate) fn get_open(&self, name: &VaultName) -> Option<Arc<Vault>> {
         let table = self.table.lock();
-        let vault = table
-            .slots
-            .get(name)?
-            .vault
-            .as_ref()
-            .filter(|vault| !vault.is_failed())?;
+        let vault = table.slots.get(name)?.vault.as_ref().filter(|vault| !vault.is_failed())?;
         vault.touch();
         Some(vault.clone())
     }
 
     /// The vault, opened where needed. One that was never made is `None`, or
     /// where a writer wants it, one without a disk.
-    pub(crate) async fn open(
-        &self,
-        name: &VaultName,
-        to_write: bool,
-    ) -> Result<Option<Arc<Vault>>, StoreError> {
+    pub(crate) async fn open(&self, name: &VaultName, to_write: bool) -> Result<Option<Arc<Vault>>, StoreError> {
         if self.node.is_closing() {
             return Err(StoreError::Closed);
         }
@@ -79,14 +67,7 @@ impl Slots {
         if !to_write && self.node.catalog.vault_id(name).is_none() {
             return Ok(None);
         }
-        let gate = self
-            .table
-            .lock()
-            .slots
-            .entry(name.clone())
-            .or_default()
-            .gate
-            .clone();
+        let gate = self.table.lock().slots.entry(name.clone()).or_default().gate.clone();
         let _opening = gate.lock().await;
         if let Some(vault) = self.get_open(name) {
             return Ok(Some(vault));
@@ -114,16 +95,9 @@ impl Slots {
                 };
                 tracing::error!(vault = %name, reason, "quarantined");
                 slot.quarantine = Some(reason.clone());
-                let count = table
-                    .slots
-                    .values()
-                    .filter(|slot| slot.quarantine.is_some())
-                    .count();
+                let count = table.slots.values().filter(|slot| slot.quarantine.is_some()).count();
                 self.node.figures.quarantined_vaults.set(count as f64);
-                Err(StoreError::Quarantined {
-                    vault: name.to_string(),
-                    reason,
-                })
+                Err(StoreError::Quarantined { vault: name.to_string(), reason })
             }
         }
     }
@@ -135,10 +109,7 @@ impl Slots {
             let table = &mut *table;
             let slot = table.slots.entry(name.clone()).or_default();
             if let Some(reason) = &slot.quarantine {
-                return Err(StoreError::Quarantined {
-                    vault: name.to_string(),
-                    reason: reason.clone(),
-                });
+                return Err(StoreError::Quarantined { vault: name.to_string(), reason: reason.clone() });
             }
             let failed = slot.vault.take();
             table.open -= usize::from(failed.is_some());
@@ -167,28 +138,20 @@ impl Slots {
                 .values_mut()
                 // The table's own reference is the only one: no writer, no
                 // snapshot, no commit under way.
-                .filter(|slot| {
-                    slot.vault
-                        .as_ref()
-                        .is_some_and(|vault| Arc::strong_count(vault) == 1)
-                })
+                .filter(|slot| slot.vault.as_ref().is_some_and(|vault| Arc::strong_count(vault) == 1))
                 .min_by_key(|slot| slot.vault.as_ref().map(|vault| vault.last_use()));
             let Some(slot) = idle else { break };
             evicted.extend(slot.vault.take());
             table.open -= 1;
         }
         if table.open >= 2 * max {
-            return Err(StoreError::TooManyVaults {
-                vault: name.to_string(),
-                open: table.open,
-            });
+            return Err(StoreError::TooManyVaults { vault: name.to_string(), open: table.open });
         }
         table.open += 1;
         if table.slots.len() > SLOTS_MAX {
             table.slots.retain(|_, slot| {
                 let closed = slot.closed.as_ref().is_none_or(|closed| *closed.borrow());
-                !(slot.vault.is_none() && slot.quarantine.is_none() && closed)
-                    || Arc::strong_count(&slot.gate) > 1
+                !(slot.vault.is_none() && slot.quarantine.is_none() && closed) || Arc::strong_count(&slot.gate) > 1
             });
         }
         Ok(())
@@ -202,30 +165,23 @@ impl Slots {
         match tokio::task::spawn_blocking(move || Vault::open(node, name, id)).await {
             Ok(opened) => opened,
             // fjall asserts where it finds itself inconsistent.
-            Err(error) if error.is_panic() => Err(OpenError::Damaged(
-                "its database panicked while it was opened".into(),
-            )),
+            Err(error) if error.is_panic() => {
+                Err(OpenError::Damaged("its database panicked while it was opened".into()))
+            }
             Err(_) => Err(OpenError::Transient(StoreError::Closed)),
         }
     }
 
     /// Open vaults.
     pub(crate) fn vaults(&self) -> Vec<Arc<Vault>> {
-        self.table
-            .lock()
-            .slots
-            .values()
-            .filter_map(|slot| slot.vault.clone())
-            .collect()
+        self.table.lock().slots.values().filter_map(|slot| slot.vault.clone()).collect()
     }
 
     /// Quarantined vaults, and why.
     pub(crate) fn quarantined(&self) -> Vec<(VaultName, String)> {
         let table = self.table.lock();
         let slots = table.slots.iter();
-        slots
-            .filter_map(|(name, slot)| Some((name.clone(), slot.quarantine.clone()?)))
-            .collect()
+        slots.filter_map(|(name, slot)| Some((name.clone(), slot.quarantine.clone()?))).collect()
     }
 
     /// Lets go of every vault, and waits until they are closed.
@@ -241,10 +197,7 @@ impl Slots {
         }
         let deadline = tokio::time::Instant::now() + CLOSE_WAIT;
         for (name, mut closed) in closing {
-            if tokio::time::timeout_at(deadline, closed.wait_for(|closed| *closed))
-                .await
-                .is_err()
-            {
+            if tokio::time::timeout_at(deadline, closed.wait_for(|closed| *closed)).await.is_err() {
                 return Err(StoreError::InUse(name.to_string()));
             }
         }

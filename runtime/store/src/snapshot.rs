@@ -56,13 +56,7 @@ impl Reader for Snapshot {
         let Some(durable) = self.durable().filter(|_| table < INTERNAL) else {
             return Ok(Vec::new());
         };
-        Ok(state::scan(
-            &durable.partition,
-            Some(durable),
-            None,
-            table,
-            span,
-        )?)
+        Ok(state::scan(&durable.partition, Some(durable), None, table, span)?)
     }
 
     fn seq(&self) -> u64 {
@@ -82,9 +76,7 @@ impl Reader for Snapshot {
     fn digest(&self, text: &[u8]) -> [u8; 16] {
         match &self.0 {
             State::There { durable, .. } => durable.partition.digest(text),
-            State::Absent { digests, address } => {
-                digest16(digests, &[address.as_str().as_bytes(), b"\0", text])
-            }
+            State::Absent { digests, address } => digest16(digests, &[address.as_str().as_bytes(), b"\0", text]),
         }
     }
 }

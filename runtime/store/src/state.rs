@@ -34,70 +34,45 @@ impl Durable {
     /// `None` where nothing was committed to the vault.
     pub(crate) fn of(vault: Arc<Vault>, partition: Arc<Partition>) -> Option<Self> {
         let snapshot = vault.disk()?.snapshot();
-        Some(Self {
-            snapshot,
-            partition,
-            vault,
-        })
+        Some(Self { snapshot, partition, vault })
     }
 
     fn disk(&self) -> &Disk {
-        self.vault
-            .disk()
-            .expect("there was one when the snapshot was taken, and it stays")
+        self.vault.disk().expect("there was one when the snapshot was taken, and it stays")
     }
 
     /// The partition's state; the default before its first commit.
     pub(crate) fn meta(&self) -> Result<Meta, StoreError> {
         match self.row(&self.partition.row_key(META, &[]))? {
-            Some(text) => {
-                Meta::decode(text.as_slice()).map_err(|e| self.vault.corrupt(&e.to_string()))
-            }
+            Some(text) => Meta::decode(text.as_slice()).map_err(|e| self.vault.corrupt(&e.to_string())),
             None => Ok(Meta::default()),
         }
     }
 
     /// The row at a stored key.
     pub(crate) fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let stored = self
-            .snapshot
-            .get(&self.disk().data, key)
-            .map_err(|e| self.vault.read_error(e))?;
+        let stored = self.snapshot.get(&self.disk().data, key).map_err(|e| self.vault.read_error(e))?;
         stored.map(|stored| self.open_row(key, &stored)).transpose()
     }
 
     fn open_row(&self, key: &[u8], stored: &[u8]) -> Result<Vec<u8>, StoreError> {
-        self.partition
-            .open_row(key, stored)
-            .map_err(|e| self.vault.corrupt(e))
+        self.partition.open_row(key, stored).map_err(|e| self.vault.corrupt(e))
     }
 
     /// A feed entry as stored.
     pub(crate) fn entry(&self, seq: u64) -> Result<Option<UserValue>, StoreError> {
         let key = self.partition.feed_key(seq);
-        self.snapshot
-            .get(&self.disk().feed, key)
-            .map_err(|e| self.vault.read_error(e))
+        self.snapshot.get(&self.disk().feed, key).map_err(|e| self.vault.read_error(e))
     }
 
     /// The transaction at `seq`.
     pub(crate) fn transaction(&self, seq: u64) -> Result<Option<Transaction>, StoreError> {
         let stored = self.entry(seq)?;
-        stored
-            .map(|stored| {
-                self.partition
-                    .open_entry(seq, &stored)
-                    .map_err(|e| self.vault.corrupt(e))
-            })
-            .transpose()
+        stored.map(|stored| self.partition.open_entry(seq, &stored).map_err(|e| self.vault.corrupt(e))).transpose()
     }
 
     /// Stored rows within bounds, in order.
-    fn range(
-        &self,
-        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
-        order: Order,
-    ) -> Box<dyn Iterator<Item = StoredRow> + '_> {
+    fn range(&self, bounds: Bounds, order: Order) -> StoredIter<'_> {
         let rows = self.snapshot.range(&self.disk().data, bounds);
         let row = |guard: fjall::Guard| guard.into_inner().map_err(|e| self.vault.read_error(e));
         match order {
@@ -108,6 +83,11 @@ impl Durable {
 }
 
 type StoredRow = Result<(UserKey, UserValue), StoreError>;
+type StoredIter<'a> = Box<dyn Iterator<Item = StoredRow> + 'a>;
+type PendingIter<'a> = Box<dyn Iterator<Item = (&'a Vec<u8>, &'a Pending)> + 'a>;
+
+/// First and last stored key of a span.
+type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// Pending rows by stored key.
 pub(crate) type PendingRows = BTreeMap<Vec<u8>, Pending>;
@@ -123,41 +103,27 @@ pub(crate) fn scan(
     let Some(bounds) = bounds(partition, table, &span) else {
         return Ok(Vec::new());
     };
-    let borrowed = (
-        bounds.0.as_ref().map(Vec::as_slice),
-        bounds.1.as_ref().map(Vec::as_slice),
-    );
-    let over: Box<dyn Iterator<Item = (&Vec<u8>, &Pending)>> = match (pending, span.order) {
+    let borrowed = (bounds.0.as_ref().map(Vec::as_slice), bounds.1.as_ref().map(Vec::as_slice));
+    let over: PendingIter<'_> = match (pending, span.order) {
         (None, _) => Box::new(std::iter::empty()),
         (Some(rows), Order::Ascending) => Box::new(rows.range::<[u8], _>(borrowed)),
         (Some(rows), Order::Descending) => Box::new(rows.range::<[u8], _>(borrowed).rev()),
     };
-    let under: Box<dyn Iterator<Item = StoredRow>> = match durable {
+    let under: StoredIter<'_> = match durable {
         None => Box::new(std::iter::empty()),
         Some(durable) => durable.range(bounds.clone(), span.order),
     };
-    let mut merged = Merged {
-        over: over.peekable(),
-        under: under.peekable(),
-        order: span.order,
-    };
+    let mut merged = Merged { over: over.peekable(), under: under.peekable(), order: span.order };
     let mut rows = Vec::new();
     while rows.len() < span.limit {
         let (key, value) = match merged.next() {
             None => break,
             Some(Found::Pending(_, None)) => continue,
-            Some(Found::Pending(key, Some(value))) => {
-                (Bytes::copy_from_slice(suffix(key)), value.clone())
-            }
+            Some(Found::Pending(key, Some(value))) => (Bytes::copy_from_slice(suffix(key)), value.clone()),
             Some(Found::Stored(row)) => {
                 let (key, stored) = row?;
-                let opened = durable
-                    .map(|durable| durable.open_row(&key, &stored))
-                    .transpose()?;
-                (
-                    Bytes::copy_from_slice(suffix(&key)),
-                    opened.unwrap_or_default().into(),
-                )
+                let opened = durable.map(|durable| durable.open_row(&key, &stored)).transpose()?;
+                (Bytes::copy_from_slice(suffix(&key)), opened.unwrap_or_default().into())
             }
         };
         rows.push((key, value));
@@ -176,8 +142,8 @@ enum Found<'a> {
 }
 
 struct Merged<'a> {
-    over: Peekable<Box<dyn Iterator<Item = (&'a Vec<u8>, &'a Pending)> + 'a>>,
-    under: Peekable<Box<dyn Iterator<Item = StoredRow> + 'a>>,
+    over: Peekable<PendingIter<'a>>,
+    under: Peekable<StoredIter<'a>>,
     order: Order,
 }
 
@@ -191,11 +157,7 @@ impl<'a> Merged<'a> {
             (None, Some(_)) | (_, Some(Err(_))) => Greater,
             (Some((over, _)), Some(Ok((under, _)))) => {
                 let order = over.as_slice().cmp(under);
-                if self.order == Order::Ascending {
-                    order
-                } else {
-                    order.reverse()
-                }
+                if self.order == Order::Ascending { order } else { order.reverse() }
             }
         };
         if order == Greater {
@@ -204,18 +166,12 @@ impl<'a> Merged<'a> {
         if order == Equal {
             self.under.next();
         }
-        self.over
-            .next()
-            .map(|(key, pending)| Found::Pending(key, pending.value.as_ref()))
+        self.over.next().map(|(key, pending)| Found::Pending(key, pending.value.as_ref()))
     }
 }
 
 /// Stored keys that a span covers; `None` where it can cover none.
-fn bounds(
-    partition: &Partition,
-    table: u16,
-    span: &Span<'_>,
-) -> Option<(Bound<Vec<u8>>, Bound<Vec<u8>>)> {
+fn bounds(partition: &Partition, table: u16, span: &Span<'_>) -> Option<Bounds> {
     let first = partition.row_key(table, span.prefix);
     let end = match successor(&first) {
         Some(end) => Bound::Excluded(end),
@@ -262,12 +218,7 @@ pub(crate) fn keys(
     limit: usize,
     wanted: impl Fn(&[u8]) -> bool,
 ) -> Result<Vec<UserKey>, StoreError> {
-    let span = Span {
-        prefix: &[],
-        after: None,
-        order: Order::Ascending,
-        limit,
-    };
+    let span = Span { prefix: &[], after: None, order: Order::Ascending, limit };
     let Some(bounds) = bounds(&durable.partition, table, &span) else {
         return Ok(Vec::new());
     };

@@ -75,15 +75,8 @@ impl Store {
     /// here: it is quarantined when it is used.
     pub fn open(options: StoreOptions) -> Result<Store, StoreError> {
         let node = Node::open(options)?;
-        let handles = Handles {
-            by_address: HashMap::new(),
-            sweep_at: SWEEP_MIN,
-        };
-        Ok(Self(Arc::new(Inner {
-            slots: Slots::new(node.clone()),
-            handles: Mutex::new(handles),
-            node,
-        })))
+        let handles = Handles { by_address: HashMap::new(), sweep_at: SWEEP_MIN };
+        Ok(Self(Arc::new(Inner { slots: Slots::new(node.clone()), handles: Mutex::new(handles), node })))
     }
 
     /// Random; made on first run.
@@ -97,16 +90,8 @@ impl Store {
     /// # Errors
     /// The file of org keys could not be written, at the very first use.
     pub fn derive_key(&self, purpose: &str) -> Result<zeroize::Zeroizing<[u8; 32]>, StoreError> {
-        let installation = self
-            .0
-            .node
-            .catalog
-            .org_key_or_new(crate::route::org_of("system"))?;
-        Ok(zeroize::Zeroizing::new(
-            *installation
-                .derive(&format!("canopy purpose {purpose}"))
-                .expose(),
-        ))
+        let installation = self.0.node.catalog.org_key_or_new(crate::route::org_of("system"))?;
+        Ok(zeroize::Zeroizing::new(*installation.derive(&format!("canopy purpose {purpose}")).expose()))
     }
 
     fn handle(&self, address: &Address) -> Arc<Handle> {
@@ -115,8 +100,7 @@ impl Store {
             return handle.clone();
         }
         if handles.by_address.len() >= handles.sweep_at {
-            let in_use =
-                |handle: &Arc<Handle>| Arc::strong_count(handle) > 1 || handle.has_subscribers();
+            let in_use = |handle: &Arc<Handle>| Arc::strong_count(handle) > 1 || handle.has_subscribers();
             handles.by_address.retain(|_, handle| in_use(handle));
             handles.sweep_at = SWEEP_MIN.max(2 * handles.by_address.len());
         }
@@ -133,12 +117,7 @@ impl Store {
     /// be opened or read.
     pub async fn writer(&self, address: &Address, views: &[View]) -> Result<Writer, StoreError> {
         let claim = self.handle(address).claim()?;
-        let vault = self
-            .0
-            .slots
-            .open(&claim.vault, true)
-            .await?
-            .ok_or(StoreError::Closed)?;
+        let vault = self.0.slots.open(&claim.vault, true).await?.ok_or(StoreError::Closed)?;
         // A former writer of this address may have left commits under way.
         vault.barrier(0).await?;
         let (store, views) = (self.clone(), views.to_vec());
@@ -166,24 +145,11 @@ impl Store {
                 claim.set_found(&vault, &partition);
             }
             claim.publish(meta.seq);
-            Ok(Writer::new(
-                claim,
-                store,
-                vault,
-                partition,
-                new_partition,
-                views,
-                meta,
-            ))
+            Ok(Writer::new(claim, store, vault, partition, new_partition, views, meta))
         };
-        tokio::task::spawn_blocking(load)
-            .await
-            .unwrap_or_else(|error| {
-                Err(StoreError::Io {
-                    what: format!("cannot open `{address}`"),
-                    reason: error.to_string(),
-                })
-            })
+        tokio::task::spawn_blocking(load).await.unwrap_or_else(|error| {
+            Err(StoreError::Io { what: format!("cannot open `{address}`"), reason: error.to_string() })
+        })
     }
 
     /// Durable reads of a partition. One that never committed is empty.
@@ -199,10 +165,7 @@ impl Store {
     }
 
     pub(crate) fn reader_of(&self, handle: Arc<Handle>) -> PartitionReader {
-        PartitionReader {
-            store: self.clone(),
-            handle,
-        }
+        PartitionReader { store: self.clone(), handle }
     }
 
     /// A durable snapshot, where that needs no waiting: the vault is open.
@@ -271,12 +234,7 @@ impl Store {
     pub fn observe(&self) -> StoreState {
         let inner = &self.0;
         let figures = &inner.node.figures;
-        let mut open_vaults: Vec<_> = inner
-            .slots
-            .vaults()
-            .iter()
-            .map(|vault| vault.name.to_string())
-            .collect();
+        let mut open_vaults: Vec<_> = inner.slots.vaults().iter().map(|vault| vault.name.to_string()).collect();
         open_vaults.sort();
         let quarantined = inner.slots.quarantined();
         StoreState {
@@ -288,19 +246,13 @@ impl Store {
             bytes: figures.bytes.load(Ordering::Relaxed),
             quarantined: quarantined
                 .into_iter()
-                .map(|(vault, reason)| QuarantinedVault {
-                    vault: vault.to_string(),
-                    reason,
-                })
+                .map(|(vault, reason)| QuarantinedVault { vault: vault.to_string(), reason })
                 .collect(),
         }
     }
 }
 
-fn read_durable(
-    vault: Arc<Vault>,
-    partition: Arc<Partition>,
-) -> Result<Option<Snapshot>, StoreError> {
+fn read_durable(vault: Arc<Vault>, partition: Arc<Partition>) -> Result<Option<Snapshot>, StoreError> {
     Durable::of(vault, partition).map(Snapshot::of).transpose()
 }
 
@@ -311,12 +263,8 @@ fn check_last_link(durable: &Durable, meta: &Meta) -> Result<(), StoreError> {
     }
     let last = durable.entry(meta.seq)?;
     match last {
-        Some(entry) if entry.ends_with(&meta.chain) && durable.entry(meta.seq + 1)?.is_none() => {
-            Ok(())
-        }
-        _ => Err(durable
-            .vault
-            .corrupt("its feed does not end where its rows do")),
+        Some(entry) if entry.ends_with(&meta.chain) && durable.entry(meta.seq + 1)?.is_none() => Ok(()),
+        _ => Err(durable.vault.corrupt("its feed does not end where its rows do")),
     }
 }
 

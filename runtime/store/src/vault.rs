@@ -34,11 +34,7 @@ pub(crate) struct VaultKeys {
 impl VaultKeys {
     fn new(own: Key, id: VaultId) -> Self {
         let sealer = Sealer::new(&own.derive("canopy vault values"), id, KEY_VERSION);
-        Self {
-            names: own.derive("canopy partition names").hmac(),
-            sealer,
-            own,
-        }
+        Self { names: own.derive("canopy partition names").hmac(), sealer, own }
     }
 
     fn head(&self) -> Hmac256 {
@@ -76,11 +72,7 @@ impl Vault {
     }
 
     /// Opens a vault. Blocks.
-    pub(crate) fn open(
-        node: Arc<Node>,
-        name: VaultName,
-        id: VaultId,
-    ) -> Result<Arc<Self>, OpenError> {
+    pub(crate) fn open(node: Arc<Node>, name: VaultName, id: VaultId) -> Result<Arc<Self>, OpenError> {
         let span = tracing::info_span!("open vault", vault = %name);
         let _entered = span.enter();
         let dir = node.catalog.vault_dir(&id);
@@ -88,20 +80,14 @@ impl Vault {
             .catalog
             .org_key(org_of(&name))
             .ok_or_else(|| OpenError::Damaged("the key of its org is missing".into()))?;
-        let KeyringContent {
-            keyring,
-            vault_key,
-            partitions,
-        } = Keyring::open(&dir.join("keyring"), &id, &org_key).map_err(|e| match e {
-            RecordError::Io(e) => OpenError::io("its keyring", &e),
-            RecordError::Damaged(reason) => OpenError::Damaged(format!("its keyring: {reason}")),
-        })?;
+        let KeyringContent { keyring, vault_key, partitions } = Keyring::open(&dir.join("keyring"), &id, &org_key)
+            .map_err(|e| match e {
+                RecordError::Io(e) => OpenError::io("its keyring", &e),
+                RecordError::Damaged(reason) => OpenError::Damaged(format!("its keyring: {reason}")),
+            })?;
         let keys = VaultKeys::new(vault_key, id);
         let disk = Disk::open(&dir, &node.template, keyring, keys.head(), &keys.sealer)?;
-        let partitions = partitions
-            .into_iter()
-            .map(|(name, wrapped)| (name, Slot::Wrapped(wrapped)))
-            .collect();
+        let partitions = partitions.into_iter().map(|(name, wrapped)| (name, Slot::Wrapped(wrapped))).collect();
         let vault = Self::new(node, name, id, keys, partitions);
         vault.set_disk(disk);
         Ok(Arc::new(vault))
@@ -159,28 +145,17 @@ impl Vault {
         let dir = catalog.vault_dir(&self.id);
         layout::make_dir(&dir).map_err(failed)?;
         let sealed_name = catalog.seal_name(&self.name);
-        let keyring = Keyring::create(
-            &dir.join("keyring"),
-            &self.id,
-            sealed_name,
-            &self.keys.own,
-            &org_key,
-        )
-        .map_err(failed)?;
-        let disk = Disk::create(&dir, &self.node.template, keyring, self.keys.head())
-            .map_err(|e| failed(io_error(e)))?;
-        layout::sync_dir(&dir)
-            .and_then(|()| catalog.sync())
-            .map_err(failed)?;
+        let keyring =
+            Keyring::create(&dir.join("keyring"), &self.id, sealed_name, &self.keys.own, &org_key).map_err(failed)?;
+        let disk =
+            Disk::create(&dir, &self.node.template, keyring, self.keys.head()).map_err(|e| failed(io_error(e)))?;
+        layout::sync_dir(&dir).and_then(|()| catalog.sync()).map_err(failed)?;
         catalog.record_vault(&self.name, self.id)?;
         Ok(disk)
     }
 
     /// The keys of an address's partition, where it has some.
-    pub(crate) fn partition(
-        &self,
-        address: &Address,
-    ) -> Result<Option<Arc<Partition>>, StoreError> {
+    pub(crate) fn partition(&self, address: &Address) -> Result<Option<Arc<Partition>>, StoreError> {
         let name = Partition::name_of(&self.keys.names, address);
         let mut partitions = self.partitions.lock();
         match partitions.get(&name) {
@@ -203,12 +178,7 @@ impl Vault {
             return Ok(());
         };
         let name = Partition::name_of(&self.keys.names, address);
-        match disk
-            .snapshot()
-            .prefix(&disk.data, name)
-            .next()
-            .map(fjall::Guard::key)
-        {
+        match disk.snapshot().prefix(&disk.data, name).next().map(fjall::Guard::key) {
             None => Ok(()),
             Some(Ok(_)) => Err(self.corrupt("a partition's key is missing from the keyring")),
             Some(Err(error)) => Err(self.read_error(error)),
@@ -225,9 +195,7 @@ impl Vault {
 
     /// Makes keys known whose record is on its way to the keyring.
     pub(crate) fn adopt(&self, partition: &Arc<Partition>) {
-        self.partitions
-            .lock()
-            .insert(partition.name, Slot::Ready(partition.clone()));
+        self.partitions.lock().insert(partition.name, Slot::Ready(partition.clone()));
     }
 
     /// Hands a submission to the group commit; gives its position.
@@ -290,10 +258,7 @@ impl Vault {
     }
 
     fn failure(&self) -> StoreError {
-        StoreError::CommitFailed {
-            vault: self.name.to_string(),
-            reason: "an earlier commit failed".into(),
-        }
+        StoreError::CommitFailed { vault: self.name.to_string(), reason: "an earlier commit failed".into() }
     }
 
     /// Between groups: memtables and head.
@@ -305,19 +270,15 @@ impl Vault {
     }
 
     pub(crate) fn corrupt(&self, reason: &str) -> StoreError {
-        StoreError::Corrupt {
-            vault: self.name.to_string(),
-            reason: reason.into(),
-        }
+        StoreError::Corrupt { vault: self.name.to_string(), reason: reason.into() }
     }
 
     /// An error of a read.
     pub(crate) fn read_error(&self, error: fjall::Error) -> StoreError {
         match error {
-            fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e)) => StoreError::Io {
-                what: format!("cannot read vault `{}`", self.name),
-                reason: e.to_string(),
-            },
+            fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e)) => {
+                StoreError::Io { what: format!("cannot read vault `{}`", self.name), reason: e.to_string() }
+            }
             other => self.corrupt(&format!("{other:?}")),
         }
     }

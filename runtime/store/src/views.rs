@@ -28,19 +28,13 @@ pub(crate) fn rebuild(
     views: &[View],
     mut meta: Meta,
 ) -> Result<Meta, StoreError> {
-    let stale: Vec<&View> = views
-        .iter()
-        .filter(|view| meta.view_versions.get(&u32::from(view.id)) != Some(&view.version))
-        .collect();
+    let stale: Vec<&View> =
+        views.iter().filter(|view| meta.view_versions.get(&u32::from(view.id)) != Some(&view.version)).collect();
     if stale.is_empty() || meta.seq == 0 {
         return Ok(meta);
     }
     tracing::info!(address = %handle.address, views = stale.len(), transactions = meta.seq, "rebuilding views");
-    let rebuild = Rebuild {
-        vault,
-        partition,
-        handle,
-    };
+    let rebuild = Rebuild { vault, partition, handle };
     for view in &stale {
         meta.view_versions.remove(&u32::from(view.id));
     }
@@ -49,10 +43,7 @@ pub(crate) fn rebuild(
         rebuild.drop_rows(view, &meta)?;
     }
     rebuild.replay(&stale, &meta)?;
-    meta.view_versions = views
-        .iter()
-        .map(|view| (u32::from(view.id), view.version))
-        .collect();
+    meta.view_versions = views.iter().map(|view| (u32::from(view.id), view.version)).collect();
     rebuild.write(Vec::new(), &meta)?;
     Ok(meta)
 }
@@ -94,14 +85,7 @@ impl Rebuild<'_> {
             if keys.is_empty() {
                 return Ok(());
             }
-            let removed = keys
-                .into_iter()
-                .map(|key| SealedRow {
-                    space: Space::Data,
-                    key,
-                    value: None,
-                })
-                .collect();
+            let removed = keys.into_iter().map(|key| SealedRow { space: Space::Data, key, value: None }).collect();
             self.write(removed, meta)?;
         }
     }
@@ -112,13 +96,9 @@ impl Rebuild<'_> {
         let mut rows = Vec::new();
         let mut writes = Vec::new();
         for seq in 1..=meta.seq {
-            let stored = durable
-                .entry(seq)?
-                .ok_or_else(|| self.vault.corrupt("the feed has a gap"))?;
-            let (transaction, link) = self
-                .partition
-                .check_link(&chain, seq, &stored)
-                .map_err(|e| self.vault.corrupt(e))?;
+            let stored = durable.entry(seq)?.ok_or_else(|| self.vault.corrupt("the feed has a gap"))?;
+            let (transaction, link) =
+                self.partition.check_link(&chain, seq, &stored).map_err(|e| self.vault.corrupt(e))?;
             chain = link;
             for (n, change) in (0u32..).zip(transaction.changes) {
                 let change = Change {
@@ -152,15 +132,8 @@ impl Rebuild<'_> {
                 return fjall::UserValue::empty();
             }
             let nonce = Nonces::new(1).take();
-            self.partition
-                .sealer
-                .seal(Space::Data, &key, view.version, &value, nonce, 0)
-                .into()
+            self.partition.sealer.seal(Space::Data, &key, view.version, &value, nonce, 0).into()
         });
-        SealedRow {
-            space: Space::Data,
-            key: key.into(),
-            value,
-        }
+        SealedRow { space: Space::Data, key: key.into(), value }
     }
 }

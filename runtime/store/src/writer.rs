@@ -58,10 +58,7 @@ impl Writer {
         mut meta: Meta,
     ) -> Self {
         // Views that are new, or whose partition is empty, start as they are.
-        meta.view_versions = views
-            .iter()
-            .map(|view| (u32::from(view.id), view.version))
-            .collect();
+        meta.view_versions = views.iter().map(|view| (u32::from(view.id), view.version)).collect();
         Self {
             claim,
             store,
@@ -84,10 +81,7 @@ impl Writer {
     /// The state that the next commit builds on: durable rows, and over them
     /// what was submitted.
     pub fn live(&self) -> Live<'_> {
-        Live {
-            writer: self,
-            durable: self.durable(),
-        }
+        Live { writer: self, durable: self.durable() }
     }
 
     fn durable(&self) -> Option<Durable> {
@@ -109,26 +103,14 @@ impl Writer {
     }
 
     fn try_submit(&mut self, commit: Commit) -> Result<Ticket, StoreError> {
-        if let Some(change) = commit
-            .changes
-            .iter()
-            .find(|change| change.table >= INTERNAL)
-        {
+        if let Some(change) = commit.changes.iter().find(|change| change.table >= INTERNAL) {
             return Err(StoreError::ReservedTable(change.table));
         }
         let seq = self.next_seq();
-        let mut draft = RowDraft::new(
-            &self.partition,
-            commit.changes.len() + commit.effects.len() + 2,
-        );
+        let mut draft = RowDraft::new(&self.partition, commit.changes.len() + commit.effects.len() + 2);
         let mut writes = Vec::new();
         for (n, change) in (0u32..).zip(&commit.changes) {
-            draft.set(
-                change.table,
-                &change.key,
-                change.schema_version,
-                change.after.clone(),
-            );
+            draft.set(change.table, &change.key, change.schema_version, change.after.clone());
             for view in &self.views {
                 (view.apply)(seq, n, change, &mut writes);
                 for write in writes.drain(..) {
@@ -142,24 +124,14 @@ impl Writer {
                 method: effect.method.into(),
                 request: effect.request,
             };
-            draft.set(
-                EFFECTS,
-                &effect_key(seq, n),
-                SCHEMA_VERSION,
-                Some(effect.encode_to_vec().into()),
-            );
+            draft.set(EFFECTS, &effect_key(seq, n), SCHEMA_VERSION, Some(effect.encode_to_vec().into()));
         }
         if let Some((key, mut record)) = commit.record {
             if record.seq == 0 {
                 record.seq = seq;
             }
             let key = self.request_key(&key, day_of(commit.time_ms));
-            draft.set(
-                REQUESTS,
-                &key,
-                SCHEMA_VERSION,
-                Some(record.encode_to_vec().into()),
-            );
+            draft.set(REQUESTS, &key, SCHEMA_VERSION, Some(record.encode_to_vec().into()));
         }
         let transaction = Transaction {
             seq,
@@ -180,13 +152,9 @@ impl Writer {
                 })
                 .collect(),
         };
-        let (entry, chain) =
-            self.partition
-                .seal_entry(&self.meta.chain, &transaction, draft.nonces.take());
+        let (entry, chain) = self.partition.seal_entry(&self.meta.chain, &transaction, draft.nonces.take());
         let entry = UserValue::from(entry);
-        let RowDraft {
-            mut sealed, plain, ..
-        } = draft;
+        let RowDraft { mut sealed, plain, .. } = draft;
         sealed.push(SealedRow {
             space: Space::Feed,
             key: self.partition.feed_key(seq).into(),
@@ -198,19 +166,8 @@ impl Writer {
             wake_at_ms: commit.wake_at_ms.or(self.meta.wake_at_ms),
             view_versions: self.meta.view_versions.clone(),
         };
-        let advance = Advance {
-            partition: self.partition.clone(),
-            handle: self.claim.clone(),
-            meta: meta.clone(),
-        };
-        let ticket = self.hand_over(
-            sealed,
-            plain,
-            Some(advance),
-            Some((seq, entry)),
-            commit.wake_at_ms,
-            seq,
-        )?;
+        let advance = Advance { partition: self.partition.clone(), handle: self.claim.clone(), meta: meta.clone() };
+        let ticket = self.hand_over(sealed, plain, Some(advance), Some((seq, entry)), commit.wake_at_ms, seq)?;
         self.meta = meta;
         Ok(ticket)
     }
@@ -260,10 +217,7 @@ impl Writer {
     fn request_key(&self, key: &RequestKey, day: u32) -> [u8; 20] {
         let digest = self.partition.request_digest(key.as_bytes());
         let mut whole = [0u8; 20];
-        for (to, from) in whole
-            .iter_mut()
-            .zip(day.to_be_bytes().into_iter().chain(digest))
-        {
+        for (to, from) in whole.iter_mut().zip(day.to_be_bytes().into_iter().chain(digest)) {
             *to = from;
         }
         whole
@@ -274,18 +228,12 @@ impl Writer {
     ///
     /// # Errors
     /// The store cannot be read, or the record is damaged.
-    pub fn request_record(
-        &self,
-        key: &RequestKey,
-        now_ms: i64,
-    ) -> Result<Option<RequestRecord>, StoreError> {
+    pub fn request_record(&self, key: &RequestKey, now_ms: i64) -> Result<Option<RequestRecord>, StoreError> {
         let live = self.live();
         let oldest = day_of(now_ms.saturating_sub(self.retention_ms()));
         // Tomorrow's too: the clock may have been set back.
         for day in (oldest..=day_of(now_ms).saturating_add(1)).rev() {
-            let stored = self
-                .partition
-                .row_key(REQUESTS, &self.request_key(key, day));
+            let stored = self.partition.row_key(REQUESTS, &self.request_key(key, day));
             if let Some(bytes) = live.row(&stored)? {
                 return RequestRecord::decode(bytes)
                     .map(Some)
@@ -308,20 +256,9 @@ impl Writer {
             return Ok(Vec::new());
         };
         let last = durable.meta()?.seq;
-        let span = Span {
-            prefix: &[],
-            after: None,
-            order: Order::Ascending,
-            limit,
-        };
+        let span = Span { prefix: &[], after: None, order: Order::Ascending, limit };
         // Over them, so that one completed a moment ago is not given again.
-        let rows = state::scan(
-            &self.partition,
-            Some(&durable),
-            self.pending_rows(),
-            EFFECTS,
-            span,
-        )?;
+        let rows = state::scan(&self.partition, Some(&durable), self.pending_rows(), EFFECTS, span)?;
         let mut effects = Vec::with_capacity(rows.len());
         for (key, bytes) in rows {
             let damaged = || self.vault.corrupt("an effect cannot be read");
@@ -361,9 +298,7 @@ impl Writer {
     /// When the actor last asked to be activated, in milliseconds since 1970;
     /// of durable commits.
     pub fn wake_at_ms(&self) -> Option<i64> {
-        self.overlay
-            .wake_at_ms(self.vault.durable_position())
-            .or(self.wake_at_ms)
+        self.overlay.wake_at_ms(self.vault.durable_position()).or(self.wake_at_ms)
     }
 
     /// Removes request records past their retention, at most 1000; gives how
@@ -376,23 +311,15 @@ impl Writer {
         let Some(durable) = self.durable() else {
             return Ok(0);
         };
-        let old = |key: &[u8]| {
-            key.first_chunk()
-                .is_some_and(|day| u32::from_be_bytes(*day) < keep)
-        };
+        let old = |key: &[u8]| key.first_chunk().is_some_and(|day| u32::from_be_bytes(*day) < keep);
         let stored = state::keys(&durable, REQUESTS, PURGED_AT_ONCE_MAX, old)?;
         drop(durable);
         // Those whose removal is under way are still stored.
         let removed = |key: &[u8]| {
-            self.pending_rows()
-                .and_then(|rows| rows.get(key))
-                .is_some_and(|pending| pending.value.is_none())
+            self.pending_rows().and_then(|rows| rows.get(key)).is_some_and(|pending| pending.value.is_none())
         };
-        let keys: Vec<Vec<u8>> = stored
-            .iter()
-            .filter(|key| !removed(key))
-            .map(|key| state::suffix(key).to_vec())
-            .collect();
+        let keys: Vec<Vec<u8>> =
+            stored.iter().filter(|key| !removed(key)).map(|key| state::suffix(key).to_vec()).collect();
         // A lost removal is made again.
         drop(self.remove(REQUESTS, &keys));
         Ok(keys.len())
@@ -429,22 +356,14 @@ struct RowDraft<'a> {
 
 impl<'a> RowDraft<'a> {
     fn new(partition: &'a Partition, rows: usize) -> Self {
-        Self {
-            partition,
-            nonces: Nonces::new(rows),
-            sealed: Vec::with_capacity(rows),
-            plain: Vec::with_capacity(rows),
-        }
+        Self { partition, nonces: Nonces::new(rows), sealed: Vec::with_capacity(rows), plain: Vec::with_capacity(rows) }
     }
 
     fn set(&mut self, table: u16, key: &[u8], schema_version: u32, value: Option<Bytes>) {
         let key = self.partition.row_key(table, key);
         let sealed = value.as_ref().map(|text| {
             let nonce = self.nonces.take();
-            self.partition
-                .sealer
-                .seal(Space::Data, &key, schema_version, text, nonce, 0)
-                .into()
+            self.partition.sealer.seal(Space::Data, &key, schema_version, text, nonce, 0).into()
         });
         self.push(key, sealed, value);
     }
@@ -462,11 +381,7 @@ impl<'a> RowDraft<'a> {
     }
 
     fn push(&mut self, key: Vec<u8>, sealed: Option<UserValue>, plain: Option<Bytes>) {
-        self.sealed.push(SealedRow {
-            space: Space::Data,
-            key: UserKey::from(key.as_slice()),
-            value: sealed,
-        });
+        self.sealed.push(SealedRow { space: Space::Data, key: UserKey::from(key.as_slice()), value: sealed });
         self.plain.push((key, plain));
     }
 }
@@ -502,13 +417,7 @@ impl Reader for Live<'_> {
             return Ok(Vec::new());
         }
         let writer = self.writer;
-        Ok(state::scan(
-            &writer.partition,
-            self.durable.as_ref(),
-            writer.pending_rows(),
-            table,
-            span,
-        )?)
+        Ok(state::scan(&writer.partition, self.durable.as_ref(), writer.pending_rows(), table, span)?)
     }
 
     fn seq(&self) -> u64 {
@@ -517,11 +426,7 @@ impl Reader for Live<'_> {
 
     fn transaction(&self, seq: u64) -> Result<Option<Transaction>, Refusal> {
         let writer = self.writer;
-        if let Some(found) = writer
-            .overlay
-            .transaction(&writer.partition, seq)
-            .filter(|_| !writer.is_failed())
-        {
+        if let Some(found) = writer.overlay.transaction(&writer.partition, seq).filter(|_| !writer.is_failed()) {
             return Ok(Some(found.map_err(|e| writer.vault.corrupt(e))?));
         }
         match &self.durable {

@@ -62,6 +62,8 @@ async fn serve(matches: &ArgMatches, terminal: &mut Terminal) -> Result<(), Stri
     };
     telemetry::start_logging(&config.log);
     let metrics = telemetry::start_metrics();
+    // Before anything is made, so that a stop at any time leaves in order.
+    let stop = stop_signal()?;
     let running = boot::start(&config, metrics).await.map_err(|e| e.to_string())?;
     let told = async {
         if dev {
@@ -71,21 +73,27 @@ async fn serve(matches: &ArgMatches, terminal: &mut Terminal) -> Result<(), Stri
             .map_err(|e| BootError::File("standard output".into(), e))
     };
     let outcome = match told.await {
-        Ok(()) => stop_signal().await,
+        Ok(()) => {
+            stop.await;
+            Ok(())
+        }
         Err(error) => Err(error.to_string()),
     };
     running.stop().await.map_err(|e| e.to_string())?;
     outcome
 }
 
-async fn stop_signal() -> Result<(), String> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(|e| e.to_string())?,
-    }
-    tracing::info!("stopping");
-    Ok(())
+/// Listens for SIGTERM and SIGINT from now on; the future ends with the first.
+fn stop_signal() -> Result<impl Future<Output = ()>, String> {
+    let listen = |kind| signal(kind).map_err(|e| e.to_string());
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    })
 }
 
 /// Signs the known sys-admin of a throw-away installation up, by the same

@@ -8,9 +8,12 @@ use std::sync::{Arc, Weak};
 use canopy_actors::{CommitHook, Node, Tokens, now_ms};
 use canopy_domain::{Address, Change, Code, Id, Kind, Principal, Refusal, State};
 use canopy_identity::SESSION;
+use canopy_proto::identity::v1::Session;
 use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 use tonic::metadata::MetadataMap;
+
+use super::watchers::Watchers;
 
 /// Tokens remembered; beyond it, expired ones are forgotten, then all.
 const TOKENS_MAX: usize = 200_000;
@@ -26,6 +29,8 @@ pub struct Caller {
     pub account: Id,
     expire_time_ms: i64,
     ended: AtomicBool,
+    /// Streams that end with the session.
+    pub streams: Watchers,
 }
 
 impl Caller {
@@ -89,13 +94,15 @@ impl Callers {
             account,
             expire_time_ms: claims.expire_time_ms,
             ended: AtomicBool::new(false),
+            streams: Watchers::default(),
         });
         // Registered before the session is read: an end that commits after
         // the reading finds the caller here.
         self.register(&claims.session, &caller);
         let snapshot = node.snapshot(&claims.session).await?;
         let session = State(&snapshot).read(&SESSION, &[0])?;
-        if !session.is_some_and(|session| session.end_time_ms == 0) {
+        let own = |session: &Session| session.account == caller.principal.account().map_or("", Address::as_str);
+        if !session.is_some_and(|session| session.end_time_ms == 0 && own(&session)) {
             return Err(unauthenticated("the session has ended"));
         }
         let mut known = self.known.write();
@@ -137,6 +144,7 @@ impl CommitHook for Callers {
             let callers = self.by_session.lock().remove(address);
             for caller in callers.into_iter().flatten().filter_map(|caller| caller.upgrade()) {
                 caller.ended.store(true, Ordering::Release);
+                caller.streams.wake();
             }
         }
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use canopy_actors::{Call, Node};
 use canopy_domain::{Code, Origin, Principal, Refusal};
-use canopy_proto::Access;
+use canopy_proto::{Access, Requirement};
 use http::Request as HttpRequest;
 use metrics::counter;
 use tonic::body::Body;
@@ -89,10 +89,11 @@ impl Service<HttpRequest<Body>> for Dispatch {
             let limits = &edge.limits;
             let mut grpc = Grpc::new(BytesCodec).max_decoding_message_size(limits.request_bytes_max);
             let handler = Handler { edge: Arc::clone(&edge), route };
-            Ok(match route.rule.access {
+            let answer = match route.rule.access {
                 Access::Subscription => grpc.server_streaming(handler, request).await,
                 _ => grpc.unary(handler, request).await,
-            })
+            };
+            Ok(oversized(&answer, limits.request_bytes_max).unwrap_or(answer))
         })
     }
 }
@@ -194,23 +195,34 @@ impl Edge {
 
     async fn check(&self, route: &'static Route, peer: Peer, request: Request<Bytes>) -> Result<Checked, Refusal> {
         let (metadata, _, bytes) = request.into_parts();
-        let caller = self.callers.identify(&self.node, &metadata).await?;
+        // Before anything that would tell what exists. What anybody may call
+        // looks at no token, so that an expired one is in nobody's way and a
+        // repeat with another one is still the same request.
+        let caller = match route.rule.requires {
+            Requirement::Anybody => None,
+            _ => {
+                let caller = self.callers.identify(&self.node, &metadata).await?;
+                Some(caller.ok_or_else(|| gate::nobody(route.rule))?)
+            }
+        };
         if let Err(violations) = route.input.check(&bytes) {
             return Err(malformed(&violations));
         }
         let nobody = Principal::Nobody;
         let principal = caller.as_ref().map_or(&nobody, |caller| &caller.principal);
-        let mut destination = route.destination(&self.node, principal, bytes).await?;
+        let found = route.destination(&self.node, principal, bytes).await;
+        let mut destination = found.map_err(|refusal| match route.rule.requires {
+            Requirement::Own if refusal.code == Code::NotFound => gate::not_own(),
+            _ => refusal,
+        })?;
         let admitted = gate::admit(&self.node, &self.grants, route.rule, caller.as_deref(), &destination).await?;
-        let client = metadata.get("user-agent").and_then(|text| text.to_str().ok()).unwrap_or_default();
+        // A query leaves no trace that names its origin.
+        let origin = if route.rule.access == Access::Command { origin(peer, &metadata) } else { Origin::default() };
         let call = Call {
             method: route.rule.path,
             request: destination.request.clone(),
             principal: principal.clone(),
-            origin: Origin {
-                peer: peer.remote.to_string(),
-                client: client.chars().take(CLIENT_CHARS_MAX).collect(),
-            },
+            origin,
             role: admitted.role,
             request_id: std::mem::take(&mut destination.request_id),
         };
@@ -236,6 +248,22 @@ impl Edge {
         let asked = parsed.ok_or_else(|| Refusal::new(Code::InvalidArgument, "the grpc-timeout header is malformed"))?;
         Ok(asked.min(self.limits.deadline_max))
     }
+}
+
+fn origin(peer: Peer, metadata: &MetadataMap) -> Origin {
+    let client = metadata.get("user-agent").and_then(|text| text.to_str().ok()).unwrap_or_default();
+    Origin { peer: peer.remote.to_string(), client: client.chars().take(CLIENT_CHARS_MAX).collect() }
+}
+
+/// tonic refuses what is too large with `OUT_OF_RANGE`, where gRPC's own code
+/// for it is `RESOURCE_EXHAUSTED`. Its refusals are known by their want of
+/// details.
+fn oversized(answer: &http::Response<Body>, bytes_max: usize) -> Option<http::Response<Body>> {
+    let headers = answer.headers();
+    let refused = headers.get(Status::GRPC_STATUS)? == "11" && !headers.contains_key("grpc-status-details-bin");
+    let refusal = Refusal::new(Code::ResourceExhausted, format!("the request has more than {bytes_max} bytes"))
+        .hint("send less at once; the server's `edge.request_bytes_max` is the limit");
+    refused.then(|| status(&refusal).into_http())
 }
 
 fn peer(request: &Request<Bytes>) -> Result<Peer, Refusal> {

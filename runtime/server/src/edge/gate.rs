@@ -30,10 +30,7 @@ pub async fn admit(
     caller: Option<&Caller>,
     destination: &Destination,
 ) -> Result<Admitted, Refusal> {
-    let nobody = || {
-        Refusal::new(Code::Unauthenticated, format!("{} needs somebody signed in", rule.path))
-            .hint("log in with `canopy identity log-in`")
-    };
+    let nobody = || nobody(rule);
     let free = Admitted { role: None, orgs: Vec::new() };
     match rule.requires {
         Requirement::Anybody => Ok(free),
@@ -41,7 +38,7 @@ pub async fn admit(
         Requirement::Own => {
             let caller = caller.ok_or_else(nobody)?;
             let own = destination.owner.as_ref().is_some_and(|owner| is_own(owner, &caller.principal));
-            if own { Ok(free) } else { Err(denied("this is somebody else's")) }
+            if own { Ok(free) } else { Err(not_own()) }
         }
         Requirement::Internal => Err(unserved(rule.path)),
         Requirement::Least(least) => {
@@ -52,8 +49,8 @@ pub async fn admit(
                 return enough(role, least).map(|()| Admitted { role, orgs: Vec::new() });
             }
             let mut admitted = Admitted { role: None, orgs: Vec::new() };
-            for scope in &destination.scopes {
-                let (role, org) = role_at(node, grants, caller, sys_admin, scope).await?;
+            for (scope, asked) in destination.scopes.iter().zip(&destination.asked) {
+                let (role, org) = role_at(node, grants, caller, sys_admin, scope, asked).await?;
                 enough(Some(role), least)?;
                 // With several scopes, what holds at all of them.
                 let lowest = admitted.role.map_or(role, |other| if (other as i32) < (role as i32) { other } else { role });
@@ -78,8 +75,8 @@ pub fn still_admitted(
 ) -> Result<(), Refusal> {
     let Requirement::Least(least) = rule.requires else { return Ok(()) };
     let sys_admin = grants.is_sys_admin(Some(caller.account));
-    for (scope, org) in destination.scopes.iter().zip(&admitted.orgs) {
-        enough(Some(standing(org, caller, sys_admin, scope)?), least)?;
+    for ((scope, asked), org) in destination.scopes.iter().zip(&destination.asked).zip(&admitted.orgs) {
+        enough(Some(standing(org, caller, sys_admin, scope, asked)?), least)?;
     }
     Ok(())
 }
@@ -90,17 +87,24 @@ async fn role_at(
     caller: &Caller,
     sys_admin: bool,
     scope: &Address,
+    asked: &str,
 ) -> Result<(Role, Arc<OrgGrants>), Refusal> {
-    let absent = || Refusal::not_found(scope.as_str());
+    let absent = || Refusal::not_found(asked);
     let org = grants.org(node, &scope.org_address().ok_or_else(absent)?).await?;
-    Ok((standing(&org, caller, sys_admin, scope)?, org))
+    Ok((standing(&org, caller, sys_admin, scope, asked)?, org))
 }
 
-fn standing(org: &OrgGrants, caller: &Caller, sys_admin: bool, scope: &Address) -> Result<Role, Refusal> {
+fn standing(
+    org: &OrgGrants,
+    caller: &Caller,
+    sys_admin: bool,
+    scope: &Address,
+    asked: &str,
+) -> Result<Role, Refusal> {
     match org.standing(Some(caller.account), scope) {
         Standing::Role(_) if sys_admin => Ok(Role::SysAdmin),
         Standing::Role(Some(role)) => Ok(role),
-        Standing::Absent | Standing::Role(None) => Err(Refusal::not_found(scope.as_str())),
+        Standing::Absent | Standing::Role(None) => Err(Refusal::not_found(asked)),
     }
 }
 
@@ -114,6 +118,17 @@ fn enough(role: Option<Role>, least: Role) -> Result<(), Refusal> {
 
 fn denied(message: &str) -> Refusal {
     Refusal::new(Code::PermissionDenied, message).hint("ask somebody who administers the org or the server")
+}
+
+/// The caller must be somebody.
+pub fn nobody(rule: &Rule) -> Refusal {
+    Refusal::new(Code::Unauthenticated, format!("{} needs somebody signed in", rule.path))
+        .hint("log in with `canopy identity log-in`")
+}
+
+/// What is named is not the caller's own, or does not exist.
+pub fn not_own() -> Refusal {
+    denied("this is not your own")
 }
 
 /// A method that is not served to the outside.

@@ -12,6 +12,8 @@ use canopy_org::{GRANTS, ORG, PROJECTS};
 use canopy_system::SYS_ADMINS;
 use parking_lot::{Mutex, RwLock};
 
+use super::watchers::Watchers;
+
 /// Rows read at once while loading.
 const ROWS_MAX: usize = 10_000;
 /// Orgs kept; beyond it those that nobody uses now are forgotten.
@@ -32,6 +34,8 @@ pub struct OrgGrants {
     seq: AtomicU64,
     /// Grows with every change that may take something away.
     version: AtomicU64,
+    /// Streams to look again when that version grows.
+    pub streams: Watchers,
     /// Calls of this org that are under way.
     pub in_flight: Arc<AtomicUsize>,
 }
@@ -100,6 +104,7 @@ impl OrgGrants {
         self.seq.store(seq, Ordering::Release);
         drop(known);
         self.version.fetch_add(1, Ordering::AcqRel);
+        self.streams.wake();
     }
 }
 
@@ -172,6 +177,7 @@ impl Grants {
             known: RwLock::new(read(&state)?),
             seq: AtomicU64::new(state.seq()),
             version: AtomicU64::new(0),
+            streams: Watchers::default(),
             in_flight: Arc::default(),
         });
         let mut orgs = self.orgs.lock();

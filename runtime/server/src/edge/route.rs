@@ -55,6 +55,9 @@ pub struct Destination {
     pub owner: Option<Address>,
     /// Where the caller's role is looked up.
     pub scopes: Vec<Address>,
+    /// What the request calls these: refusals repeat no id that stands behind
+    /// a slug, lest they tell a stranger that something does.
+    pub asked: Vec<String>,
     /// The request with slugs replaced by ids.
     pub request: Bytes,
     /// Empty where there is none.
@@ -110,12 +113,20 @@ impl Route {
         let request_id = self.input.request_id(&request).unwrap_or_default().to_owned();
         let found = |owner: Address, request: Bytes, request_id: String| Destination {
             scopes: owner.org_address().map(|_| owner.clone()).into_iter().collect(),
+            asked: owner.org_address().map(|_| owner.to_string()).into_iter().collect(),
             owner: Some(owner),
             request,
             request_id,
         };
+        let free = |owner: Option<Address>, request: Bytes, request_id: String| Destination {
+            owner,
+            scopes: Vec::new(),
+            asked: Vec::new(),
+            request,
+            request_id,
+        };
         match &self.target {
-            Target::Edge => Ok(Destination { owner: None, scopes: Vec::new(), request, request_id }),
+            Target::Edge => Ok(free(None, request, request_id)),
             Target::Literal(address) => Ok(found(address.clone(), request, request_id)),
             Target::Me => Ok(found(me(&self.rule.owner, principal)?, request, request_id)),
             Target::Fresh => {
@@ -125,22 +136,32 @@ impl Route {
                     "session" => Address::session(id),
                     _ => Address::org(id),
                 };
-                Ok(Destination { owner: Some(address), scopes: Vec::new(), request, request_id })
+                Ok(free(Some(address), request, request_id))
             }
             Target::FreshUnder(field, collection) => {
-                let (scopes, request) = self.resolve(node, principal, field, "org", request).await?;
+                // Looked at before the names are, so that the refusal says
+                // nothing of what exists.
+                for text in field.path.strings(&request) {
+                    let owner = Name::parse(text).and_then(|name| name.owner("org"));
+                    if owner.map_err(|e| Refusal::invalid(&field.dotted, e.to_string()))? != text {
+                        return Err(Refusal::invalid(&field.dotted, format!("`{text}` is not of the form `org/*`")));
+                    }
+                }
+                let (scopes, asked, request) = self.resolve(node, principal, field, "org", request).await?;
                 let parent = scopes.first().ok_or_else(|| Refusal::invalid(&field.dotted, "is required"))?;
                 let id = self.fresh_id(principal, &request_id);
                 let address = Address::parse(&format!("{parent}/{collection}/{id}")).map_err(internal)?;
-                Ok(Destination { owner: Some(address), scopes, request, request_id })
+                Ok(Destination { owner: Some(address), scopes, asked, request, request_id })
             }
             Target::Named(field) => {
-                let (names, request) = self.resolve(node, principal, field, &self.rule.owner, request).await?;
+                let (names, asked, request) = self.resolve(node, principal, field, &self.rule.owner, request).await?;
                 let owner = names.first().ok_or_else(|| Refusal::invalid(&field.dotted, "is required"))?;
                 let owner = Name::parse(owner.as_str()).and_then(|name| name.owner(&self.rule.owner)).map_err(internal)?;
                 let owner = Address::parse(owner).map_err(internal)?;
-                let scopes = names.into_iter().filter(|name| name.org_address().is_some()).collect();
-                Ok(Destination { owner: Some(owner), scopes, request, request_id })
+                if owner.org_address().is_none() {
+                    return Ok(free(Some(owner), request, request_id));
+                }
+                Ok(Destination { owner: Some(owner), scopes: names, asked, request, request_id })
             }
         }
     }
@@ -163,8 +184,8 @@ impl Route {
         Id::from_bytes(id)
     }
 
-    /// The addresses named in a field, and the request with their aliases
-    /// replaced by ids. An address is cut to the org or project, or the actor
+    /// The addresses named in a field, as the request calls them, and the
+    /// request with their aliases replaced by ids. An address is cut to the org or project, or the actor
     /// of `kind`, whichever the name reaches.
     async fn resolve(
         &self,
@@ -173,9 +194,10 @@ impl Route {
         field: &Field,
         kind: &str,
         request: Bytes,
-    ) -> Result<(Vec<Address>, Bytes), Refusal> {
+    ) -> Result<(Vec<Address>, Vec<String>, Bytes), Refusal> {
         let invalid = |e: AddressError| Refusal::invalid(&field.dotted, e.to_string());
         let mut addresses = Vec::new();
+        let mut asked = Vec::new();
         let mut rewritten = Vec::new();
         let mut changed = false;
         for text in field.path.strings(&request) {
@@ -190,6 +212,7 @@ impl Route {
             let rest = text.get(reach.len()..).unwrap_or_default();
             let full = format!("{canonical}{rest}");
             changed |= full != text;
+            asked.push(reach.to_owned());
             rewritten.push(full);
             addresses.push(canonical);
         }
@@ -199,7 +222,7 @@ impl Route {
         } else {
             request
         };
-        Ok((addresses, request))
+        Ok((addresses, asked, request))
     }
 
     async fn canonical(&self, node: &Node, principal: &Principal, name: Name<'_>) -> Result<Address, Refusal> {

@@ -103,6 +103,10 @@ impl Hub {
                 other.topic(watch.view, &watch.prefix, &watch.label, show).is_some()
             });
             if let (false, Some(topic)) = (taken, topic) {
+                // Those that nobody follows any more are forgotten when the map has doubled.
+                if tails.len().is_power_of_two() {
+                    tails.retain(|_, other| !other.has_ended());
+                }
                 tails.insert(owner.clone(), Arc::clone(&tail));
                 tokio::spawn(Arc::clone(&tail).run(node.clone(), durable));
                 return Ok((tail, topic));

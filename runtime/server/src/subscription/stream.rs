@@ -156,6 +156,10 @@ impl OpenedStream {
         permit: Permit,
     ) -> EventStream {
         metrics::gauge!("canopy_edge_subscriptions").increment(1.0);
+        caller.streams.add(&self.waker);
+        for org in &admitted.orgs {
+            org.streams.add(&self.waker);
+        }
         // Nothing is taken as seen: the first event checks again.
         let guard = Guard { caller, grants, rule, destination, admitted, seen: u64::MAX, _permit: permit };
         EventStream {
@@ -186,12 +190,12 @@ impl Stream for EventStream {
         if this.ended {
             return Poll::Ready(None);
         }
+        // Registered before looking, so that nothing falls in between.
+        this.waker.register(cx.waker());
         if let Err(refusal) = this.guard.check() {
             return this.end(&refusal);
         }
         if this.ready.is_empty() {
-            // Registered before looking, so that nothing falls in between.
-            this.waker.register(cx.waker());
             for follower in &mut this.followers {
                 if let Err(refusal) = follower.poll(&this.node, cx, &mut this.ready) {
                     return this.end(&refusal);
@@ -213,6 +217,10 @@ impl Stream for EventStream {
 
 impl Drop for EventStream {
     fn drop(&mut self) {
+        self.guard.caller.streams.remove(&self.waker);
+        for org in &self.guard.admitted.orgs {
+            org.streams.remove(&self.waker);
+        }
         metrics::gauge!("canopy_edge_subscriptions").decrement(1.0);
     }
 }

@@ -83,6 +83,11 @@ impl Tail {
         }
     }
 
+    /// Whether nobody may join any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.topics.lock().ended
+    }
+
     fn end_if_unfollowed(&self) -> bool {
         let mut topics = self.topics.lock();
         topics.followed.retain(|_, (topic, _)| Arc::strong_count(topic) > 1);

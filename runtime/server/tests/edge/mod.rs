@@ -1,5 +1,6 @@
 //! What the edge's tests share: a listener on a free loopback port, and clients of it.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::disallowed_methods, reason = "certificates are made for the real clock, which TLS clients check")]
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

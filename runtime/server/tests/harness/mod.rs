@@ -1,10 +1,14 @@
 //! A whole server in the test's process, reached as clients reach it.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod requests;
+
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use bytes::Bytes;
 use canopy::boot::{self, Running};
+use canopy::edge::codec::BytesCodec;
 use canopy_config::{NodeConfig, SignUp, TlsMode};
 use canopy_domain::{Role, Wire};
 use canopy_proto::chat::v1::chat_client::ChatClient;
@@ -15,11 +19,14 @@ use canopy_proto::ops::v1::ops_client::OpsClient;
 use canopy_proto::org::v1::orgs_client::OrgsClient;
 use canopy_proto::org::v1::projects_client::ProjectsClient;
 use canopy_proto::org::v1::{CreateOrgRequest, CreateProjectRequest, Grant, GrantRoleRequest, Org, Project};
+use http::uri::PathAndQuery;
+use tonic::client::Grpc;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 
 /// Password of everybody in tests.
 pub const PASSWORD: &str = "correct horse battery";
@@ -50,10 +57,15 @@ impl Server {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut NodeConfig)) -> Self {
+        Self::start_measured(None, change).await
+    }
+
+    /// With what renders the metrics of this process.
+    pub async fn start_measured(metrics: Option<PrometheusHandle>, change: impl FnOnce(&mut NodeConfig)) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut config = config(dir.path());
         change(&mut config);
-        let running = boot::start(&config, None).await.expect("the server starts");
+        let running = boot::start(&config, metrics).await.expect("the server starts");
         Self { running, config, dir }
     }
 
@@ -100,21 +112,11 @@ impl Server {
     }
 
     pub async fn register(&self, email: &str, sign_up_token: &str) {
-        let account = Account { email: email.into(), display_name: email.into(), ..Account::default() };
-        let request = RegisterRequest {
-            account: Some(Wire::new(&account)),
-            password: PASSWORD.into(),
-            sign_up_token: sign_up_token.into(),
-            request_id: String::new(),
-        };
-        self.nobody().await.identity().register(request).await.expect("registration");
+        self.nobody().await.register(email, sign_up_token).await;
     }
 
     pub async fn log_in(&self, email: &str) -> Caller {
-        let nobody = self.nobody().await;
-        let request = LogInRequest { email: email.into(), password: PASSWORD.into(), ..LogInRequest::default() };
-        let response = nobody.identity().log_in(request).await.expect("log-in").into_inner();
-        Caller::of(nobody.channel, &response)
+        self.nobody().await.log_in(email).await
     }
 }
 
@@ -156,8 +158,57 @@ impl Caller {
         }
     }
 
+    /// A caller without a token, at a server anywhere.
+    pub async fn at(url: &str) -> Result<Self, tonic::transport::Error> {
+        let channel = Endpoint::from_shared(url.to_owned()).expect("a URL").connect().await?;
+        Ok(Self { channel, token: Token(None), account: String::new(), session: String::new() })
+    }
+
+    pub async fn register(&self, email: &str, sign_up_token: &str) {
+        let account = Account { email: email.into(), display_name: email.into(), ..Account::default() };
+        let request = RegisterRequest {
+            account: Some(Wire::new(&account)),
+            password: PASSWORD.into(),
+            sign_up_token: sign_up_token.into(),
+            request_id: String::new(),
+        };
+        self.identity().register(request).await.expect("registration");
+    }
+
+    pub async fn log_in(&self, email: &str) -> Self {
+        let request = LogInRequest { email: email.into(), password: PASSWORD.into(), ..LogInRequest::default() };
+        let response = self.identity().log_in(request).await.expect("log-in").into_inner();
+        Self::of(self.channel.clone(), &response)
+    }
+
     pub fn with_token(&self, token: &str) -> Self {
         Self { token: bearer(token), ..self.clone() }
+    }
+
+    /// Logs somebody in: with the answer's refresh token.
+    pub async fn open_session(&self, email: &str) -> LogInResponse {
+        let request = LogInRequest { email: email.into(), password: PASSWORD.into(), ..LogInRequest::default() };
+        self.identity().log_in(request).await.expect("log-in").into_inner()
+    }
+
+    fn grpc(&self) -> Grpc<Authorised> {
+        Grpc::new(InterceptedService::new(self.channel.clone(), self.token.clone()))
+    }
+
+    /// A unary call of `package.Service/Method` with any bytes as its request.
+    pub async fn raw(&self, path: &str, request: impl Into<Bytes>) -> Result<Bytes, Status> {
+        let mut grpc = self.grpc();
+        grpc.ready().await.map_err(|e| Status::unknown(e.to_string()))?;
+        let path = PathAndQuery::try_from(format!("/{path}")).expect("a path");
+        Ok(grpc.unary(Request::new(request.into()), path, BytesCodec).await?.into_inner())
+    }
+
+    /// As [`Caller::raw`], where the answer is a stream.
+    pub async fn raw_stream(&self, path: &str, request: impl Into<Bytes>) -> Result<Streaming<Bytes>, Status> {
+        let mut grpc = self.grpc();
+        grpc.ready().await.map_err(|e| Status::unknown(e.to_string()))?;
+        let path = PathAndQuery::try_from(format!("/{path}")).expect("a path");
+        Ok(grpc.server_streaming(Request::new(request.into()), path, BytesCodec).await?.into_inner())
     }
 
     pub fn identity(&self) -> IdentityClient<Authorised> {
@@ -227,6 +278,6 @@ pub fn message(channel: &str, text: &str) -> SendMessageRequest {
     SendMessageRequest { parent: channel.into(), message: Some(Wire::new(&message)), request_id: String::new() }
 }
 
-fn bearer(token: &str) -> Token {
+pub fn bearer(token: &str) -> Token {
     Token(Some(MetadataValue::from_str(&format!("Bearer {token}")).expect("a token is ASCII")))
 }

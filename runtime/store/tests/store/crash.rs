@@ -33,10 +33,7 @@ async fn commit_until_stopped(dir: &Path) {
                     match ticket.await {
                         Ok(seq) => println!("ack {n} {seq}"),
                         Err(error) => {
-                            println!(
-                                "failed {n} {}",
-                                matches!(error, StoreError::DiskFull { .. })
-                            );
+                            println!("failed {n} {}", matches!(error, StoreError::DiskFull { .. }));
                             assert!(writer.is_failed());
                             return;
                         }
@@ -53,8 +50,7 @@ async fn commit_until_stopped(dir: &Path) {
 /// This test, run again as a child that commits.
 fn child(dir: &Path, shell: &str) -> Child {
     let program = std::env::current_exe().unwrap();
-    let script =
-        format!("{shell} exec \"$0\" crash::the_child --exact --nocapture --test-threads 1");
+    let script = format!("{shell} exec \"$0\" crash::the_child --exact --nocapture --test-threads 1");
     Command::new("sh")
         .args(["-c", &script])
         .arg(program)
@@ -88,18 +84,8 @@ fn acknowledged(line: &str, acks: &mut [u64; 3]) -> bool {
 async fn check_survived(dir: &Path, acks: &[u64; 3]) {
     let store = open(dir);
     for (n, acked) in (0u8..).zip(acks) {
-        let snapshot = store
-            .reader(&partition(n))
-            .await
-            .unwrap()
-            .snapshot()
-            .await
-            .unwrap();
-        assert!(
-            snapshot.seq() >= *acked,
-            "partition {n}: {} of {acked}",
-            snapshot.seq()
-        );
+        let snapshot = store.reader(&partition(n)).await.unwrap().snapshot().await.unwrap();
+        assert!(snapshot.seq() >= *acked, "partition {n}: {} of {acked}", snapshot.seq());
         check_gapless(&snapshot);
         let rows = all(&snapshot, TABLE);
         assert_eq!(rows.len() as u64, snapshot.seq());
@@ -127,10 +113,7 @@ async fn what_was_acknowledged_survives_kill_9() {
         let mut rest = String::new();
         output.read_to_string(&mut rest).unwrap();
         // The last line may be cut short.
-        for line in rest
-            .split_inclusive('\n')
-            .filter(|line| line.ends_with('\n'))
-        {
+        for line in rest.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
             acknowledged(line.trim_end(), &mut acks);
         }
         check_survived(dir.path(), &acks).await;
@@ -161,10 +144,7 @@ async fn a_full_disk_fails_commits_and_loses_nothing() {
     let store = open(dir.path());
     for n in 0..3u8 {
         let mut writer = store.writer(&partition(n), &[]).await.unwrap();
-        writer
-            .submit(commit(&[(&1u64.to_be_bytes(), Some(&[n; 300]))]))
-            .await
-            .unwrap();
+        writer.submit(commit(&[(&1u64.to_be_bytes(), Some(&[n; 300]))])).await.unwrap();
     }
     store.close().await.unwrap();
     drop(store);
@@ -180,10 +160,7 @@ async fn a_full_disk_fails_commits_and_loses_nothing() {
         failed += usize::from(line.contains("failed ") && line.contains("true"));
     }
     child.wait().unwrap();
-    assert_eq!(
-        failed, 3,
-        "each partition has a vault of its own, and fails as a full disk"
-    );
+    assert_eq!(failed, 3, "each partition has a vault of its own, and fails as a full disk");
     assert!(acks.iter().all(|seq| *seq > 20), "{acks:?}");
     check_survived(dir.path(), &acks).await;
 }

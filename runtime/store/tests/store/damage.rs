@@ -11,23 +11,13 @@ use crate::fixture::{commit, open, org};
 
 /// The directory of the only vault but `other`.
 fn vault_dir(dir: &Path, other: Option<&Path>) -> PathBuf {
-    let entries = fs::read_dir(dir.join("data/vaults"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    entries
-        .filter(|path| path.is_dir() && Some(path.as_path()) != other)
-        .next()
-        .unwrap()
+    let mut entries = fs::read_dir(dir.join("data/vaults")).unwrap().map(|entry| entry.unwrap().path());
+    entries.find(|path| path.is_dir() && Some(path.as_path()) != other).unwrap()
 }
 
 fn journal(vault: &Path) -> PathBuf {
-    let entries = fs::read_dir(vault.join("db"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    entries
-        .filter(|path| path.extension().is_some_and(|e| e == "jnl"))
-        .next()
-        .unwrap()
+    let mut entries = fs::read_dir(vault.join("db")).unwrap().map(|entry| entry.unwrap().path());
+    entries.find(|path| path.extension().is_some_and(|e| e == "jnl")).unwrap()
 }
 
 /// Where the journal's bytes end: it is allocated beyond.
@@ -43,10 +33,7 @@ async fn check(reason: &str, damage: impl Fn(&Path)) {
     let store = open(dir.path());
     let mut writer = store.writer(&org(1), &[]).await.unwrap();
     for n in 0..20u32 {
-        writer
-            .submit(commit(&[(&n.to_be_bytes(), Some(b"1"))]))
-            .await
-            .unwrap();
+        writer.submit(commit(&[(&n.to_be_bytes(), Some(b"1"))])).await.unwrap();
     }
     drop(writer);
     let damaged = vault_dir(dir.path(), None);
@@ -57,26 +44,13 @@ async fn check(reason: &str, damage: impl Fn(&Path)) {
     damage(&damaged);
 
     let store = open(dir.path());
-    let error = store
-        .reader(&org(1))
-        .await
-        .err()
-        .unwrap_or_else(|| panic!("served after: {reason}"));
-    assert!(
-        matches!(&error, StoreError::Quarantined { vault, .. } if *vault == org(1).to_string()),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains(reason),
-        "`{error}` does not say `{reason}`"
-    );
+    let error = store.reader(&org(1)).await.err().unwrap_or_else(|| panic!("served after: {reason}"));
+    assert!(matches!(&error, StoreError::Quarantined { vault, .. } if *vault == org(1).to_string()), "{error}");
+    assert!(error.to_string().contains(reason), "`{error}` does not say `{reason}`");
     let refusal = Refusal::from(error);
     assert_eq!(refusal.code, Code::Unavailable);
     assert!(refusal.hint.unwrap().contains("canopy local verify"));
-    assert!(matches!(
-        store.writer(&org(1), &[]).await,
-        Err(StoreError::Quarantined { .. })
-    ));
+    assert!(matches!(store.writer(&org(1), &[]).await, Err(StoreError::Quarantined { .. })));
     let state = store.observe();
     assert_eq!(state.quarantined.len(), 1);
     assert_eq!(state.quarantined[0].vault, org(1).to_string());
@@ -90,12 +64,7 @@ async fn a_truncated_journal() {
         check("acknowledged group 20", move |vault| {
             let journal = journal(vault);
             let len = (written(&journal) as f64 * part) as u64;
-            OpenOptions::new()
-                .write(true)
-                .open(&journal)
-                .unwrap()
-                .set_len(len)
-                .unwrap();
+            OpenOptions::new().write(true).open(&journal).unwrap().set_len(len).unwrap();
         })
         .await;
     }
@@ -107,11 +76,7 @@ async fn a_flipped_bit_in_the_journal() {
         check("", move |vault| {
             let path = journal(vault);
             let at = (written(&path) as f64 * part) as u64;
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(&path)
-                .unwrap();
+            let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
             let mut byte = [0u8];
             file.read_exact_at(&mut byte, at).unwrap();
             file.write_all_at(&[byte[0] ^ 0x04], at).unwrap();
@@ -138,12 +103,7 @@ async fn a_database_rolled_back_behind_its_head() {
     fs::write(journal(&vault), old).unwrap();
     let store = open(dir.path());
     let error = store.reader(&org(1)).await.err().unwrap();
-    assert!(
-        error
-            .to_string()
-            .contains("acknowledged group 2, and only 1"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("acknowledged group 2, and only 1"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,20 +113,14 @@ async fn heads_keyrings_and_databases_that_are_missing_or_damaged() {
         fs::write(vault.join("head"), [0xAA; 128]).unwrap();
     })
     .await;
-    check("keyring", |vault| {
-        fs::remove_file(vault.join("keyring")).unwrap()
-    })
-    .await;
+    check("keyring", |vault| fs::remove_file(vault.join("keyring")).unwrap()).await;
     check("keyring", |vault| {
         let mut bytes = fs::read(vault.join("keyring")).unwrap();
         bytes[60] ^= 1;
         fs::write(vault.join("keyring"), bytes).unwrap();
     })
     .await;
-    check("database is missing", |vault| {
-        fs::remove_dir_all(vault.join("db")).unwrap()
-    })
-    .await;
+    check("database is missing", |vault| fs::remove_dir_all(vault.join("db")).unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,24 +133,9 @@ async fn one_damaged_slot_of_a_head_is_no_loss() {
     drop(writer);
     store.close().await.unwrap();
     let head = vault_dir(dir.path(), None).join("head");
-    OpenOptions::new()
-        .write(true)
-        .open(head)
-        .unwrap()
-        .write_all_at(&[0xAA; 64], 0)
-        .unwrap();
+    OpenOptions::new().write(true).open(head).unwrap().write_all_at(&[0xAA; 64], 0).unwrap();
     let store = open(dir.path());
-    assert_eq!(
-        store
-            .reader(&org(1))
-            .await
-            .unwrap()
-            .snapshot()
-            .await
-            .unwrap()
-            .seq(),
-        2
-    );
+    assert_eq!(store.reader(&org(1)).await.unwrap().snapshot().await.unwrap().seq(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,10 +151,7 @@ async fn a_keyring_without_a_partitions_key_is_no_empty_partition() {
     // The partition's record is the last: it goes as if torn.
     fs::write(&keyring, &bytes[..bytes.len() - 3]).unwrap();
     let store = open(dir.path());
-    for error in [
-        store.writer(&org(1), &[]).await.err(),
-        store.reader(&org(1)).await.err(),
-    ] {
+    for error in [store.writer(&org(1), &[]).await.err(), store.reader(&org(1)).await.err()] {
         let error = error.expect("never served as if nothing had been there");
         assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
         assert_eq!(Refusal::from(error).code, Code::Internal);

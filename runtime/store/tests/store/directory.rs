@@ -11,10 +11,7 @@ use crate::fixture::{commit, open, options, org};
 async fn a_second_opening_is_refused_until_the_first_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    assert!(matches!(
-        Store::open(options(dir.path())),
-        Err(StoreError::Locked(_))
-    ));
+    assert!(matches!(Store::open(options(dir.path())), Err(StoreError::Locked(_))));
     store.close().await.unwrap();
     open(dir.path());
 }
@@ -28,29 +25,16 @@ async fn other_formats_and_foreign_directories_are_refused() {
     assert_eq!(fs::read_to_string(&version).unwrap(), "canopy 1\n");
     fs::write(&version, "canopy 2\n").unwrap();
     let error = Store::open(options(dir.path())).err().unwrap();
-    assert!(
-        matches!(&error, StoreError::NewerFormat { found, .. } if found == "canopy 2"),
-        "{error}"
-    );
+    assert!(matches!(&error, StoreError::NewerFormat { found, .. } if found == "canopy 2"), "{error}");
     assert!(error.to_string().contains("newer release"));
     fs::write(&version, "something else\n").unwrap();
-    assert!(matches!(
-        Store::open(options(dir.path())),
-        Err(StoreError::NotOurs(_))
-    ));
+    assert!(matches!(Store::open(options(dir.path())), Err(StoreError::NotOurs(_))));
 
     let foreign = tempfile::tempdir().unwrap();
     fs::create_dir(foreign.path().join("data")).unwrap();
     fs::write(foreign.path().join("data/thesis.txt"), "years of work").unwrap();
-    assert!(matches!(
-        Store::open(options(foreign.path())),
-        Err(StoreError::NotOurs(_))
-    ));
-    assert_eq!(
-        fs::read_dir(foreign.path().join("data")).unwrap().count(),
-        1,
-        "and left as they are"
-    );
+    assert!(matches!(Store::open(options(foreign.path())), Err(StoreError::NotOurs(_))));
+    assert_eq!(fs::read_dir(foreign.path().join("data")).unwrap().count(), 1, "and left as they are");
 }
 
 #[tokio::test]
@@ -69,23 +53,10 @@ async fn files_of_the_installation_that_are_damaged_are_named() {
         flipped[40] ^= 1;
         fs::write(&path, flipped).unwrap();
         let error = Store::open(options(dir.path())).err().unwrap();
-        assert!(
-            matches!(&error, StoreError::CorruptFile { path: p, .. } if *p == path),
-            "{file}: {error}"
-        );
+        assert!(matches!(&error, StoreError::CorruptFile { path: p, .. } if *p == path), "{file}: {error}");
         fs::write(&path, bytes).unwrap();
         let store = open(dir.path());
-        assert_eq!(
-            store
-                .reader(&org(1))
-                .await
-                .unwrap()
-                .snapshot()
-                .await
-                .unwrap()
-                .seq(),
-            1
-        );
+        assert_eq!(store.reader(&org(1)).await.unwrap().snapshot().await.unwrap().seq(), 1);
     }
 }
 
@@ -103,15 +74,5 @@ async fn a_lost_index_is_made_again_and_unfinished_vaults_are_removed() {
     fs::create_dir(&unfinished).unwrap();
     let store = open(dir.path());
     assert!(!unfinished.exists());
-    assert_eq!(
-        store
-            .reader(&org(1))
-            .await
-            .unwrap()
-            .snapshot()
-            .await
-            .unwrap()
-            .seq(),
-        1
-    );
+    assert_eq!(store.reader(&org(1)).await.unwrap().snapshot().await.unwrap().seq(), 1);
 }

@@ -36,11 +36,7 @@ pub(crate) fn commit(rows: Rows<'_>) -> Commit {
     Commit {
         time_ms: 1_700_000_000_000,
         principal: "account/01arz3ndektsv4rrffq69g5fav".into(),
-        origin: Origin {
-            peer: "192.0.2.1".into(),
-            client: "test".into(),
-            session: String::new(),
-        },
+        origin: Origin { peer: "192.0.2.1".into(), client: "test".into(), session: String::new() },
         request_id: "r1".into(),
         method: "canopy.test.v1.Test/Write",
         changes: rows.iter().map(change).collect(),
@@ -51,16 +47,9 @@ pub(crate) fn commit(rows: Rows<'_>) -> Commit {
 }
 
 pub(crate) fn all(reader: &dyn Reader, table: u16) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let span = Span {
-        prefix: &[],
-        after: None,
-        order: Order::Ascending,
-        limit: usize::MAX,
-    };
+    let span = Span { prefix: &[], after: None, order: Order::Ascending, limit: usize::MAX };
     let rows = reader.scan(table, span).unwrap();
-    rows.into_iter()
-        .map(|(key, row)| (key.to_vec(), row.to_vec()))
-        .collect()
+    rows.into_iter().map(|(key, row)| (key.to_vec(), row.to_vec())).collect()
 }
 
 /// That the feed has every seq up to its end, with what `expected` says.

@@ -1,9 +1,6 @@
 //! The store through its public boundary, one file per behaviour.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "tests may panic"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::cast_possible_truncation, reason = "numbers of the tests' own, far below any bound")]
 
 mod crash;
 mod damage;

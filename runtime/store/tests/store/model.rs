@@ -17,17 +17,8 @@ struct Scan {
 
 impl Scan {
     fn span(&self) -> Span<'_> {
-        let order = if self.descending {
-            Order::Descending
-        } else {
-            Order::Ascending
-        };
-        Span {
-            prefix: &self.prefix,
-            after: self.after.as_deref(),
-            order,
-            limit: self.limit,
-        }
+        let order = if self.descending { Order::Descending } else { Order::Ascending };
+        Span { prefix: &self.prefix, after: self.after.as_deref(), order, limit: self.limit }
     }
 
     fn of(&self, model: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -36,9 +27,7 @@ impl Scan {
             Some(after) if self.descending => key < after,
             Some(after) => key > after,
         };
-        let rows = model
-            .iter()
-            .filter(|(key, _)| key.starts_with(&self.prefix) && beyond(key));
+        let rows = model.iter().filter(|(key, _)| key.starts_with(&self.prefix) && beyond(key));
         let mut rows: Vec<_> = rows.map(|(k, v)| (k.clone(), v.clone())).collect();
         if self.descending {
             rows.reverse();
@@ -55,14 +44,12 @@ fn key() -> impl Strategy<Value = Vec<u8>> {
 
 fn scan() -> impl Strategy<Value = Scan> {
     let prefix = prop::collection::vec(prop::sample::select(vec![0u8, 1, 0xFF]), 0..3);
-    (prefix, prop::option::of(key()), any::<bool>(), 0..12usize).prop_map(
-        |(prefix, after, descending, limit)| Scan {
-            prefix,
-            after,
-            descending,
-            limit,
-        },
-    )
+    (prefix, prop::option::of(key()), any::<bool>(), 0..12usize).prop_map(|(prefix, after, descending, limit)| Scan {
+        prefix,
+        after,
+        descending,
+        limit,
+    })
 }
 
 type Writes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
@@ -75,10 +62,7 @@ fn writes() -> impl Strategy<Value = Vec<(Writes, bool)>> {
 
 fn rows(reader: &dyn Reader, scan: &Scan) -> Vec<(Vec<u8>, Vec<u8>)> {
     let found = reader.scan(TABLE, scan.span()).unwrap();
-    found
-        .into_iter()
-        .map(|(key, row)| (key.to_vec(), row.to_vec()))
-        .collect()
+    found.into_iter().map(|(key, row)| (key.to_vec(), row.to_vec())).collect()
 }
 
 proptest! {

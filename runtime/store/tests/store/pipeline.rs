@@ -18,10 +18,7 @@ fn neighbours(count: usize) -> Vec<Address> {
         id[12..].copy_from_slice(&n.to_be_bytes());
         Address::session(Id::from_bytes(id))
     });
-    sessions
-        .filter(|address| shard(address) == 3)
-        .take(count)
-        .collect()
+    sessions.filter(|address| shard(address) == 3).take(count).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -31,9 +28,7 @@ async fn seqs_are_gapless_and_in_order_under_64_submitters() {
     let store = open(dir.path());
     let mut writers = Vec::new();
     for address in neighbours(4) {
-        writers.push(Arc::new(Mutex::new(
-            store.writer(&address, &[]).await.unwrap(),
-        )));
+        writers.push(Arc::new(Mutex::new(store.writer(&address, &[]).await.unwrap())));
     }
     let mut tasks = Vec::new();
     for task in 0..64u64 {
@@ -44,10 +39,7 @@ async fn seqs_are_gapless_and_in_order_under_64_submitters() {
                 let (seq, ticket) = {
                     let mut writer = writer.lock().await;
                     let key = [task.to_be_bytes(), n.to_be_bytes()].concat();
-                    (
-                        writer.next_seq(),
-                        writer.submit(commit(&[(&key, Some(&n.to_be_bytes()))])),
-                    )
+                    (writer.next_seq(), writer.submit(commit(&[(&key, Some(&n.to_be_bytes()))])))
                 };
                 assert_eq!(ticket.await.unwrap(), seq);
                 assert!(seq > last);
@@ -63,20 +55,12 @@ async fn seqs_are_gapless_and_in_order_under_64_submitters() {
         let snapshot = writer.reader().snapshot().await.unwrap();
         assert_eq!(snapshot.seq(), 16 * EACH);
         check_gapless(&snapshot);
-        assert_eq!(
-            crate::fixture::all(&snapshot, TABLE).len(),
-            16 * EACH as usize
-        );
+        assert_eq!(crate::fixture::all(&snapshot, TABLE).len(), 16 * EACH as usize);
     }
     let state = store.observe();
     assert_eq!(state.commits, 64 * EACH);
     assert_eq!(state.open_vaults, ["shard/03"]);
-    assert!(
-        state.groups < state.commits,
-        "{} groups for {} commits",
-        state.groups,
-        state.commits
-    );
+    assert!(state.groups < state.commits, "{} groups for {} commits", state.groups, state.commits);
     assert!(state.bytes > 0);
     assert!(serde_json::to_string(&state).unwrap().contains("shard/03"));
 }
@@ -91,19 +75,13 @@ async fn groups_are_bounded_by_count_and_bytes() {
         let store = canopy_store::Store::open(options).unwrap();
         let mut writer = store.writer(&org(1), &[]).await.unwrap();
         for n in 0..256u32 {
-            let noise: Vec<u8> = (0..2048u32)
-                .map(|i| (i.wrapping_mul(n + 7919) >> 5) as u8)
-                .collect();
+            let noise: Vec<u8> = (0..2048u32).map(|i| (i.wrapping_mul(n + 7919) >> 5) as u8).collect();
             drop(writer.submit(commit(&[(&n.to_be_bytes(), Some(&noise))])));
         }
         writer.barrier().await.unwrap();
         let state = store.observe();
         // 8 commits of 2 kB are 16 kB, so both bounds need 32 groups or so.
-        assert!(
-            state.groups >= 32,
-            "{} groups, at most {commits_max} or {bytes_max} bytes",
-            state.groups
-        );
+        assert!(state.groups >= 32, "{} groups, at most {commits_max} or {bytes_max} bytes", state.groups);
         assert_eq!(state.commits, 256);
     }
 }

@@ -14,45 +14,23 @@ async fn commits_survive_a_restart() {
         let store = open(dir.path());
         let mut writer = store.writer(&org(1), &[]).await.unwrap();
         assert_eq!(writer.next_seq(), 1);
-        assert_eq!(
-            writer
-                .submit(commit(&[(b"a", Some(b"1")), (b"b", Some(&big))]))
-                .await
-                .unwrap(),
-            1
-        );
+        assert_eq!(writer.submit(commit(&[(b"a", Some(b"1")), (b"b", Some(&big))])).await.unwrap(), 1);
         // The same key twice in one commit, and again in the next: the last stands.
-        let rows: crate::fixture::Rows<'_> = &[
-            (b"c", Some(b"1")),
-            (b"c", Some(b"2")),
-            (b"d", Some(b"")),
-            (b"d", None),
-        ];
+        let rows: crate::fixture::Rows<'_> = &[(b"c", Some(b"1")), (b"c", Some(b"2")), (b"d", Some(b"")), (b"d", None)];
         assert_eq!(writer.submit(commit(rows)).await.unwrap(), 2);
         let first = writer.submit(commit(&[(b"a", None), (b"e", None)]));
         let second = writer.submit(commit(&[(b"e", Some(b"5"))]));
         assert_eq!((first.await.unwrap(), second.await.unwrap()), (3, 4));
-        assert_eq!(
-            writer.submit(commit(&[])).await.unwrap(),
-            5,
-            "an empty commit takes a seq"
-        );
+        assert_eq!(writer.submit(commit(&[])).await.unwrap(), 5, "an empty commit takes a seq");
         drop(writer);
         store.close().await.unwrap();
-        assert!(matches!(
-            store.writer(&org(1), &[]).await,
-            Err(StoreError::Closed)
-        ));
+        assert!(matches!(store.writer(&org(1), &[]).await, Err(StoreError::Closed)));
     }
     let store = open(dir.path());
     let reader = store.reader(&org(1)).await.unwrap();
     assert_eq!(*reader.durable().borrow(), 5);
     let snapshot = reader.snapshot().await.unwrap();
-    let expected = [
-        (b"b".to_vec(), big),
-        (b"c".to_vec(), b"2".to_vec()),
-        (b"e".to_vec(), b"5".to_vec()),
-    ];
+    let expected = [(b"b".to_vec(), big), (b"c".to_vec(), b"2".to_vec()), (b"e".to_vec(), b"5".to_vec())];
     assert_eq!(all(&snapshot, TABLE), expected);
     assert_eq!(snapshot.get(TABLE, b"c").unwrap().unwrap(), "2");
     assert_eq!(snapshot.get(TABLE, b"d").unwrap(), None);
@@ -70,10 +48,7 @@ async fn nothing_is_visible_before_it_is_durable() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let mut writer = store.writer(&org(1), &[]).await.unwrap();
-    writer
-        .submit(commit(&[(b"k", Some(b"old"))]))
-        .await
-        .unwrap();
+    writer.submit(commit(&[(b"k", Some(b"old"))])).await.unwrap();
     let reader = writer.reader();
     let before = reader.snapshot().await.unwrap();
     let durable = reader.durable();
@@ -89,10 +64,7 @@ async fn nothing_is_visible_before_it_is_durable() {
         }
         assert!(snapshot.seq() <= writer.live().seq());
         // The owner sees what it submitted, at once.
-        assert_eq!(
-            writer.live().get(TABLE, b"k").unwrap().unwrap(),
-            n.to_be_bytes().as_slice()
-        );
+        assert_eq!(writer.live().get(TABLE, b"k").unwrap().unwrap(), n.to_be_bytes().as_slice());
         assert_eq!(writer.live().seq(), n);
         assert_eq!(writer.live().transaction(n).unwrap().unwrap().seq, n);
     }
@@ -101,11 +73,7 @@ async fn nothing_is_visible_before_it_is_durable() {
         assert!(*durable.borrow() >= seq, "published before the ticket");
         assert!(reader.snapshot().await.unwrap().seq() >= seq);
     }
-    assert_eq!(
-        before.get(TABLE, b"k").unwrap().unwrap(),
-        "old",
-        "a snapshot stays as it is"
-    );
+    assert_eq!(before.get(TABLE, b"k").unwrap().unwrap(), "old", "a snapshot stays as it is");
     assert_eq!(before.seq(), 1);
 }
 
@@ -121,11 +89,7 @@ async fn an_address_that_never_committed_is_empty() {
     let mut writer = store.writer(&org(9), &[]).await.unwrap();
     assert_eq!(writer.live().seq(), 0);
     assert!(writer.live().get(TABLE, b"a").unwrap().is_none());
-    assert_eq!(
-        store.observe().vaults,
-        0,
-        "nor does a writer without a commit"
-    );
+    assert_eq!(store.observe().vaults, 0, "nor does a writer without a commit");
     let mut durable = reader.durable();
     writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
     assert_eq!(store.observe().vaults, 1);
@@ -155,14 +119,7 @@ async fn tables_of_the_store_are_not_for_changes() {
     let mut writer = store.writer(&org(1), &[]).await.unwrap();
     let mut bad = commit(&[(b"a", Some(b"1"))]);
     bad.changes[0].table = 0xFF00;
-    assert!(matches!(
-        writer.submit(bad).await,
-        Err(StoreError::ReservedTable(0xFF00))
-    ));
-    assert_eq!(
-        writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap(),
-        1,
-        "and cost no seq"
-    );
+    assert!(matches!(writer.submit(bad).await, Err(StoreError::ReservedTable(0xFF00))));
+    assert_eq!(writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap(), 1, "and cost no seq");
     assert!(writer.live().get(0xFF00, b"").unwrap().is_none());
 }

@@ -35,16 +35,8 @@ async fn no_plaintext_reaches_the_disk() {
     let mut writer = store.writer(&org(1), &[]).await.unwrap();
     for n in 0..200u32 {
         let text = format!("{MARKER} {n} ").repeat(if n % 2 == 0 { 1 } else { 500 });
-        let record = RequestRecord {
-            payload_digest: MARKER.into(),
-            reply: MARKER.into(),
-            seq: 0,
-        };
-        let effect = Effect {
-            target: org(2),
-            method: "canopy.test.v1.T/M",
-            request: MARKER.into(),
-        };
+        let record = RequestRecord { payload_digest: MARKER.into(), reply: MARKER.into(), seq: 0 };
+        let effect = Effect { target: org(2), method: "canopy.test.v1.T/M", request: MARKER.into() };
         let sealed = Commit {
             principal: MARKER.into(),
             request_id: MARKER.into(),
@@ -59,56 +51,26 @@ async fn no_plaintext_reaches_the_disk() {
     drop(store);
     let org_name = org(1).to_string();
     let all = files(dir.path());
-    assert!(
-        all.iter()
-            .any(|path| path.extension().is_some_and(|e| e == "jnl")),
-        "{all:?}"
-    );
+    assert!(all.iter().any(|path| path.extension().is_some_and(|e| e == "jnl")), "{all:?}");
     for path in &all {
         let bytes = fs::read(path).unwrap();
         for text in [MARKER, org_name.as_str(), KEY, "quick-brown"] {
-            let shown = bytes
-                .windows(text.len())
-                .any(|window| window == text.as_bytes());
+            let shown = bytes.windows(text.len()).any(|window| window == text.as_bytes());
             assert!(!shown, "`{text}` in {}", path.display());
         }
         assert!(!path.display().to_string().contains(&org_name));
     }
     for path in ["data", "data/keys", "data/vaults"] {
-        let mode = fs::metadata(dir.path().join(path))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = fs::metadata(dir.path().join(path)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700, "{path}");
     }
-    for path in [
-        "data/keys/root.slots",
-        "data/keys/orgs",
-        "data/vaults/index",
-        "data/VERSION",
-        "data/LOCK",
-    ] {
-        let mode = fs::metadata(dir.path().join(path))
-            .unwrap()
-            .permissions()
-            .mode();
+    for path in ["data/keys/root.slots", "data/keys/orgs", "data/vaults/index", "data/VERSION", "data/LOCK"] {
+        let mode = fs::metadata(dir.path().join(path)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{path}");
     }
     let store = open(dir.path());
-    let snapshot = store
-        .reader(&org(1))
-        .await
-        .unwrap()
-        .snapshot()
-        .await
-        .unwrap();
-    assert!(
-        snapshot
-            .get(TABLE, &199u32.to_be_bytes())
-            .unwrap()
-            .unwrap()
-            .starts_with(MARKER.as_bytes())
-    );
+    let snapshot = store.reader(&org(1)).await.unwrap().snapshot().await.unwrap();
+    assert!(snapshot.get(TABLE, &199u32.to_be_bytes()).unwrap().unwrap().starts_with(MARKER.as_bytes()));
 }
 
 /// Opens with one secret, then with others.
@@ -121,19 +83,11 @@ async fn check_unlock(first: fn(&Path) -> Unlock, wrong: fn(&Path) -> Unlock) {
     writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
     drop(writer);
     store.close().await.unwrap();
-    let error = Store::open(StoreOptions::new(&data, wrong(dir.path())))
-        .err()
-        .unwrap();
+    let error = Store::open(StoreOptions::new(&data, wrong(dir.path()))).err().unwrap();
     assert!(matches!(error, StoreError::WrongKey(_)), "{error}");
     let store = Store::open(StoreOptions::new(&data, first(dir.path()))).unwrap();
     assert_eq!(store.installation_id(), id);
-    let snapshot = store
-        .reader(&org(1))
-        .await
-        .unwrap()
-        .snapshot()
-        .await
-        .unwrap();
+    let snapshot = store.reader(&org(1)).await.unwrap().snapshot().await.unwrap();
     assert_eq!(snapshot.get(TABLE, b"a").unwrap().unwrap(), "1");
 }
 
@@ -144,21 +98,9 @@ async fn a_wrong_secret_is_told_from_damage() {
         |_| Unlock::Passphrase(Secret::new("correct horsf")),
     )
     .await;
-    check_unlock(
-        |_| Unlock::Key(Secret::new(KEY)),
-        |_| Unlock::Key(Secret::new("0".repeat(64))),
-    )
-    .await;
-    check_unlock(
-        |dir| Unlock::KeyFile(dir.join("key")),
-        |_| Unlock::Key(Secret::new(KEY)),
-    )
-    .await;
-    check_unlock(
-        |dir| Unlock::KeyFile(dir.join("key")),
-        |_| Unlock::Passphrase(Secret::new("guess")),
-    )
-    .await;
+    check_unlock(|_| Unlock::Key(Secret::new(KEY)), |_| Unlock::Key(Secret::new("0".repeat(64)))).await;
+    check_unlock(|dir| Unlock::KeyFile(dir.join("key")), |_| Unlock::Key(Secret::new(KEY))).await;
+    check_unlock(|dir| Unlock::KeyFile(dir.join("key")), |_| Unlock::Passphrase(Secret::new("guess"))).await;
 }
 
 #[tokio::test]
@@ -167,17 +109,11 @@ async fn a_key_file_is_made_once_and_never_again() {
     let (data, key) = (dir.path().join("data"), dir.path().join("key"));
     let open = || Store::open(StoreOptions::new(&data, Unlock::KeyFile(key.clone())));
     drop(open().unwrap());
-    assert_eq!(
-        fs::metadata(&key).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read_to_string(&key).unwrap().trim().len(), 64);
     fs::remove_file(&key).unwrap();
     assert!(matches!(open(), Err(StoreError::Io { .. })));
     assert!(!key.exists(), "another key would open nothing");
     let malformed = Unlock::Key(Secret::new("abc"));
-    assert!(matches!(
-        Store::open(StoreOptions::new(&data, malformed)),
-        Err(StoreError::MalformedKey(_))
-    ));
+    assert!(matches!(Store::open(StoreOptions::new(&data, malformed)), Err(StoreError::MalformedKey(_))));
 }

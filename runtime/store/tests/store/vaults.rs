@@ -33,19 +33,11 @@ async fn vaults_close_and_reopen_within_their_bound() {
             drop(snapshot);
             let mut writer = store.writer(&org(n), &[]).await.unwrap();
             writer.submit(commit(&[(b"k", Some(&[n]))])).await.unwrap();
-            assert_eq!(
-                *durable.borrow(),
-                round + 1,
-                "watched across vaults and writers"
-            );
+            assert_eq!(*durable.borrow(), round + 1, "watched across vaults and writers");
             assert!(store.observe().open_vaults.len() <= 4);
         }
     }
-    assert!(
-        store.observe().open_vaults.len() <= 2,
-        "{:?}",
-        store.observe()
-    );
+    assert!(store.observe().open_vaults.len() <= 2, "{:?}", store.observe());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,19 +51,10 @@ async fn vaults_in_use_stay_open_up_to_twice_the_bound() {
         writers.push(writer);
     }
     let error = store.writer(&org(4), &[]).await.err().unwrap();
-    assert!(
-        matches!(error, StoreError::TooManyVaults { open: 4, .. }),
-        "{error}"
-    );
-    assert_eq!(
-        canopy_domain::Refusal::from(error).code,
-        canopy_domain::Code::ResourceExhausted
-    );
+    assert!(matches!(error, StoreError::TooManyVaults { open: 4, .. }), "{error}");
+    assert_eq!(canopy_domain::Refusal::from(error).code, canopy_domain::Code::ResourceExhausted);
     for writer in &mut writers {
-        assert_eq!(
-            writer.submit(commit(&[(b"k", Some(b"2"))])).await.unwrap(),
-            2
-        );
+        assert_eq!(writer.submit(commit(&[(b"k", Some(b"2"))])).await.unwrap(), 2);
     }
     // One lets go; its place is free.
     writers.remove(0);
@@ -93,9 +76,5 @@ async fn closing_finishes_what_is_under_way() {
     let ticket = writer.submit(commit(&[(b"k", Some(b"1"))]));
     drop(writer);
     store.close().await.unwrap();
-    assert_eq!(
-        ticket.await.unwrap(),
-        1,
-        "what was under way is finished first"
-    );
+    assert_eq!(ticket.await.unwrap(), 1, "what was under way is finished first");
 }

@@ -1,0 +1,171 @@
+//! A valid request for every method that is served.
+
+use canopy_domain::{Role, Wire};
+use canopy_proto::chat::v1::{
+    Channel, ChannelPosition, CreateChannelRequest, DeleteChannelRequest, DeleteMessageRequest, EditMessageRequest,
+    GetChannelRequest, GetMessageRequest, ListChannelsRequest, ListMessagesRequest, Message as ChatMessage,
+    SendMessageRequest, SubscribeRequest, UpdateChannelRequest,
+};
+use canopy_proto::identity::v1::{
+    Account, GetAccountRequest, ListSessionsRequest, LogInRequest, LogOutRequest, RefreshRequest, RegisterRequest,
+    UpdateAccountRequest,
+};
+use canopy_proto::org::v1::{
+    CreateOrgRequest, CreateProjectRequest, DeleteOrgRequest, DeleteProjectRequest, GetOrgRequest, GetProjectRequest,
+    Grant, GrantRoleRequest, ListGrantsRequest, ListProjectsRequest, Org, Project, RevokeRoleRequest,
+    UpdateOrgRequest, UpdateProjectRequest,
+};
+use prost::Message;
+use prost_types::FieldMask;
+
+use super::PASSWORD;
+
+/// Whom and what a request is about.
+#[derive(Debug, Clone, Default)]
+pub struct Target {
+    /// `account/me`, say.
+    pub account: String,
+    /// `session/me`, say.
+    pub session: String,
+    pub email: String,
+    pub refresh_token: String,
+    pub org: String,
+    pub project: String,
+    pub channel: String,
+    pub message: String,
+    /// Whose roles are granted and revoked.
+    pub grantee: String,
+    /// Where: the org or the project.
+    pub on: String,
+    /// For new e-mail addresses and slugs.
+    pub unique: String,
+}
+
+fn mask(path: &str) -> Option<FieldMask> {
+    Some(FieldMask { paths: vec![path.into()] })
+}
+
+/// The encoded request of `package.Service/Method` for a target.
+pub fn request(method: &str, target: &Target) -> Vec<u8> {
+    let t = target.clone();
+    let request_id = String::new();
+    let grant = || {
+        let grant = Grant {
+            account: t.grantee.clone(),
+            on: t.on.clone(),
+            role: Role::Guest.into(),
+            ..Grant::default()
+        };
+        Some(Wire::new(&grant))
+    };
+    let account = |email: &str| Account {
+        name: t.account.clone(),
+        email: email.into(),
+        display_name: "somebody".into(),
+        ..Account::default()
+    };
+    let org = Org { name: t.org.clone(), slug: t.unique.clone(), title: "a title".into(), ..Org::default() };
+    let project = Project {
+        name: t.project.clone(),
+        slug: t.unique.clone(),
+        title: "a title".into(),
+        ..Project::default()
+    };
+    let channel = Channel {
+        name: t.channel.clone(),
+        slug: t.unique.clone(),
+        topic: "a topic".into(),
+        ..Channel::default()
+    };
+    let message = ChatMessage { name: t.message.clone(), text: "a text".into(), ..ChatMessage::default() };
+    match method.strip_prefix("canopy.").unwrap_or(method) {
+        "identity.v1.Identity/Register" => RegisterRequest {
+            account: Some(Wire::new(&account(&format!("{}@example.org", t.unique)))),
+            password: PASSWORD.into(),
+            sign_up_token: String::new(),
+            request_id,
+        }
+        .encode_to_vec(),
+        "identity.v1.Identity/LogIn" => {
+            LogInRequest { email: t.email, password: PASSWORD.into(), device: "a test".into(), request_id }
+                .encode_to_vec()
+        }
+        "identity.v1.Identity/Refresh" => {
+            RefreshRequest { session: t.session, refresh_token: t.refresh_token, request_id }.encode_to_vec()
+        }
+        "identity.v1.Identity/LogOut" => LogOutRequest { name: t.session, request_id }.encode_to_vec(),
+        "identity.v1.Identity/GetAccount" => GetAccountRequest { name: t.account }.encode_to_vec(),
+        "identity.v1.Identity/UpdateAccount" => UpdateAccountRequest {
+            account: Some(Wire::new(&account(&t.email))),
+            update_mask: mask("display_name"),
+            request_id,
+        }
+        .encode_to_vec(),
+        "identity.v1.Identity/ListSessions" => {
+            ListSessionsRequest { parent: t.account, ..ListSessionsRequest::default() }.encode_to_vec()
+        }
+        "org.v1.Orgs/CreateOrg" => CreateOrgRequest { org: Some(Wire::new(&org)), request_id }.encode_to_vec(),
+        "org.v1.Orgs/GetOrg" => GetOrgRequest { name: t.org }.encode_to_vec(),
+        "org.v1.Orgs/ListOrgs" => Vec::new(),
+        "org.v1.Orgs/UpdateOrg" => {
+            UpdateOrgRequest { org: Some(Wire::new(&org)), update_mask: mask("title"), request_id }.encode_to_vec()
+        }
+        "org.v1.Orgs/DeleteOrg" => {
+            DeleteOrgRequest { name: t.org, etag: String::new(), request_id }.encode_to_vec()
+        }
+        "org.v1.Orgs/GrantRole" => GrantRoleRequest { grant: grant(), request_id }.encode_to_vec(),
+        "org.v1.Orgs/RevokeRole" => RevokeRoleRequest { grant: grant(), request_id }.encode_to_vec(),
+        "org.v1.Orgs/ListGrants" => {
+            ListGrantsRequest { parent: t.on, ..ListGrantsRequest::default() }.encode_to_vec()
+        }
+        "org.v1.Projects/CreateProject" => {
+            CreateProjectRequest { parent: t.org, project: Some(Wire::new(&project)), request_id }.encode_to_vec()
+        }
+        "org.v1.Projects/GetProject" => GetProjectRequest { name: t.project }.encode_to_vec(),
+        "org.v1.Projects/ListProjects" => {
+            ListProjectsRequest { parent: t.org, ..ListProjectsRequest::default() }.encode_to_vec()
+        }
+        "org.v1.Projects/UpdateProject" => {
+            UpdateProjectRequest { project: Some(Wire::new(&project)), update_mask: mask("title"), request_id }
+                .encode_to_vec()
+        }
+        "org.v1.Projects/DeleteProject" => {
+            DeleteProjectRequest { name: t.project, etag: String::new(), request_id }.encode_to_vec()
+        }
+        "chat.v1.Chat/CreateChannel" => CreateChannelRequest {
+            parent: format!("{}/chat", t.project),
+            channel: Some(Wire::new(&channel)),
+            request_id,
+        }
+        .encode_to_vec(),
+        "chat.v1.Chat/GetChannel" => GetChannelRequest { name: t.channel }.encode_to_vec(),
+        "chat.v1.Chat/ListChannels" => {
+            let parent = format!("{}/chat", t.project);
+            ListChannelsRequest { parent, ..ListChannelsRequest::default() }.encode_to_vec()
+        }
+        "chat.v1.Chat/UpdateChannel" => {
+            UpdateChannelRequest { channel: Some(Wire::new(&channel)), update_mask: mask("topic"), request_id }
+                .encode_to_vec()
+        }
+        "chat.v1.Chat/DeleteChannel" => {
+            DeleteChannelRequest { name: t.channel, etag: String::new(), request_id }.encode_to_vec()
+        }
+        "chat.v1.Chat/SendMessage" => {
+            SendMessageRequest { parent: t.channel, message: Some(Wire::new(&message)), request_id }.encode_to_vec()
+        }
+        "chat.v1.Chat/GetMessage" => GetMessageRequest { name: t.message }.encode_to_vec(),
+        "chat.v1.Chat/EditMessage" => {
+            EditMessageRequest { message: Some(Wire::new(&message)), request_id }.encode_to_vec()
+        }
+        "chat.v1.Chat/DeleteMessage" => DeleteMessageRequest { name: t.message, request_id }.encode_to_vec(),
+        "chat.v1.Chat/ListMessages" => {
+            ListMessagesRequest { parent: t.channel, ..ListMessagesRequest::default() }.encode_to_vec()
+        }
+        "chat.v1.Chat/Subscribe" => {
+            let channels = vec![ChannelPosition { name: t.channel, cursor: None }];
+            SubscribeRequest { channels }.encode_to_vec()
+        }
+        "ops.v1.Ops/GetInstallation" | "ops.v1.Ops/Observe" => Vec::new(),
+        other => panic!("no request is known for {other}: add one here"),
+    }
+}
