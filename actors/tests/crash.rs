@@ -72,7 +72,10 @@ async fn who_queued_behind_a_crash_is_served() {
         }
     }
     let mut rows = stage.rows(&here).await;
-    assert_eq!(rows[..=QUEUED], ["hold:crash".to_owned()].into_iter().chain((0..QUEUED).map(|n| n.to_string())).collect::<Vec<_>>());
+    assert_eq!(
+        rows[..=QUEUED],
+        ["hold:crash".to_owned()].into_iter().chain((0..QUEUED).map(|n| n.to_string())).collect::<Vec<_>>()
+    );
     rows.sort();
     rows.dedup();
     assert_eq!(rows.len(), 1 + 2 * QUEUED, "each once");

@@ -1,5 +1,10 @@
 //! Clients of the last release keep working: what it promised is still there.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test that panics has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test that panics has failed"
+)]
 
 mod compat;
 mod fixture;
@@ -74,22 +79,26 @@ fn messages_and_enums() {
         ("int32 a = 1;", "int64 a = 1;", &["t.A.a has type int64 and had int32"]),
         ("B a = 1;", "C a = 1;", &["t.A.a has type t.C and had t.B"]),
         ("int32 a = 1;", "E a = 1;", &["t.A.a has type t.E and had int32"]),
-        ("map<string, B> a = 1;", "map<string, C> a = 1;", &["t.A.a has type map<string, t.C> and had map<string, t.B>"]),
+        (
+            "map<string, B> a = 1;",
+            "map<string, C> a = 1;",
+            &["t.A.a has type map<string, t.C> and had map<string, t.B>"],
+        ),
         ("string a = 1;", "repeated string a = 1;", &["t.A.a has label repeated and had singular"]),
         ("string a = 1;", "optional string a = 1;", &["t.A.a has label optional and had singular"]),
         ("optional string a = 1;", "string a = 1;", &["t.A.a has label singular and had optional"]),
-        (
-            "optional string a = 1;",
-            "oneof o { string a = 1; }",
-            &["t.A.a has oneof o and had (none)"],
-        ),
+        ("optional string a = 1;", "oneof o { string a = 1; }", &["t.A.a has oneof o and had (none)"]),
         ("oneof o { string a = 1; }", "oneof p { string a = 1; }", &["t.A.a has oneof p and had o"]),
-        ("string a = 1; int32 b = 2;", "int32 b = 1; string a = 2;", &[
-            "t.A.a has name b and had a",
-            "t.A.a has type int32 and had string",
-            "t.A.b has name a and had b",
-            "t.A.b has type string and had int32",
-        ]),
+        (
+            "string a = 1; int32 b = 2;",
+            "int32 b = 1; string a = 2;",
+            &[
+                "t.A.a has name b and had a",
+                "t.A.a has type int32 and had string",
+                "t.A.b has name a and had b",
+                "t.A.b has type string and had int32",
+            ],
+        ),
     ];
     for (old, new, expected) in cases {
         check(&one(old), &one(new), expected);
@@ -99,7 +108,11 @@ fn messages_and_enums() {
     check(&with("E_ONE = 1;"), &with(""), &["t.E.E_ONE is gone"]);
     check(&with("E_ONE = 1;"), &with("E_ONE = 2;"), &["t.E.E_ONE has number 2 and had 1"]);
     check(&with("E_ONE = 1;"), &with("E_UNO = 1;"), &["t.E.E_ONE has name E_UNO and had E_ONE"]);
-    check("message A { message B {} enum E { Z = 0; } }", "message A {}", &["enum t.A.E is gone", "message t.A.B is gone"]);
+    check(
+        "message A { message B {} enum E { Z = 0; } }",
+        "message A {}",
+        &["enum t.A.E is gone", "message t.A.B is gone"],
+    );
 }
 
 #[test]
@@ -124,8 +137,14 @@ fn services() {
 /// less.
 #[test]
 fn requirements() {
-    const WIDENING: [&str; 6] =
-        ["internal: true", "least: ROLE_SYS_ADMIN", "least: ROLE_PROJECT_USER", "least: ROLE_GUEST", "signed_in: true", "anybody: true"];
+    const WIDENING: [&str; 6] = [
+        "internal: true",
+        "least: ROLE_SYS_ADMIN",
+        "least: ROLE_PROJECT_USER",
+        "least: ROLE_GUEST",
+        "signed_in: true",
+        "anybody: true",
+    ];
     let with = |requires: &str| {
         let rule = format!("{{owner: \"chat\" address: \"x\" access: ACCESS_QUERY {requires}}}");
         fixture::pool(&format!(

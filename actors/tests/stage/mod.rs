@@ -65,7 +65,12 @@ pub fn refuse_deliveries(key: &str, times: u32) {
 /// Does what the text says: `panic`, `refuse`, `hold:<gate>`, `tell:<key>`
 /// (an effect), `settle:<key>` (and waits for it), `many:<count>:<key>`,
 /// `wake:<ms>`. Whatever is not refused leaves a row.
-fn send(_: &State<'_>, request: SendMessageRequest, cx: &Context<'_>, draft: &mut Draft) -> Result<Wire<Message>, Refusal> {
+fn send(
+    _: &State<'_>,
+    request: SendMessageRequest,
+    cx: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<Wire<Message>, Refusal> {
     let text = request.message.unwrap_or_default().decode().unwrap().text;
     let (verb, argument) = text.split_once(':').unwrap_or((&text, ""));
     let tell = |draft: &mut Draft, key: String| {
@@ -105,7 +110,7 @@ fn send(_: &State<'_>, request: SendMessageRequest, cx: &Context<'_>, draft: &mu
 fn list(state: &State<'_>, _: ListMessagesRequest, _: &Context<'_>) -> Result<ListMessagesResponse, Refusal> {
     let span = Span { prefix: &[], after: None, order: Order::Ascending, limit: 100_000 };
     let messages = state.scan(&ROWS, span)?.into_iter().map(|(_, row)| row).collect();
-    Ok(ListMessagesResponse { messages, cursor: state.seq(), ..ListMessagesResponse::default() })
+    Ok(ListMessagesResponse { messages, cursor: state.seq()?, ..ListMessagesResponse::default() })
 }
 
 fn woken(_: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refusal> {
@@ -115,7 +120,12 @@ fn woken(_: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refus
 }
 
 /// Takes note of each delivery, under its seq.
-fn confirm(_: &State<'_>, request: ConfirmRequest, cx: &Context<'_>, draft: &mut Draft) -> Result<Reservation, Refusal> {
+fn confirm(
+    _: &State<'_>,
+    request: ConfirmRequest,
+    cx: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<Reservation, Refusal> {
     if let Some(left) = REFUSALS.lock().unwrap().get_mut(&request.key).filter(|left| **left > 0) {
         *left -= 1;
         return Err(Refusal::new(Code::Unavailable, "as asked"));
@@ -133,7 +143,12 @@ fn resolve(state: &State<'_>, _: ResolveRequest, _: &Context<'_>) -> Result<Rese
     Ok(Reservation { holder: keys.join("\n"), ..Reservation::default() })
 }
 
-fn set_wake(state: &State<'_>, request: SetWakeRequest, _: &Context<'_>, draft: &mut Draft) -> Result<SetWakeResponse, Refusal> {
+fn set_wake(
+    state: &State<'_>,
+    request: SetWakeRequest,
+    _: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<SetWakeResponse, Refusal> {
     let key = state.digest(&request.address);
     let before = state.get(&WAKES, &key)?;
     let after = Wire::new(&Wake { address: request.address, time_ms: request.time_ms });
@@ -278,9 +293,10 @@ pub async fn within<F: Future>(future: F) -> F::Output {
 
 /// Looks until a condition holds.
 pub async fn until<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) {
+    let mut look = tokio::time::interval(LOOK);
     within(async {
         while !holds().await {
-            tokio::time::sleep(LOOK).await;
+            look.tick().await;
         }
     })
     .await;

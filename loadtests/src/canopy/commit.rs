@@ -171,7 +171,7 @@ impl Committer for Bench {
             let mut found = 0;
             for chat in &bench.chats {
                 // Every transaction after the channel's own is a message.
-                found += node.snapshot(chat).await.map_err(subject)?.seq().saturating_sub(1);
+                found += node.snapshot(chat).await.map_err(subject)?.seq().map_err(subject)?.saturating_sub(1);
             }
             node.store().close().await.map_err(subject)?;
             Ok(found)

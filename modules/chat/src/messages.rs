@@ -127,5 +127,5 @@ pub(crate) fn list(
     let page = PageRequest { size: request.page_size, token: &request.page_token };
     let (rows, next_page_token) = page.read(state.0, MESSAGES.id, channel.as_bytes(), order)?;
     let messages = rows.into_iter().map(|(_, row)| MESSAGES.row(row)).collect();
-    Ok(ListMessagesResponse { messages, next_page_token, cursor: state.seq() })
+    Ok(ListMessagesResponse { messages, next_page_token, cursor: state.seq()? })
 }

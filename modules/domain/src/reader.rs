@@ -45,7 +45,10 @@ pub trait Reader {
     fn scan(&self, table: u16, span: Span<'_>) -> Result<Vec<(Bytes, Bytes)>, Refusal>;
 
     /// The last transaction that this state includes; 0 before the first.
-    fn seq(&self) -> u64;
+    ///
+    /// # Errors
+    /// `INTERNAL` or `UNAVAILABLE`: the store failed.
+    fn seq(&self) -> Result<u64, Refusal>;
 
     /// The transaction at `seq`, where it is at or above the retention floor.
     ///
@@ -93,7 +96,10 @@ impl<'a> State<'a> {
     }
 
     /// The last transaction that this state includes.
-    pub fn seq(&self) -> u64 {
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn seq(&self) -> Result<u64, Refusal> {
         self.0.seq()
     }
 

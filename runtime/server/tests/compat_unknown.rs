@@ -163,7 +163,10 @@ fn cases(project: &str) -> [Case; 3] {
         },
         Case {
             field: "project",
-            create: ("org.v1.Projects/CreateProject", json!({"parent": "org/acme", "project": {"slug": "app", "title": "first"}})),
+            create: (
+                "org.v1.Projects/CreateProject",
+                json!({"parent": "org/acme", "project": {"slug": "app", "title": "first"}}),
+            ),
             get: "org.v1.Projects/GetProject",
             list: Some(("org.v1.Projects/ListProjects", json!({"parent": "org/acme"}), "projects")),
             update: "org.v1.Projects/UpdateProject",
@@ -237,7 +240,8 @@ async fn check_updates(newer: &Newer, case: &Case, name: &str) {
     check(&answer, "calm", known, "fourth", "an older client updated it");
     let answer = update(json!({ known: "ignored", "mood": "wild" }), "mood").await;
     check(&answer, "wild", known, "fourth", "the mask names the new field alone");
-    let status = newer.try_call(case.update, json!({ field: {"name": name, "mood": "x"}, "update_mask": "name" })).await;
+    let status =
+        newer.try_call(case.update, json!({ field: {"name": name, "mood": "x"}, "update_mask": "name" })).await;
     assert_eq!(status.expect_err("a fixed field").code(), Code::InvalidArgument);
 }
 

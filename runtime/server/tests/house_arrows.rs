@@ -93,8 +93,9 @@ const KEEPERS: &[Keeper] = &[
     },
     Keeper {
         library: "ractor",
-        keepers: &["canopy-supervision", "canopy-actors"],
-        why: "its mailboxes have no bound: use the handles of canopy-supervision and canopy-actors",
+        keepers: &["canopy-supervision", "canopy-actors", "canopy"],
+        why: "its mailboxes have no bound: use the handles of canopy-supervision and canopy-actors (the server is one \
+              child of its own tree, edge/port.rs)",
     },
     Keeper {
         library: "chacha20poly1305",
@@ -253,7 +254,7 @@ fn wrong_arrows_are_found() {
         ("canopy-actors", "canopy", true, "canopy-actors may not depend on canopy:"),
         ("canopy-actors", "canopy-chat", false, "canopy-actors may not depend on canopy-chat"),
         ("canopy-actors", "fjall", false, "canopy-actors may not depend on fjall"),
-        ("canopy", "ractor", false, "canopy may not depend on ractor"),
+        ("canopy-store", "ractor", false, "canopy-store may not depend on ractor"),
         ("canopy-load", "canopy", false, ""),
         ("canopy-load", "fjall", false, ""),
     ];

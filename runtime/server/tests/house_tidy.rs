@@ -122,6 +122,16 @@ const RULES: &[Rule] = &[
         except: &[],
         instead: "two cores and a database do not need it; argue an exception where it stands and here",
     },
+    Rule {
+        word: "ractor",
+        within: Rust,
+        except: &[
+            ("supervision/", "builds on it"),
+            ("actors/", "the shells"),
+            ("runtime/server/src/edge/port.rs", "the listener as a child of the tree"),
+        ],
+        instead: "its mailboxes have no bound: use the handles of canopy-supervision and canopy-actors",
+    },
     Rule { word: "static mut", within: Rust, except: &[], instead: "an actor owns state; else OnceLock" },
     Rule {
         word: "/work/",

@@ -64,7 +64,16 @@ impl Person {
         let password = self.home.path().join("password");
         std::fs::write(&password, PASSWORD).unwrap();
         let [password, token] = [&password, sign_up_token].map(|path| format!("@{}", path.display()));
-        self.answer(&["identity", "register", "--email", self.email, "--password", &password, "--sign-up-token", &token]);
+        self.answer(&[
+            "identity",
+            "register",
+            "--email",
+            self.email,
+            "--password",
+            &password,
+            "--sign-up-token",
+            &token,
+        ]);
         let logged_in = self.answer(&["identity", "log-in", "--email", self.email, "--password", &password]);
         assert_eq!(logged_in["credentials"]["access_token"], "***", "a token is not printed");
         assert_eq!(logged_in["account"]["email"], self.email);
@@ -115,7 +124,8 @@ fn two_people_work_together_over_tls() {
     ada.join(&token);
     bob.join(&token);
     let taken = format!("@{}", token.display());
-    let again = ["identity", "register", "--email", "ada@example.org", "--password", PASSWORD, "--sign-up-token", &taken];
+    let again =
+        ["identity", "register", "--email", "ada@example.org", "--password", PASSWORD, "--sign-up-token", &taken];
     bob.refused(&again, 7, "exists");
 
     ada.answer(&["org", "create-org", "--slug", "acme", "--title", "Acme"]);

@@ -43,11 +43,8 @@ async fn a_stop_finishes_calls_ends_streams_and_exits_with_success() {
     }
 
     let account = Account { email: "bob@example.org".into(), ..Account::default() };
-    let request = RegisterRequest {
-        account: Some(Wire::new(&account)),
-        password: PASSWORD.into(),
-        ..RegisterRequest::default()
-    };
+    let request =
+        RegisterRequest { account: Some(Wire::new(&account)), password: PASSWORD.into(), ..RegisterRequest::default() };
     let slow = Caller::at(&server.url()).await.unwrap();
     let registration = tokio::spawn({
         let slow = slow.clone();

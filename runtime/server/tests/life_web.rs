@@ -23,10 +23,10 @@ use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-use tonic_reflection::pb::v1::ServerReflectionRequest;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -110,7 +110,10 @@ impl Browser {
             Form::Text => ("application/grpc-web-text+proto", to_base64(&frame)),
         };
         let mut http = Request::builder().method(Method::POST).uri(format!("/{path}"));
-        http = http.header(header::CONTENT_TYPE, content_type).header("x-grpc-web", "1").header(header::ACCEPT, content_type);
+        http = http
+            .header(header::CONTENT_TYPE, content_type)
+            .header("x-grpc-web", "1")
+            .header(header::ACCEPT, content_type);
         if let Some(token) = caller.and_then(|caller| caller.token.0.as_ref()) {
             http = http.header(header::AUTHORIZATION, token.to_str().unwrap());
         }
@@ -148,7 +151,8 @@ impl Answer {
                     }
                     assert_eq!(flags, 0x80, "trailers");
                     let trailers = String::from_utf8(frame.to_vec()).unwrap();
-                    let of_status = trailers.lines().find_map(|line| line.strip_prefix("grpc-status:")).expect("a status");
+                    let of_status =
+                        trailers.lines().find_map(|line| line.strip_prefix("grpc-status:")).expect("a status");
                     self.status = Some(of_status.trim().parse().unwrap());
                     return None;
                 }
@@ -301,7 +305,9 @@ async fn pages_and_metrics() {
         let bob = server.person("bob@example.org").await;
         let forged = bob.with_token("v4.public.forged");
         let mut browser = Browser::open(&server).await;
-        for (caller, expected) in [(None, for_nobody), (Some(&forged), for_nobody), (Some(&bob), for_bob), (Some(&admin), for_admin)] {
+        for (caller, expected) in
+            [(None, for_nobody), (Some(&forged), for_nobody), (Some(&bob), for_bob), (Some(&admin), for_admin)]
+        {
             let (status, text) = browser.get("/metrics", caller).await;
             assert_eq!(status, expected, "{access:?}: {text}");
             let shown = text.contains("canopy_edge_calls_total");
@@ -310,7 +316,12 @@ async fn pages_and_metrics() {
         }
         let (status, page) = browser.get("/", None).await;
         assert_eq!(status, StatusCode::OK);
-        for part in ["<!doctype html>", "Canopy", env!("CARGO_PKG_VERSION"), server.running.node.store().installation_id().to_string().as_str()] {
+        for part in [
+            "<!doctype html>",
+            "Canopy",
+            env!("CARGO_PKG_VERSION"),
+            server.running.node.store().installation_id().to_string().as_str(),
+        ] {
             assert!(page.contains(part), "`{part}` is not in: {page}");
         }
         assert_eq!(browser.get("/no-such-page", None).await.0, StatusCode::NOT_FOUND);

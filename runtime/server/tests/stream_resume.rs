@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use canopy_domain::Role;
+use canopy_domain::Wire;
 use canopy_proto::chat::v1::subscribe_response::Event;
 use canopy_proto::chat::v1::{
     ChannelPosition, DeleteChannelRequest, DeleteMessageRequest, EditMessageRequest, ListMessagesRequest, Message,
     SubscribeRequest, SubscribeResponse,
 };
-use canopy_domain::Wire;
 use harness::{Caller, Server, message};
 use tokio::sync::watch;
 use tonic::transport::Endpoint;
@@ -35,7 +35,10 @@ async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(DEADLINE, future).await.expect("ends before the deadline")
 }
 
-async fn try_follow(caller: &Caller, positions: &[(&str, Option<u64>)]) -> Result<Streaming<SubscribeResponse>, Status> {
+async fn try_follow(
+    caller: &Caller,
+    positions: &[(&str, Option<u64>)],
+) -> Result<Streaming<SubscribeResponse>, Status> {
     let position = |(name, cursor): &(&str, Option<u64>)| ChannelPosition { name: (*name).into(), cursor: *cursor };
     let channels = positions.iter().map(position).collect();
     Ok(within(caller.chat().subscribe(SubscribeRequest { channels })).await?.into_inner())
@@ -134,7 +137,8 @@ async fn check_every_cursor(ada: &Caller, history: &BTreeMap<String, Vec<Seen>>)
             history.iter().enumerate().map(|(n, (name, events))| (name.as_str(), Some(cursor(n, events)))).collect();
         let mut stream = follow(ada, &positions).await;
         opened(&mut stream, positions.len()).await;
-        let expected: usize = history.values().enumerate().map(|(n, events)| events.len() - from(n, events.len())).sum();
+        let expected: usize =
+            history.values().enumerate().map(|(n, events)| events.len() - from(n, events.len())).sum();
         let got = take(&mut stream, expected).await;
         for (n, (name, events)) in history.iter().enumerate() {
             let of_channel: Vec<_> = got.iter().filter(|event| event.channel == *name).cloned().collect();

@@ -19,10 +19,7 @@ enum State {
         digests: Hmac256,
         address: Address,
     },
-    There {
-        durable: Durable,
-        seq: u64,
-    },
+    There(Durable),
 }
 
 impl Snapshot {
@@ -30,14 +27,19 @@ impl Snapshot {
         Self(State::Absent { digests, address })
     }
 
-    pub(crate) fn of(durable: Durable) -> Result<Self, StoreError> {
-        let seq = durable.meta()?.seq;
-        Ok(Self(State::There { durable, seq }))
+    pub(crate) fn of(durable: Durable) -> Self {
+        Self(State::There(durable))
+    }
+
+    /// The last transaction that it includes. Read when asked for: most reads
+    /// need no cursor.
+    pub(crate) fn last_seq(&self) -> Result<u64, StoreError> {
+        self.durable().map_or(Ok(0), |durable| Ok(durable.meta()?.seq))
     }
 
     fn durable(&self) -> Option<&Durable> {
         match &self.0 {
-            State::There { durable, .. } => Some(durable),
+            State::There(durable) => Some(durable),
             State::Absent { .. } => None,
         }
     }
@@ -59,11 +61,8 @@ impl Reader for Snapshot {
         Ok(state::scan(&durable.partition, Some(durable), None, table, span)?)
     }
 
-    fn seq(&self) -> u64 {
-        match &self.0 {
-            State::There { seq, .. } => *seq,
-            State::Absent { .. } => 0,
-        }
+    fn seq(&self) -> Result<u64, Refusal> {
+        Ok(self.last_seq()?)
     }
 
     fn transaction(&self, seq: u64) -> Result<Option<Transaction>, Refusal> {
@@ -75,7 +74,7 @@ impl Reader for Snapshot {
 
     fn digest(&self, text: &[u8]) -> [u8; 16] {
         match &self.0 {
-            State::There { durable, .. } => durable.partition.digest(text),
+            State::There(durable) => durable.partition.digest(text),
             State::Absent { digests, address } => digest16(digests, &[address.as_str().as_bytes(), b"\0", text]),
         }
     }

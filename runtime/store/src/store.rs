@@ -11,10 +11,9 @@ use tokio::sync::watch;
 
 use crate::handle::Handle;
 use crate::node::Node;
-use crate::partition::{Meta, Partition};
+use crate::partition::Meta;
 use crate::slots::Slots;
 use crate::state::Durable;
-use crate::vault::Vault;
 use crate::views;
 use crate::{Snapshot, StoreError, StoreOptions, Writer};
 
@@ -188,7 +187,7 @@ impl Store {
                 (vault, partition)
             }
         };
-        Snapshot::of(Durable::of(vault, partition)?).ok()
+        Durable::of(vault, partition).map(Snapshot::of)
     }
 
     async fn snapshot(&self, handle: &Arc<Handle>) -> Result<Snapshot, StoreError> {
@@ -207,7 +206,7 @@ impl Store {
             return Ok(absent());
         };
         handle.set_found(&vault, &partition);
-        read_durable(vault, partition)?.map_or_else(|| Ok(absent()), Ok)
+        Ok(Durable::of(vault, partition).map_or_else(absent, Snapshot::of))
     }
 
     /// Waits for commits under way, and closes everything. Later calls are
@@ -252,10 +251,6 @@ impl Store {
     }
 }
 
-fn read_durable(vault: Arc<Vault>, partition: Arc<Partition>) -> Result<Option<Snapshot>, StoreError> {
-    Durable::of(vault, partition).map(Snapshot::of).transpose()
-}
-
 /// That rows and feed end at the same transaction.
 fn check_last_link(durable: &Durable, meta: &Meta) -> Result<(), StoreError> {
     if meta.seq == 0 {
@@ -287,7 +282,9 @@ impl PartitionReader {
     /// The vault cannot be opened or read.
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let snapshot = self.store.snapshot(&self.handle).await?;
-        self.handle.publish(canopy_domain::Reader::seq(&snapshot));
+        if !self.handle.is_known() {
+            self.handle.publish(snapshot.last_seq()?);
+        }
         Ok(snapshot)
     }
 

@@ -420,8 +420,8 @@ impl Reader for Live<'_> {
         Ok(state::scan(&writer.partition, self.durable.as_ref(), writer.pending_rows(), table, span)?)
     }
 
-    fn seq(&self) -> u64 {
-        self.writer.meta.seq
+    fn seq(&self) -> Result<u64, Refusal> {
+        Ok(self.writer.meta.seq)
     }
 
     fn transaction(&self, seq: u64) -> Result<Option<Transaction>, Refusal> {

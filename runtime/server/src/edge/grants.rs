@@ -175,7 +175,7 @@ impl Grants {
         let state = State(&snapshot);
         let grants = Arc::new(OrgGrants {
             known: RwLock::new(read(&state)?),
-            seq: AtomicU64::new(state.seq()),
+            seq: AtomicU64::new(state.seq()?),
             version: AtomicU64::new(0),
             streams: Watchers::default(),
             in_flight: Arc::default(),

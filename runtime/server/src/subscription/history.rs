@@ -39,7 +39,7 @@ pub(crate) async fn read(
         let span = Span { prefix: &watch.prefix, after: Some(&after), order: Order::Ascending, limit };
         let rows = snapshot.scan(watch.view, span)?;
         let mut pointers: Vec<(u64, u32)> = rows.iter().filter_map(|(key, _)| pointer(key)).collect();
-        let mut reached = snapshot.seq();
+        let mut reached = snapshot.seq()?;
         if rows.len() == limit {
             // The last transaction may go on: it is left for the next reading.
             let last = pointers.last().map_or(0, |(seq, _)| *seq);
@@ -52,7 +52,7 @@ pub(crate) async fn read(
                 }
             }
         }
-        let events = events(&snapshot, &pointers, &watch.label, show)?;
+        let events = events(&snapshot, pointers.get(1..).unwrap_or_default(), &watch.label, show)?;
         return Ok(Stretch { events, position: reached });
     }
 }

@@ -95,7 +95,7 @@ impl Hub {
             }
             let durable = node.reader(owner).await?.durable();
             let module = node.module(owner)?;
-            let position = node.snapshot(owner).await?.seq();
+            let position = node.snapshot(owner).await?.seq()?;
             let tail = Tail::new(owner.clone(), module.views().to_vec(), position);
             let topic = tail.topic(watch.view, &watch.prefix, &watch.label, show);
             let mut tails = self.tails.lock();
@@ -116,7 +116,7 @@ impl Hub {
 }
 
 fn start(reader: &dyn Reader, watch: &Watch) -> Result<u64, Refusal> {
-    let last = reader.seq();
+    let last = reader.seq()?;
     match watch.cursor {
         None => Ok(last),
         Some(cursor) if cursor <= last => Ok(cursor),

@@ -20,8 +20,8 @@ use canopy_proto::org::v1::orgs_client::OrgsClient;
 use canopy_proto::org::v1::projects_client::ProjectsClient;
 use canopy_proto::org::v1::{CreateOrgRequest, CreateProjectRequest, Grant, GrantRoleRequest, Org, Project};
 use http::uri::PathAndQuery;
-use tonic::client::Grpc;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tonic::client::Grpc;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -150,12 +150,7 @@ impl Caller {
     pub fn of(channel: Channel, response: &LogInResponse) -> Self {
         let credentials = response.credentials.as_ref().expect("credentials");
         let session = response.session.as_ref().expect("a session").decode().expect("a session");
-        Self {
-            channel,
-            token: bearer(&credentials.access_token),
-            account: session.account,
-            session: session.name,
-        }
+        Self { channel, token: bearer(&credentials.access_token), account: session.account, session: session.name }
     }
 
     /// A caller without a token, at a server anywhere.
@@ -239,11 +234,8 @@ impl Caller {
 
     pub async fn create_project(&self, org: &str, slug: &str) -> Project {
         let project = Project { slug: slug.into(), ..Project::default() };
-        let request = CreateProjectRequest {
-            parent: org.into(),
-            project: Some(Wire::new(&project)),
-            request_id: String::new(),
-        };
+        let request =
+            CreateProjectRequest { parent: org.into(), project: Some(Wire::new(&project)), request_id: String::new() };
         let created = self.projects().create_project(request).await.expect("a project");
         created.into_inner().decode().expect("a project")
     }

@@ -12,8 +12,8 @@ use canopy_proto::identity::v1::{
 };
 use canopy_proto::org::v1::{
     CreateOrgRequest, CreateProjectRequest, DeleteOrgRequest, DeleteProjectRequest, GetOrgRequest, GetProjectRequest,
-    Grant, GrantRoleRequest, ListGrantsRequest, ListProjectsRequest, Org, Project, RevokeRoleRequest,
-    UpdateOrgRequest, UpdateProjectRequest,
+    Grant, GrantRoleRequest, ListGrantsRequest, ListProjectsRequest, Org, Project, RevokeRoleRequest, UpdateOrgRequest,
+    UpdateProjectRequest,
 };
 use prost::Message;
 use prost_types::FieldMask;
@@ -50,12 +50,8 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
     let t = target.clone();
     let request_id = String::new();
     let grant = || {
-        let grant = Grant {
-            account: t.grantee.clone(),
-            on: t.on.clone(),
-            role: Role::Guest.into(),
-            ..Grant::default()
-        };
+        let grant =
+            Grant { account: t.grantee.clone(), on: t.on.clone(), role: Role::Guest.into(), ..Grant::default() };
         Some(Wire::new(&grant))
     };
     let account = |email: &str| Account {
@@ -65,18 +61,10 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
         ..Account::default()
     };
     let org = Org { name: t.org.clone(), slug: t.unique.clone(), title: "a title".into(), ..Org::default() };
-    let project = Project {
-        name: t.project.clone(),
-        slug: t.unique.clone(),
-        title: "a title".into(),
-        ..Project::default()
-    };
-    let channel = Channel {
-        name: t.channel.clone(),
-        slug: t.unique.clone(),
-        topic: "a topic".into(),
-        ..Channel::default()
-    };
+    let project =
+        Project { name: t.project.clone(), slug: t.unique.clone(), title: "a title".into(), ..Project::default() };
+    let channel =
+        Channel { name: t.channel.clone(), slug: t.unique.clone(), topic: "a topic".into(), ..Channel::default() };
     let message = ChatMessage { name: t.message.clone(), text: "a text".into(), ..ChatMessage::default() };
     match method.strip_prefix("canopy.").unwrap_or(method) {
         "identity.v1.Identity/Register" => RegisterRequest {
@@ -110,14 +98,10 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
         "org.v1.Orgs/UpdateOrg" => {
             UpdateOrgRequest { org: Some(Wire::new(&org)), update_mask: mask("title"), request_id }.encode_to_vec()
         }
-        "org.v1.Orgs/DeleteOrg" => {
-            DeleteOrgRequest { name: t.org, etag: String::new(), request_id }.encode_to_vec()
-        }
+        "org.v1.Orgs/DeleteOrg" => DeleteOrgRequest { name: t.org, etag: String::new(), request_id }.encode_to_vec(),
         "org.v1.Orgs/GrantRole" => GrantRoleRequest { grant: grant(), request_id }.encode_to_vec(),
         "org.v1.Orgs/RevokeRole" => RevokeRoleRequest { grant: grant(), request_id }.encode_to_vec(),
-        "org.v1.Orgs/ListGrants" => {
-            ListGrantsRequest { parent: t.on, ..ListGrantsRequest::default() }.encode_to_vec()
-        }
+        "org.v1.Orgs/ListGrants" => ListGrantsRequest { parent: t.on, ..ListGrantsRequest::default() }.encode_to_vec(),
         "org.v1.Projects/CreateProject" => {
             CreateProjectRequest { parent: t.org, project: Some(Wire::new(&project)), request_id }.encode_to_vec()
         }

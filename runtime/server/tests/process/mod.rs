@@ -86,6 +86,12 @@ impl Process {
         kill_process(pid, signal).expect("the process is there");
     }
 
+    /// As `kill -9` does, at a moment that somebody drew.
+    pub async fn kill_after(self, wait: Duration) {
+        tokio::time::sleep(wait).await;
+        self.kill();
+    }
+
     /// As `kill -9` does.
     pub fn kill(mut self) {
         self.child.kill().expect("the process is there");

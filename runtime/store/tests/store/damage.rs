@@ -135,7 +135,7 @@ async fn one_damaged_slot_of_a_head_is_no_loss() {
     let head = vault_dir(dir.path(), None).join("head");
     OpenOptions::new().write(true).open(head).unwrap().write_all_at(&[0xAA; 64], 0).unwrap();
     let store = open(dir.path());
-    assert_eq!(store.reader(&org(1)).await.unwrap().snapshot().await.unwrap().seq(), 2);
+    assert_eq!(store.reader(&org(1)).await.unwrap().snapshot().await.unwrap().seq().unwrap(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,7 +97,7 @@ proptest! {
             }
             writer.barrier().await.unwrap();
             let snapshot = writer.reader().snapshot().await.unwrap();
-            assert_eq!(snapshot.seq(), commits.len() as u64);
+            assert_eq!(snapshot.seq().unwrap(), commits.len() as u64);
             for scan in &scans {
                 assert_eq!(rows(&snapshot, scan), scan.of(&model), "durable {scan:?}");
             }

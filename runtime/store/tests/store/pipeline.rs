@@ -53,7 +53,7 @@ async fn seqs_are_gapless_and_in_order_under_64_submitters() {
     for writer in &writers {
         let writer = writer.lock().await;
         let snapshot = writer.reader().snapshot().await.unwrap();
-        assert_eq!(snapshot.seq(), 16 * EACH);
+        assert_eq!(snapshot.seq().unwrap(), 16 * EACH);
         check_gapless(&snapshot);
         assert_eq!(crate::fixture::all(&snapshot, TABLE).len(), 16 * EACH as usize);
     }

@@ -28,7 +28,7 @@ async fn vaults_close_and_reopen_within_their_bound() {
             let durable = readers[n as usize].durable();
             assert_eq!(*durable.borrow(), round);
             let snapshot = readers[n as usize].snapshot().await.unwrap();
-            assert_eq!(snapshot.seq(), round);
+            assert_eq!(snapshot.seq().unwrap(), round);
             assert_eq!(snapshot.get(TABLE, b"k").unwrap().unwrap().as_ref(), [n]);
             drop(snapshot);
             let mut writer = store.writer(&org(n), &[]).await.unwrap();
