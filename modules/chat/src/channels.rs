@@ -1,11 +1,9 @@
 //! Channels.
 
-use canopy_domain::{
-    Code, Context, Draft, Id, Mask, Order, PageRequest, Refusal, Span, State, Table, Wire, decode,
-};
+use canopy_domain::{Code, Context, Draft, Id, Mask, Order, PageRequest, Refusal, Span, State, Table, Wire, decode};
 use canopy_proto::chat::v1::{
-    Channel, CreateChannelRequest, DeleteChannelRequest, GetChannelRequest, ListChannelsRequest,
-    ListChannelsResponse, UpdateChannelRequest,
+    Channel, CreateChannelRequest, DeleteChannelRequest, GetChannelRequest, ListChannelsRequest, ListChannelsResponse,
+    UpdateChannelRequest,
 };
 use canopy_proto::system::v1::Reservation;
 
@@ -44,12 +42,7 @@ pub(crate) fn id_of(state: &State<'_>, segment: &str) -> Result<Option<Id>, Refu
     Ok(held.and_then(|held| held.holder.rsplit('/').next().and_then(Id::parse)))
 }
 
-fn take_slug(
-    state: &State<'_>,
-    draft: &mut Draft,
-    slug: &str,
-    channel: &str,
-) -> Result<(), Refusal> {
+fn take_slug(state: &State<'_>, draft: &mut Draft, slug: &str, channel: &str) -> Result<(), Refusal> {
     if slug.is_empty() {
         return Err(Refusal::invalid("channel.slug", "must not be empty"));
     }
@@ -58,12 +51,7 @@ fn take_slug(
         let message = format!("the slug `{slug}` is taken in this project");
         return Err(Refusal::new(Code::AlreadyExists, message).hint("choose another one"));
     }
-    let held = Reservation {
-        space: "channel".into(),
-        holder: channel.to_owned(),
-        confirmed: true,
-        expire_time_ms: 0,
-    };
+    let held = Reservation { space: "channel".into(), holder: channel.to_owned(), confirmed: true, expire_time_ms: 0 };
     draft.insert(&SLUGS, key, &Wire::new(&held));
     Ok(())
 }

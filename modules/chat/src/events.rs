@@ -37,7 +37,9 @@ fn is_event(change: &Change) -> bool {
 pub(crate) fn open(state: &State<'_>, request: &Bytes, cx: &Context<'_>) -> Result<Vec<Watch>, Refusal> {
     let request = SubscribeRequest::decode(request.clone())
         .map_err(|e| Refusal::new(canopy_domain::Code::InvalidArgument, e.to_string()))?;
-    let own = |name: &str| name.strip_prefix(cx.address.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let own = |name: &str| {
+        name.strip_prefix(cx.address.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
     let mut watches = Vec::new();
     for position in request.channels.iter().filter(|position| own(&position.name)) {
         let (id, _) = channels::find(state, cx, "channels.name", &position.name)?;

@@ -2,8 +2,8 @@
 //! and the orgs they belong to.
 
 use canopy_domain::{
-    Address, Code, Context, Draft, Id, Mask, Module, Order, PageRequest, Prepared, Refusal, Secret, State, Step,
-    Table, Wire, decode,
+    Address, Code, Context, Draft, Id, Mask, Module, Order, PageRequest, Prepared, Refusal, Secret, State, Step, Table,
+    Wire, decode,
 };
 use canopy_proto::identity::v1::{
     Account, GetAccountRequest, ListSessionsRequest, ListSessionsResponse, RegisterRequest, Session,
@@ -42,11 +42,7 @@ pub fn account() -> Module {
         .query(account_effects::GET_VERIFIER, get_verifier)
 }
 
-fn prepare_register(
-    _: &State<'_>,
-    request: &RegisterRequest,
-    cx: &Context<'_>,
-) -> Result<Option<Step>, Refusal> {
+fn prepare_register(_: &State<'_>, request: &RegisterRequest, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
     match cx.prepared {
         [] => {
             cx.issuer.admit_sign_up(&request.sign_up_token)?;
@@ -205,11 +201,7 @@ fn id_of(name: &str) -> Result<Id, Refusal> {
     address.id().ok_or_else(|| Refusal::invalid("name", "holds no id"))
 }
 
-fn get_verifier(
-    state: &State<'_>,
-    _: GetVerifierRequest,
-    cx: &Context<'_>,
-) -> Result<GetVerifierResponse, Refusal> {
+fn get_verifier(state: &State<'_>, _: GetVerifierRequest, cx: &Context<'_>) -> Result<GetVerifierResponse, Refusal> {
     let account = the_account(state, cx)?;
     let verifier = state.read(&VERIFIER, &SELF)?;
     Ok(GetVerifierResponse { account: Some(account), verifier })

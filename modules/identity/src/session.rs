@@ -4,8 +4,8 @@ use canopy_domain::{
     Address, Code, Context, Draft, Module, Prepared, Refusal, Secret, State, Step, Table, TokenClaims, Wire, decode,
 };
 use canopy_proto::identity::v1::{
-    Account, Credentials, LogInRequest, LogInResponse, LogOutRequest, LogOutResponse, RefreshRequest,
-    RefreshResponse, Session,
+    Account, Credentials, LogInRequest, LogInResponse, LogOutRequest, LogOutResponse, RefreshRequest, RefreshResponse,
+    Session,
 };
 use canopy_proto::methods::{account_effects, directory, identity};
 use canopy_proto::system::v1::{
@@ -116,11 +116,7 @@ fn fresh_halves(cx: &Context<'_>) -> [String; 2] {
 
 /// A refresh token is 128 random bits that it shares with all of its session,
 /// its family, and 128 of its own. What is kept are hashes.
-fn credentials(
-    cx: &Context<'_>,
-    account: &str,
-    family: &str,
-) -> Result<(Credentials, RefreshVerifier), Refusal> {
+fn credentials(cx: &Context<'_>, account: &str, family: &str) -> Result<(Credentials, RefreshVerifier), Refusal> {
     let [_, own] = fresh_halves(cx);
     let refresh_token = format!("{family}{own}");
     let account = Address::parse(account).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
@@ -147,11 +143,8 @@ fn hash(token: &str) -> Vec<u8> {
 
 fn tell_account(draft: &mut Draft, account: &str, session: &Wire<Session>) -> Result<(), Refusal> {
     let target = Address::parse(account).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
-    let record = RecordSessionRequest {
-        account: account.to_owned(),
-        session: Some(session.clone()),
-        request_id: String::new(),
-    };
+    let record =
+        RecordSessionRequest { account: account.to_owned(), session: Some(session.clone()), request_id: String::new() };
     draft.effect(target, account_effects::RECORD_SESSION, &record);
     Ok(())
 }

@@ -6,8 +6,8 @@ use canopy_domain::{
     Address, Code, Context, Draft, Kind, Order, PageRequest, Prepared, Refusal, Role, Span, State, Step, Table, Wire,
     decode,
 };
-use canopy_proto::methods::{directory, identity};
 use canopy_proto::identity::v1::GetAccountRequest;
+use canopy_proto::methods::{directory, identity};
 use canopy_proto::org::v1::{
     Grant, GrantRoleRequest, ListGrantsRequest, ListGrantsResponse, RevokeRoleRequest, RevokeRoleResponse,
 };
@@ -117,11 +117,8 @@ fn check(grant: &Grant, cx: &Context<'_>) -> Result<Role, Refusal> {
             .hint("an org takes roles up to ROLE_ORG_ADMIN, a project up to ROLE_PROJECT_ADMIN"));
     }
     if !cx.holds(role) {
-        return Err(Refusal::new(
-            Code::PermissionDenied,
-            format!("{} is more than you hold here", role.as_str_name()),
-        )
-        .hint("ask an org-admin"));
+        return Err(Refusal::new(Code::PermissionDenied, format!("{} is more than you hold here", role.as_str_name()))
+            .hint("ask an org-admin"));
     }
     Ok(role)
 }
@@ -160,9 +157,9 @@ pub(crate) fn revoke(
     let role = check(&grant, cx)?;
     grant.account = found_account(cx)?;
     let key = key(&grant)?;
-    let row = state.get(&GRANTS, &key)?.ok_or_else(|| {
-        Refusal::new(Code::NotFound, "there is no such grant").hint("see `canopy org list-grants`")
-    })?;
+    let row = state
+        .get(&GRANTS, &key)?
+        .ok_or_else(|| Refusal::new(Code::NotFound, "there is no such grant").hint("see `canopy org list-grants`"))?;
     let all = Span { prefix: &[], after: None, order: Order::Ascending, limit: GRANTS_MAX };
     let grants = state.scan(&GRANTS, all)?;
     let others = || grants.iter().filter(|(other, _)| other[..] != key[..]).map(|(_, row)| decode(row));

@@ -119,8 +119,7 @@ fn update(
         return Err(Refusal::stale_etag());
     }
     let fixed = ["name", "slug", "create_time_ms", "update_time_ms", "delete_time_ms", "etag"];
-    let mask =
-        Mask::new(request.update_mask.as_ref(), &["title", "description"], &fixed, sent.has_unknown())?;
+    let mask = Mask::new(request.update_mask.as_ref(), &["title", "description"], &fixed, sent.has_unknown())?;
     if mask.includes("title") {
         project.title = wanted.title;
     }

@@ -80,6 +80,8 @@ pub(crate) fn record(
     let before = state.get(&PROJECTS, id.as_bytes())?;
     let slug_key = state.digest(&project.slug);
     let slug_before = state.get(&SLUGS, &slug_key)?;
+    // The project's answer waits for the org's, and so for its members.
+    draft.settle();
     if project.delete_time_ms > 0 {
         if let Some(before) = &before {
             draft.delete(&PROJECTS, *id.as_bytes(), before);
@@ -101,12 +103,8 @@ pub(crate) fn record(
     }
     draft.put(&PROJECTS, *id.as_bytes(), before.as_ref(), &row);
     if before.is_none() {
-        let held = Reservation {
-            space: "project".into(),
-            holder: project.name.clone(),
-            confirmed: true,
-            expire_time_ms: 0,
-        };
+        let held =
+            Reservation { space: "project".into(), holder: project.name.clone(), confirmed: true, expire_time_ms: 0 };
         draft.put(&SLUGS, slug_key, slug_before.as_ref(), &Wire::new(&held));
         let grant = Grant {
             account: request.creator.clone(),

@@ -66,8 +66,8 @@ impl<H> Default for Embedded<H> {
 
 impl<H: Clone> Embedded<H> {
     fn shard(&self, address: &Address) -> &Shard<H> {
-        let n = self.hasher.hash_one(address) as usize % SHARDS;
-        self.shards.get(n).expect("the remainder is smaller than the number of shards")
+        let n = self.hasher.hash_one(address) % SHARDS as u64;
+        self.shards.get(usize::try_from(n).unwrap_or_default()).expect("the remainder is smaller than the number of shards")
     }
 
     /// The handle at an address, if an actor is active there.

@@ -159,13 +159,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
     let (shutdown, stopping) = watch::channel(false);
     if let Some(certificate) = certificate {
         let every = Duration::from_millis(config.edge.cert_reload_interval_ms);
-        let mut stop = stopping.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = certificate.watch(every, SystemTime::now) => {}
-                () = stopped(&mut stop) => {}
-            }
-        });
+        tokio::spawn(keep_current(certificate, every, stopping));
     }
     let address = BoundAddress::default();
     let front = front(edge, config, metrics).await;
@@ -192,9 +186,14 @@ impl Running {
     }
 }
 
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    // A sender that is gone means the same.
-    let _ = stopping.wait_for(|stop| *stop).await;
+/// Renews or reloads the certificate until the node stops.
+#[allow(clippy::disallowed_methods, reason = "certificates are checked against the system's clock")]
+async fn keep_current(certificate: Arc<ReloadingCertificate>, every: Duration, mut stopping: watch::Receiver<bool>) {
+    tokio::select! {
+        () = certificate.watch(every, SystemTime::now) => {}
+        // A sender that is gone means the same as a stop.
+        _ = stopping.wait_for(|stop| *stop) => {}
+    }
 }
 
 async fn front(edge: Arc<Edge>, config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Front {
@@ -310,7 +309,7 @@ fn listener_options(config: &NodeConfig, security: Security) -> Options {
 
 type Secured = (Security, Option<String>, Option<Arc<ReloadingCertificate>>);
 
-#[allow(clippy::disallowed_methods, reason = "certificates are checked against the clock of the start")]
+#[allow(clippy::disallowed_methods, reason = "certificates are checked against the system's clock")]
 fn security(config: &NodeConfig) -> Result<Secured, BootError> {
     let edge = &config.edge;
     let now = SystemTime::now();

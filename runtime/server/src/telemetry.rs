@@ -1,5 +1,6 @@
 //! Logs and metrics.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use canopy_config::{LogConfig, LogFormat};
@@ -9,7 +10,8 @@ use tracing_subscriber::EnvFilter;
 /// Starts logging to standard error. A second call changes nothing.
 pub fn start_logging(config: &LogConfig) {
     let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colour = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
     // A process has one logger: tests that start several servers keep the first.
     let _ = match config.format {
         LogFormat::Text => builder.try_init(),

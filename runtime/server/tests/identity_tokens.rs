@@ -44,11 +44,8 @@ async fn tokens_that_prove_nothing() {
     let ada = server.person("ada@example.org").await;
     let bob = server.person("bob@example.org").await;
     let installation = server.running.node.store().installation_id().to_string();
-    let claims = |expire_time_ms| TokenClaims {
-        account: address(&ada.account),
-        session: address(&ada.session),
-        expire_time_ms,
-    };
+    let claims =
+        |expire_time_ms| TokenClaims { account: address(&ada.account), session: address(&ada.session), expire_time_ms };
     let hour_ms = 3_600_000;
     let own = tokens(&server, &installation);
     let good = own.issue(&claims(now_ms() + hour_ms));
@@ -85,7 +82,8 @@ async fn tokens_that_prove_nothing() {
         assert_eq!(code_of(&ada, &forged).await, Code::Unauthenticated, "flipped at {at}");
         assert_eq!(code_of(&ada, &good[..at]).await, Code::Unauthenticated, "cut at {at}");
     }
-    for header in ["", "Bearer", "Bearer ", &format!("Basic {good}"), &good, &format!("Bearer  {good}"), "Bearer \u{1}"] {
+    for header in ["", "Bearer", "Bearer ", &format!("Basic {good}"), &good, &format!("Bearer  {good}"), "Bearer \u{1}"]
+    {
         let Ok(value) = MetadataValue::try_from(header) else { continue };
         let caller = Caller { token: Token(Some(value)), ..ada.clone() };
         let status = who(&caller).await.expect_err("no bearer token");
@@ -167,11 +165,8 @@ async fn a_log_out_ends_tokens_and_streams_at_once() {
 }
 
 async fn refresh(by: &Caller, session: &str, refresh_token: &str, request_id: &str) -> Result<Credentials, Status> {
-    let request = RefreshRequest {
-        session: session.into(),
-        refresh_token: refresh_token.into(),
-        request_id: request_id.into(),
-    };
+    let request =
+        RefreshRequest { session: session.into(), refresh_token: refresh_token.into(), request_id: request_id.into() };
     Ok(by.identity().refresh(request).await?.into_inner().credentials.expect("credentials"))
 }
 
@@ -260,7 +255,10 @@ async fn wrong_passwords_and_unknown_people_look_alike() {
         ("ada@example.org", &format!("{PASSWORD} ")),
     ] {
         let status = log_in(email, password).await.expect_err("no log-in");
-        assert_eq!((status.code(), status.message(), status.details()), (wrong.code(), wrong.message(), wrong.details()));
+        assert_eq!(
+            (status.code(), status.message(), status.details()),
+            (wrong.code(), wrong.message(), wrong.details())
+        );
     }
     for email in ["Ada@Example.org", "ada@example.org", "ADA@EXAMPLE.ORG"] {
         let status = register(&nobody, email, "").await.expect_err("there is such an account");

@@ -62,7 +62,7 @@ fn from_base64(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for group in text.chunks_exact(4) {
         let padding = group.iter().filter(|c| **c == b'=').count();
-        let digit = |c: &u8| ALPHABET.iter().position(|a| a == c).unwrap_or(0) as u32;
+        let digit = |c: &u8| u32::try_from(ALPHABET.iter().position(|a| a == c).unwrap_or(0)).unwrap();
         let value = group.iter().fold(0, |value, c| value << 6 | digit(c));
         bytes.extend_from_slice(&value.to_be_bytes()[1..4 - padding]);
     }

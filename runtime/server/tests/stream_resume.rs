@@ -298,7 +298,7 @@ async fn a_deleted_channel_closes_for_its_followers_alone() {
     // The messages go after the channel, some at a time: no event tells of it.
     ada.send(&random, "and on").await;
     assert_eq!(next(&mut stream).await.unwrap().what, "and on");
-    let status = try_follow(&ada, &[(&general, Some(0))]).await.err().expect("it is gone");
+    let status = try_follow(&ada, &[(&general, Some(0))]).await.expect_err("it is gone");
     assert_eq!(status.code(), Code::NotFound);
     let mut stream = follow(&ada, &[(&again, Some(0))]).await;
     opened(&mut stream, 1).await;

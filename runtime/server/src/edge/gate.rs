@@ -53,7 +53,8 @@ pub async fn admit(
                 let (role, org) = role_at(node, grants, caller, sys_admin, scope, asked).await?;
                 enough(Some(role), least)?;
                 // With several scopes, what holds at all of them.
-                let lowest = admitted.role.map_or(role, |other| if (other as i32) < (role as i32) { other } else { role });
+                let lowest =
+                    admitted.role.map_or(role, |other| if (other as i32) < (role as i32) { other } else { role });
                 admitted.role = Some(lowest);
                 admitted.orgs.push(org);
             }
@@ -94,13 +95,7 @@ async fn role_at(
     Ok((standing(&org, caller, sys_admin, scope, asked)?, org))
 }
 
-fn standing(
-    org: &OrgGrants,
-    caller: &Caller,
-    sys_admin: bool,
-    scope: &Address,
-    asked: &str,
-) -> Result<Role, Refusal> {
+fn standing(org: &OrgGrants, caller: &Caller, sys_admin: bool, scope: &Address, asked: &str) -> Result<Role, Refusal> {
     match org.standing(Some(caller.account), scope) {
         Standing::Role(_) if sys_admin => Ok(Role::SysAdmin),
         Standing::Role(Some(role)) => Ok(role),

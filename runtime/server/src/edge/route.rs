@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use canopy_actors::{Node, random_bytes, now_ms};
+use canopy_actors::{Node, now_ms, random_bytes};
 use canopy_domain::{Address, AddressError, Code, Id, Kind, Name, Principal, Refusal, State};
 use canopy_proto::schema::{self, MessageSchema, Path};
 use canopy_proto::system::v1::{Reservation, ResolveRequest};
@@ -109,7 +109,12 @@ impl Route {
     /// `INVALID_ARGUMENT`: a field names nothing of the right kind;
     /// `NOT_FOUND`: a slug or e-mail address that nobody holds;
     /// `UNAUTHENTICATED`: `me`, and nobody is signed in.
-    pub async fn destination(&self, node: &Node, principal: &Principal, request: Bytes) -> Result<Destination, Refusal> {
+    pub async fn destination(
+        &self,
+        node: &Node,
+        principal: &Principal,
+        request: Bytes,
+    ) -> Result<Destination, Refusal> {
         let request_id = self.input.request_id(&request).unwrap_or_default().to_owned();
         let found = |owner: Address, request: Bytes, request_id: String| Destination {
             scopes: owner.org_address().map(|_| owner.clone()).into_iter().collect(),
@@ -155,9 +160,11 @@ impl Route {
             }
             Target::Named(field) => {
                 let (names, asked, request) = self.resolve(node, principal, field, &self.rule.owner, request).await?;
-                let owner = names.first().ok_or_else(|| Refusal::invalid(&field.dotted, "is required"))?;
-                let owner = Name::parse(owner.as_str()).and_then(|name| name.owner(&self.rule.owner)).map_err(internal)?;
-                let owner = Address::parse(owner).map_err(internal)?;
+                let named = names.first().ok_or_else(|| Refusal::invalid(&field.dotted, "is required"))?;
+                let owner =
+                    Name::parse(named.as_str()).and_then(|name| name.owner(&self.rule.owner)).map_err(internal)?;
+                let owner =
+                    if owner == named.as_str() { named.clone() } else { Address::parse(owner).map_err(internal)? };
                 if owner.org_address().is_none() {
                     return Ok(free(Some(owner), request, request_id));
                 }
@@ -209,16 +216,16 @@ impl Route {
                 _ => owner,
             };
             let canonical = self.canonical(node, principal, Name::parse(reach).map_err(invalid)?).await?;
+            let is_alias = canonical.as_str() != reach;
             let rest = text.get(reach.len()..).unwrap_or_default();
-            let full = format!("{canonical}{rest}");
-            changed |= full != text;
+            rewritten.push(is_alias.then(|| format!("{canonical}{rest}")));
+            changed |= is_alias;
             asked.push(reach.to_owned());
-            rewritten.push(full);
             addresses.push(canonical);
         }
         let request = if changed {
             let mut names = rewritten.into_iter();
-            self.input.replace_string(&field.path, &request, |_| names.next())
+            self.input.replace_string(&field.path, &request, |_| names.next().flatten())
         } else {
             request
         };
@@ -232,12 +239,14 @@ impl Route {
             let known = ids.clone().all(|id| Id::parse(id).is_some());
             if known { Ok(address) } else { Err(Refusal::not_found(name.as_str())) }
         };
+        // Programs call with ids, and most often.
+        if let Ok(address) = parse(name.as_str()) {
+            return Ok(address);
+        }
         let first = name.segment(1).unwrap_or_default();
         match name.segment(0) {
             Some(kind @ ("account" | "session")) if first == "me" => me(kind, principal),
-            Some("account") if first.contains('@') => {
-                parse(&self.holder(node, "email", first, name.as_str()).await?)
-            }
+            Some("account") if first.contains('@') => parse(&self.holder(node, "email", first, name.as_str()).await?),
             Some("org") => {
                 let org = match Id::parse(first) {
                     Some(id) => Address::org(id),
@@ -282,8 +291,9 @@ fn me(kind: &str, principal: &Principal) -> Result<Address, Refusal> {
     match (kind, principal) {
         ("account", Principal::Person { account, .. }) => Ok(account.clone()),
         ("session", Principal::Person { session, .. }) => Ok(session.clone()),
-        _ => Err(Refusal::new(Code::Unauthenticated, "nobody is signed in")
-            .hint("log in with `canopy identity log-in`")),
+        _ => {
+            Err(Refusal::new(Code::Unauthenticated, "nobody is signed in").hint("log in with `canopy identity log-in`"))
+        }
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) async fn read(
                 }
             }
         }
-        let events = events(&snapshot, pointers.get(1..).unwrap_or_default(), &watch.label, show)?;
+        let events = events(&snapshot, &pointers, &watch.label, show)?;
         return Ok(Stretch { events, position: reached });
     }
 }

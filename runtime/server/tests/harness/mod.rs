@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 pub mod requests;
+pub mod world;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -40,8 +41,7 @@ pub struct Server {
 
 /// The configuration of tests: plain text, open sign-up, cheap hashing.
 pub fn config(dir: &Path) -> NodeConfig {
-    let mut config = NodeConfig::default();
-    config.data_dir = dir.join("data");
+    let mut config = NodeConfig { data_dir: dir.join("data"), ..NodeConfig::default() };
     config.edge.listen = "127.0.0.1:0".parse().expect("an address");
     config.edge.tls = TlsMode::Off;
     config.identity.sign_up = SignUp::Open;
