@@ -59,7 +59,7 @@ async fn a_thousand_calls_at_once_commit_without_a_gap() {
     seqs.sort_unstable();
     assert!(seqs.into_iter().eq(1..=CALLS));
     let stage = stage.restart().await;
-    assert_eq!(stage.rows(&address(1)).await.len(), CALLS as usize);
+    assert_eq!(stage.rows(&address(1)).await.len() as u64, CALLS);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
