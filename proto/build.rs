@@ -24,26 +24,15 @@ fn main() -> Result<()> {
     for file in proto_files(Path::new("canopy"))? {
         compiler.open_file(&file)?;
     }
-    fs::write(
-        out.join("canopy.binpb"),
-        compiler.encode_file_descriptor_set(),
-    )?;
+    fs::write(out.join("canopy.binpb"), compiler.encode_file_descriptor_set())?;
     let pool = compiler.descriptor_pool();
     let all = compiler.file_descriptor_set();
 
     let ours = |file: &FileDescriptorProto| file.name().starts_with("canopy/");
     let is_google = |file: &FileDescriptorProto| file.name().starts_with("google/");
     let is_service = |file: &FileDescriptorProto| file.name().ends_with("_service.proto");
-    generate_models(
-        &out,
-        &pool,
-        all.file.iter().filter(|f| ours(f) && !is_service(f)),
-    )?;
-    generate_services(
-        &out,
-        &pool,
-        all.file.iter().filter(|f| ours(f) || is_google(f)),
-    )?;
+    generate_models(&out, &pool, all.file.iter().filter(|f| ours(f) && !is_service(f)))?;
+    generate_services(&out, &pool, all.file.iter().filter(|f| ours(f) || is_google(f)))?;
     fs::write(out.join("methods.rs"), method_constants(&pool)?)?;
     fs::write(out.join("secrets.rs"), secret_debug_impls(&pool)?)?;
     Ok(())
@@ -73,9 +62,7 @@ fn generate_models<'a>(
     let mut config = prost_build::Config::new();
     config.out_dir(&dir).enable_type_names().bytes(["."]);
     config.skip_debug(secret_messages(pool).map(|m| format!(".{}", m.full_name())));
-    config.compile_fds(FileDescriptorSet {
-        file: files.cloned().collect(),
-    })?;
+    config.compile_fds(FileDescriptorSet { file: files.cloned().collect() })?;
     Ok(())
 }
 
@@ -104,12 +91,7 @@ fn generate_services<'a>(
         .build_server(false)
         .emit_rerun_if_changed(false)
         .out_dir(&dir)
-        .compile_fds_with_config(
-            FileDescriptorSet {
-                file: files.cloned().collect(),
-            },
-            config,
-        )?;
+        .compile_fds_with_config(FileDescriptorSet { file: files.cloned().collect() }, config)?;
     Ok(())
 }
 
@@ -117,10 +99,7 @@ fn generate_services<'a>(
 /// module per service.
 fn method_constants(pool: &DescriptorPool) -> Result<String> {
     let mut modules: BTreeMap<String, String> = BTreeMap::new();
-    for service in pool
-        .services()
-        .filter(|s| s.package_name().starts_with("canopy."))
-    {
+    for service in pool.services().filter(|s| s.package_name().starts_with("canopy.")) {
         let body = modules.entry(snake(service.name())).or_default();
         for method in service.methods() {
             writeln!(
@@ -162,17 +141,11 @@ fn secret_debug_impls(pool: &DescriptorPool) -> Result<String> {
 }
 
 fn secret_messages(pool: &DescriptorPool) -> impl Iterator<Item = MessageDescriptor> {
-    pool.all_messages().filter(|m| {
-        is_ours(m)
-            && m.fields()
-                .any(|f| flag(&f.options(), "canopy.options.v1.secret"))
-    })
+    pool.all_messages().filter(|m| is_ours(m) && m.fields().any(|f| flag(&f.options(), "canopy.options.v1.secret")))
 }
 
 fn flag(options: &prost_reflect::DynamicMessage, extension: &str) -> bool {
-    options
-        .extensions()
-        .any(|(e, value)| e.full_name() == extension && matches!(value, Value::Bool(true)))
+    options.extensions().any(|(e, value)| e.full_name() == extension && matches!(value, Value::Bool(true)))
 }
 
 fn is_ours(message: &MessageDescriptor) -> bool {
@@ -185,26 +158,15 @@ fn in_models(message: &MessageDescriptor) -> bool {
 
 fn rust_type(message: &MessageDescriptor) -> Result<String> {
     if !is_ours(message) {
-        return Err(format!(
-            "{} must not be a method's input or output",
-            message.full_name()
-        )
-        .into());
+        return Err(format!("{} must not be a method's input or output", message.full_name()).into());
     }
     let path = rust_path(message.package_name(), message.name());
-    Ok(if flag(&message.options(), "canopy.options.v1.stored") {
-        format!("crate::Wire<{path}>")
-    } else {
-        path
-    })
+    Ok(if flag(&message.options(), "canopy.options.v1.stored") { format!("crate::Wire<{path}>") } else { path })
 }
 
 /// `canopy.chat.v1` and `Message` make `crate::chat::v1::Message`.
 fn rust_path(package: &str, name: &str) -> String {
-    format!(
-        "crate::{}::{name}",
-        package.trim_start_matches("canopy.").replace('.', "::")
-    )
+    format!("crate::{}::{name}", package.trim_start_matches("canopy.").replace('.', "::"))
 }
 
 fn snake(name: &str) -> String {

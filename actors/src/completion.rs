@@ -31,7 +31,15 @@ pub(crate) struct Completion {
 impl Completion {
     /// A durable answer without anything else to do.
     pub(crate) fn answer(ticket: Ticket, answer: Result<Bytes, Refusal>, reply: Reply) -> Self {
-        Self { ticket, changes: Vec::new(), answer, reply: Some(reply), effects: Vec::new(), settled: None, wake_at_ms: None }
+        Self {
+            ticket,
+            changes: Vec::new(),
+            answer,
+            reply: Some(reply),
+            effects: Vec::new(),
+            settled: None,
+            wake_at_ms: None,
+        }
     }
 }
 

@@ -127,13 +127,8 @@ impl Delivery {
         let request_id = format!("{}#{seq}.{}", self.address, effect.n);
         let mut wait_ms = RETRY_MS_MIN;
         loop {
-            let asked = self.node.ask(
-                &effect.target,
-                effect.method,
-                effect.request.clone(),
-                &self.address,
-                &request_id,
-            );
+            let asked =
+                self.node.ask(&effect.target, effect.method, effect.request.clone(), &self.address, &request_id);
             match asked.await {
                 Ok(_) => return,
                 Err(refusal) if is_passing(refusal.code) => {

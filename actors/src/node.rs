@@ -7,12 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use canopy_cluster::Embedded;
 use canopy_domain::{Address, Code, Context, Module, Modules, Principal, Refusal, TokenIssuer};
+use canopy_proto::Access;
 use canopy_proto::methods::wakes;
 use canopy_proto::system::v1::SetWakeRequest;
-use canopy_proto::Access;
 use canopy_store::{PartitionReader, Snapshot, Store, StoreError, Writer};
 use canopy_supervision::{
-    CallError, ChildSpec, DynamicSpec, DynamicSupervisor, Intensity, Mailbox, OnCrashLoop, Probe, Restart, SendError, StartError,
+    CallError, ChildSpec, DynamicSpec, DynamicSupervisor, Intensity, Mailbox, OnCrashLoop, Probe, Restart, SendError,
+    StartError,
 };
 use parking_lot::Mutex;
 use prost::Message;
@@ -91,12 +92,7 @@ impl Node {
             limit_entries: CRASHES_REMEMBERED_MAX,
         };
         let tenants = DynamicSupervisor::new(spec);
-        Self(Arc::new(Inner {
-            parts,
-            placement: Embedded::default(),
-            tenants,
-            stopping: AtomicBool::new(false),
-        }))
+        Self(Arc::new(Inner { parts, placement: Embedded::default(), tenants, stopping: AtomicBool::new(false) }))
     }
 
     /// The supervisor of all partitions' actors.
@@ -137,9 +133,11 @@ impl Node {
     /// `UNIMPLEMENTED`: no module makes such actors.
     pub fn module(&self, address: &Address) -> Result<&Arc<Module>, Refusal> {
         let kind = address.kind().map(|kind| kind.name()).unwrap_or_default();
-        self.0.parts.modules.get(kind).ok_or_else(|| {
-            Refusal::new(Code::Unimplemented, format!("no module serves `{address}`"))
-        })
+        self.0
+            .parts
+            .modules
+            .get(kind)
+            .ok_or_else(|| Refusal::new(Code::Unimplemented, format!("no module serves `{address}`")))
     }
 
     /// The durable state at an address.
@@ -301,7 +299,8 @@ impl Node {
         let module = Arc::clone(self.module(address)?);
         let writer = self.open_writer(address, &module).await?;
         let probe = Probe::new();
-        let arguments = Arguments { node: self.clone(), address: address.clone(), module, writer, probe: Arc::clone(&probe) };
+        let arguments =
+            Arguments { node: self.clone(), address: address.clone(), module, writer, probe: Arc::clone(&probe) };
         let handle = self.start(address, arguments, probe).await?;
         slot.set(Some(Arc::clone(&handle)));
         metrics::counter!("canopy_actors_activations_total").increment(1);
@@ -314,7 +313,8 @@ impl Node {
         let spec = ChildSpec::worker(address.as_str(), move |supervisor: ActorCell| {
             let (arguments, started) = (arguments.lock().take(), Arc::clone(&started));
             async move {
-                let arguments = arguments.ok_or_else(|| StartError::Failed { error: "a temporary child starts once".into() })?;
+                let arguments =
+                    arguments.ok_or_else(|| StartError::Failed { error: "a temporary child starts once".into() })?;
                 let spawned = ractor::Actor::spawn_linked(None, ShellActor, arguments, supervisor).await;
                 let (actor, _) = spawned.map_err(|e| StartError::Failed { error: e.to_string() })?;
                 *started.lock() = Some(actor.clone());

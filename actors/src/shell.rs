@@ -99,8 +99,7 @@ impl Actor for ShellActor {
         let delivery = Delivery::new(address.clone(), node.clone());
         let completions = Completions::new(address.clone(), node.hooks(), Arc::clone(&delivery));
         let writer = Some(writer);
-        let mut shell =
-            Shell { node, address, module, writer, completions, delivery, wake_registered_ms: 0, probe };
+        let mut shell = Shell { node, address, module, writer, completions, delivery, wake_registered_ms: 0, probe };
         shell.resume()?;
         metrics::gauge!("canopy_actors_active").increment(1.0);
         Ok(shell)
@@ -214,9 +213,9 @@ impl Shell {
         };
         let parts = draft.into_parts();
         self.register_wake(&parts, now_ms).await?;
-        let record = request.filter(|_| parts.verdict.is_none()).map(|(key, digest)| {
-            (key, RequestRecord { payload_digest: digest, reply: answer.clone(), seq: 0 })
-        });
+        let record = request
+            .filter(|_| parts.verdict.is_none())
+            .map(|(key, digest)| (key, RequestRecord { payload_digest: digest, reply: answer.clone(), seq: 0 }));
         self.commit(call, now_ms, parts, record, answer, reply.take())
     }
 

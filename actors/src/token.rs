@@ -88,9 +88,8 @@ impl Tokens {
         let bound = Some(self.installation.as_bytes());
         let trusted = PublicToken::verify(&self.public, &untrusted, None, bound).map_err(foreign)?;
         let payload: Payload = serde_json::from_str(trusted.payload()).map_err(|_| TokenError::Foreign)?;
-        let address = |text: &str, kind| {
-            Address::parse(text).ok().filter(|a| a.kind() == Some(kind)).ok_or(TokenError::Foreign)
-        };
+        let address =
+            |text: &str, kind| Address::parse(text).ok().filter(|a| a.kind() == Some(kind)).ok_or(TokenError::Foreign);
         let claims = TokenClaims {
             account: address(&payload.sub, Kind::Account)?,
             session: address(&payload.sid, Kind::Session)?,
@@ -110,11 +109,8 @@ impl TokenIssuer for Tokens {
     }
 
     fn issue(&self, claims: &TokenClaims) -> String {
-        let payload = Payload {
-            sub: claims.account.to_string(),
-            sid: claims.session.to_string(),
-            exp_ms: claims.expire_time_ms,
-        };
+        let payload =
+            Payload { sub: claims.account.to_string(), sid: claims.session.to_string(), exp_ms: claims.expire_time_ms };
         let payload = serde_json::to_vec(&payload).expect("two texts and a number are JSON");
         PublicToken::sign(&self.secret, &payload, None, Some(self.installation.as_bytes()))
             .expect("the key was checked when it was read")

@@ -41,24 +41,14 @@ const CHECKS: &[Check] = &[
         remedy: "lower edge.deadline_default_ms or raise edge.deadline_max_ms",
     },
     Check {
-        keys: &[
-            "admission.per_org_in_flight_max",
-            "admission.commands_in_flight_max",
-        ],
-        holds: |config| {
-            config.admission.per_org_in_flight_max <= config.admission.commands_in_flight_max
-        },
+        keys: &["admission.per_org_in_flight_max", "admission.commands_in_flight_max"],
+        holds: |config| config.admission.per_org_in_flight_max <= config.admission.commands_in_flight_max,
         reason: "one organisation may have more in flight than the node",
         remedy: "lower admission.per_org_in_flight_max or raise admission.commands_in_flight_max",
     },
     Check {
-        keys: &[
-            "admission.per_connection_in_flight_max",
-            "admission.per_org_in_flight_max",
-        ],
-        holds: |config| {
-            config.admission.per_connection_in_flight_max <= config.admission.per_org_in_flight_max
-        },
+        keys: &["admission.per_connection_in_flight_max", "admission.per_org_in_flight_max"],
+        holds: |config| config.admission.per_connection_in_flight_max <= config.admission.per_org_in_flight_max,
         reason: "one connection may have more in flight than its organisation",
         remedy: "lower admission.per_connection_in_flight_max or raise admission.per_org_in_flight_max",
     },
@@ -71,22 +61,11 @@ const CHECKS: &[Check] = &[
 ];
 
 /// The checks that do not hold, without those on a key in `failed`.
-pub(crate) fn find(
-    config: &NodeConfig,
-    origins: &Origins,
-    failed: &HashSet<&'static str>,
-) -> Vec<Problem> {
+pub(crate) fn find(config: &NodeConfig, origins: &Origins, failed: &HashSet<&'static str>) -> Vec<Problem> {
     let literals = config.literals();
     let value = |path: &&str| {
-        let (key, literal) = KEYS
-            .iter()
-            .zip(&literals)
-            .find(|(key, _)| key.path == *path)?;
-        Some(format!(
-            "{path} = {} ({})",
-            key.shown(literal.clone()),
-            origins.get(path)
-        ))
+        let (key, literal) = KEYS.iter().zip(&literals).find(|(key, _)| key.path == *path)?;
+        Some(format!("{path} = {} ({})", key.shown(literal.clone()), origins.get(path)))
     };
     CHECKS
         .iter()

@@ -74,10 +74,7 @@ fn listed(problems: &[Problem]) -> String {
     match problems {
         [only] => format!("configuration: {only}"),
         _ => {
-            let lines: String = problems
-                .iter()
-                .map(|problem| format!("\n  - {problem}"))
-                .collect();
+            let lines: String = problems.iter().map(|problem| format!("\n  - {problem}")).collect();
             format!("configuration: {} problems{lines}", problems.len())
         }
     }

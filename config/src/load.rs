@@ -49,27 +49,15 @@ where
     sources.add_environment(request.env);
     sources.add_overrides(request.overrides);
 
-    let mut reader = Reader {
-        sources,
-        failed: HashSet::new(),
-        origins: Origins::default(),
-    };
+    let mut reader = Reader { sources, failed: HashSet::new(), origins: Origins::default() };
     let config = NodeConfig::read(&mut reader);
-    let Reader {
-        sources,
-        failed,
-        origins,
-    } = reader;
+    let Reader { sources, failed, origins } = reader;
     let mut problems = sources.problems;
     // A key that failed stands at its default here, and would contradict what nobody wrote.
     if !sources.file_failed {
         problems.extend(conflict::find(&config, &origins, &failed));
     }
-    if problems.is_empty() {
-        Ok(Loaded { config, origins })
-    } else {
-        Err(ConfigError { problems })
-    }
+    if problems.is_empty() { Ok(Loaded { config, origins }) } else { Err(ConfigError { problems }) }
 }
 
 /// Hands each field its value, and keeps account of origins and problems.
@@ -94,9 +82,7 @@ impl Reader {
                     origin: candidate.origin,
                     found: match key.disclosure {
                         Disclosure::Open => candidate.raw.description(),
-                        Disclosure::OnceValid | Disclosure::Secret => {
-                            "not a permitted value".into()
-                        }
+                        Disclosure::OnceValid | Disclosure::Secret => "not a permitted value".into(),
                     },
                     allowed: key.allowed(),
                 });
@@ -120,16 +106,10 @@ pub const DEV_OVERRIDES: &[(&str, &str)] = &[
 impl NodeConfig {
     /// The configuration of a throw-away installation: the defaults with [`DEV_OVERRIDES`].
     pub fn dev() -> Self {
-        let overrides = DEV_OVERRIDES
-            .iter()
-            .map(|(key, value)| ((*key).into(), (*value).into()));
-        load(LoadRequest {
-            file: None,
-            env: [],
-            overrides: overrides.collect(),
-        })
-        .expect("the overrides are within the bounds")
-        .config
+        let overrides = DEV_OVERRIDES.iter().map(|(key, value)| ((*key).into(), (*value).into()));
+        load(LoadRequest { file: None, env: [], overrides: overrides.collect() })
+            .expect("the overrides are within the bounds")
+            .config
     }
 
     /// The configuration as a complete file; loading it gives the same configuration.

@@ -6,10 +6,7 @@ const EDITS_MIN: usize = 1;
 
 /// The candidate with the fewest edits to `name`; a candidate with the same last part wins, since
 /// the right key in the wrong section is the commonest mistake.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let last = |path: &str| path.rsplit('.').next().map(str::to_owned);
     let edits_max = EDITS_MIN.max(name.chars().count() / 3);
     candidates

@@ -60,16 +60,12 @@ pub fn reference() -> String {
             }
             None => text.push_str("\n## Top of the file\n"),
         }
-        text.push_str(
-            "\n| key | default | unit | allowed | environment | meaning |\n|---|---|---|---|---|---|\n",
-        );
+        text.push_str("\n| key | default | unit | allowed | environment | meaning |\n|---|---|---|---|---|---|\n");
         for key in keys {
             text.push_str(&row(key));
         }
     }
-    text.push_str(
-        "\n## Variables that are not keys\n\n| variable | why it is not a key |\n|---|---|\n",
-    );
+    text.push_str("\n## Variables that are not keys\n\n| variable | why it is not a key |\n|---|---|\n");
     for reserved in RESERVED {
         writeln!(text, "| `{}` | {} |", reserved.name, reserved.reason).expect(WRITTEN);
     }
@@ -92,17 +88,11 @@ pub(crate) fn render(config: &NodeConfig) -> String {
 }
 
 /// The keys at the top of the file, then each section with its own.
-fn sections() -> impl Iterator<Item = (Option<&'static Section>, impl Iterator<Item = &'static Key>)>
-{
-    std::iter::once(None)
-        .chain(SECTIONS.iter().map(Some))
-        .map(|section| {
-            let name = section.map(|section| section.name);
-            (
-                section,
-                KEYS.iter().filter(move |key| key.section() == name),
-            )
-        })
+fn sections() -> impl Iterator<Item = (Option<&'static Section>, impl Iterator<Item = &'static Key>)> {
+    std::iter::once(None).chain(SECTIONS.iter().map(Some)).map(|section| {
+        let name = section.map(|section| section.name);
+        (section, KEYS.iter().filter(move |key| key.section() == name))
+    })
 }
 
 fn row(key: &Key) -> String {
@@ -110,8 +100,7 @@ fn row(key: &Key) -> String {
         key.allowed()
     } else {
         let choices = key.choices.iter();
-        let choices =
-            choices.map(|choice| format!("`{:?}`:{}", choice.name, choice.doc_lines.concat()));
+        let choices = choices.map(|choice| format!("`{:?}`:{}", choice.name, choice.doc_lines.concat()));
         choices.collect::<Vec<_>>().join("<br>")
     };
     let hidden = match key.disclosure {

@@ -21,10 +21,7 @@ pub(crate) const HOSTNAME: TextRule = TextRule {
 pub(crate) const LOG_FILTER: TextRule = TextRule {
     allowed: "a level (error, warn, info, debug, trace, off), or `target=level`, \
               several separated by commas",
-    accepts: |text| {
-        text.split(',')
-            .all(|directive| is_log_directive(directive.trim()))
-    },
+    accepts: |text| text.split(',').all(|directive| is_log_directive(directive.trim())),
 };
 
 /// RFC 1035 section 2.3.4.
@@ -36,9 +33,7 @@ fn is_dns_name(text: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty()
             && label.len() <= DNS_LABEL_BYTES_MAX
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
@@ -51,10 +46,7 @@ fn is_log_directive(directive: &str) -> bool {
         None => (None, directive),
     };
     let is_target = |target: &str| {
-        !target.is_empty()
-            && target
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte))
+        !target.is_empty() && target.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte))
     };
     let levels = ["error", "warn", "info", "debug", "trace", "off"];
     target.is_none_or(is_target) && levels.iter().any(|known| level.eq_ignore_ascii_case(known))

@@ -133,8 +133,7 @@ impl Setting for PathBuf {
 
     fn read(raw: &Raw, _key: &Key) -> Option<Self> {
         let text = raw.text()?;
-        let permitted =
-            !text.is_empty() && text.len() <= PATH_BYTES_MAX && !text.contains(char::is_control);
+        let permitted = !text.is_empty() && text.len() <= PATH_BYTES_MAX && !text.contains(char::is_control);
         permitted.then(|| PathBuf::from(text))
     }
 
@@ -171,9 +170,7 @@ impl Setting for String {
     const TYPE: &'static str = "text";
 
     fn read(raw: &Raw, key: &Key) -> Option<Self> {
-        raw.text()
-            .filter(|text| text_permitted(text, key))
-            .map(str::to_owned)
+        raw.text().filter(|text| text_permitted(text, key)).map(str::to_owned)
     }
 
     fn literal(&self) -> String {
@@ -196,8 +193,7 @@ impl Setting for Vec<String> {
             Raw::List(items) => items.iter().map(Raw::text).collect::<Option<_>>()?,
             _ => return None,
         };
-        let permitted =
-            LIST_ITEMS.contains(&items.len()) && items.iter().all(|item| text_permitted(item, key));
+        let permitted = LIST_ITEMS.contains(&items.len()) && items.iter().all(|item| text_permitted(item, key));
         permitted.then(|| items.into_iter().map(str::to_owned).collect())
     }
 
@@ -208,11 +204,7 @@ impl Setting for Vec<String> {
 
     fn allowed(key: &Key) -> String {
         let rule = key.rule.map_or("texts", |rule| rule.allowed);
-        format!(
-            "a list of {} to {} {rule}",
-            LIST_ITEMS.start(),
-            LIST_ITEMS.end()
-        )
+        format!("a list of {} to {} {rule}", LIST_ITEMS.start(), LIST_ITEMS.end())
     }
 }
 
@@ -223,12 +215,9 @@ fn text_permitted(text: &str, key: &Key) -> bool {
 /// As TOML has it: digits with single underscores between them.
 fn parse_integer(text: &str) -> Option<i128> {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let well_formed = digits
-        .split('_')
-        .all(|group| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit()));
-    well_formed
-        .then(|| text.replace('_', "").parse().ok())
-        .flatten()
+    let well_formed =
+        digits.split('_').all(|group| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit()));
+    well_formed.then(|| text.replace('_', "").parse().ok()).flatten()
 }
 
 /// A text as a TOML string.

@@ -31,22 +31,13 @@ pub struct ReservedVariable {
 
 /// The variables with our prefix that are not keys, and so are no error.
 pub const RESERVED: &[ReservedVariable] = &[
-    ReservedVariable {
-        name: "CANOPY_CONFIG",
-        reason: "path of this file: needed before there is a configuration",
-    },
-    ReservedVariable {
-        name: "CANOPY_CONFIG_HOME",
-        reason: "names the directory of the command line's contexts",
-    },
+    ReservedVariable { name: "CANOPY_CONFIG", reason: "path of this file: needed before there is a configuration" },
+    ReservedVariable { name: "CANOPY_CONFIG_HOME", reason: "names the directory of the command line's contexts" },
     ReservedVariable {
         name: "CANOPY_CONTEXT",
         reason: "the command line client's context; a shell on a node may have it set",
     },
-    ReservedVariable {
-        name: "CANOPY_TOKEN",
-        reason: "the command line client's token: a secret, and not the node's",
-    },
+    ReservedVariable { name: "CANOPY_TOKEN", reason: "the command line client's token: a secret, and not the node's" },
     ReservedVariable {
         name: "CANOPY_ROOT_PASSPHRASE",
         reason: "with `store.root_key = \"passphrase\"`: a secret, so never part of the configuration",
@@ -78,19 +69,12 @@ pub(crate) struct Sources {
 
 impl Sources {
     fn add(&mut self, key: &'static Key, raw: Raw, origin: Origin) {
-        self.candidates
-            .entry(key.path)
-            .or_default()
-            .push(Candidate { raw, origin });
+        self.candidates.entry(key.path).or_default().push(Candidate { raw, origin });
     }
 
     fn unknown(&mut self, name: String, origin: Origin, nearest: Option<&str>) {
         let nearest = nearest.map(str::to_owned);
-        self.problems.push(Problem::UnknownKey {
-            name,
-            origin,
-            nearest,
-        });
+        self.problems.push(Problem::UnknownKey { name, origin, nearest });
     }
 
     pub(crate) fn add_file(&mut self, path: &Path) {
@@ -98,16 +82,14 @@ impl Sources {
         match read_bounded(path) {
             Ok(text) => self.add_toml(path, &text),
             Err(reason) => {
-                self.problems.push(Problem::Unreadable {
-                    path: path.to_owned(),
-                    reason,
-                });
+                self.problems.push(Problem::Unreadable { path: path.to_owned(), reason });
             }
         }
-        self.file_failed =
-            self.problems.iter().skip(known).any(|problem| {
-                matches!(problem, Problem::Unreadable { .. } | Problem::Syntax { .. })
-            });
+        self.file_failed = self
+            .problems
+            .iter()
+            .skip(known)
+            .any(|problem| matches!(problem, Problem::Unreadable { .. } | Problem::Syntax { .. }));
     }
 
     fn add_toml(&mut self, path: &Path, text: &str) {
@@ -160,9 +142,7 @@ impl Sources {
             if !variable.starts_with(ENV_PREFIX) || RESERVED.iter().any(|r| r.name == variable) {
                 continue;
             }
-            let origin = Origin::Environment {
-                variable: variable.clone(),
-            };
+            let origin = Origin::Environment { variable: variable.clone() };
             match KEYS.iter().zip(&names).find(|(_, name)| **name == variable) {
                 Some((key, _)) => self.add(key, Raw::Untyped(value), origin),
                 None => {
@@ -201,22 +181,15 @@ fn nearest_variable<'a>(variable: &str, known: impl Iterator<Item = &'a str>) ->
 /// If there is no `=`, or nothing before it. The text is not repeated in the error.
 pub fn split_override(text: &str) -> Result<(String, String), ConfigError> {
     match text.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => {
-            Ok((key.trim().to_owned(), value.to_owned()))
-        }
-        _ => Err(ConfigError {
-            problems: vec![Problem::NotAnOverride],
-        }),
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        _ => Err(ConfigError { problems: vec![Problem::NotAnOverride] }),
     }
 }
 
 fn read_bounded(path: &Path) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     let mut text = String::new();
-    let bytes = file
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| error.to_string())?;
+    let bytes = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
     if u64::try_from(bytes).is_ok_and(|bytes| bytes <= FILE_BYTES_MAX) {
         Ok(text)
     } else {
@@ -233,10 +206,7 @@ impl TomlFile<'_> {
     fn origin(&self, offset: usize) -> Origin {
         let before = self.text.as_bytes().iter().take(offset);
         let line = 1 + before.filter(|byte| **byte == b'\n').count();
-        Origin::File {
-            path: self.path.to_owned(),
-            line,
-        }
+        Origin::File { path: self.path.to_owned(), line }
     }
 
     fn raw(&self, value: &Spanned<DeValue<'_>>) -> Raw {

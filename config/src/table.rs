@@ -65,10 +65,7 @@ impl Key {
 
     /// The environment variable that sets this key, such as `CANOPY_EDGE_LISTEN`.
     pub fn env_name(&self) -> String {
-        format!(
-            "{ENV_PREFIX}{}",
-            self.path.replace('.', "_").to_ascii_uppercase()
-        )
+        format!("{ENV_PREFIX}{}", self.path.replace('.', "_").to_ascii_uppercase())
     }
 
     /// The section the key stands in; `None` at the top of the file.
@@ -78,9 +75,7 @@ impl Key {
 
     /// The last part of the path.
     pub fn name(&self) -> &'static str {
-        self.path
-            .split_once('.')
-            .map_or(self.path, |(_, name)| name)
+        self.path.split_once('.').map_or(self.path, |(_, name)| name)
     }
 
     /// The description on one line.
@@ -116,11 +111,7 @@ impl Section {
 }
 
 fn one_line(lines: &[&str]) -> String {
-    lines
-        .iter()
-        .map(|line| line.trim())
-        .collect::<Vec<_>>()
-        .join(" ")
+    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
 }
 
 /// Declares the configuration structs and the table of keys from the same rows.

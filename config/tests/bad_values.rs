@@ -16,10 +16,7 @@ fn wrong_types_in_the_file() {
         ("1.5", "a float"),
         ("true", "a boolean"),
         ("1979-05-27", "a date or time"),
-        (
-            "[1, 2]",
-            "the list [the integer 1, the integer 2] of 2 items",
-        ),
+        ("[1, 2]", "the list [the integer 1, the integer 2] of 2 items"),
         ("{ a = 1 }", "a table"),
         ("-1", "the integer -1"),
         ("0xFFFFFFFF", "the integer 4294967295"),
@@ -104,20 +101,15 @@ fn host_names() {
         assert_eq!(loaded.is_ok(), permitted, "{text:?}");
     }
     let loaded = file("edge.hostnames = [\"a.example\", \"b.example\"]").load();
-    assert_eq!(
-        loaded.expect("a list").config.edge.hostnames,
-        ["a.example", "b.example"]
-    );
+    assert_eq!(loaded.expect("a list").config.edge.hostnames, ["a.example", "b.example"]);
 }
 
 #[test]
 fn paths_have_no_control_characters() {
     check(
         &file("data_dir = \"a\\u0000b\""),
-        &[
-            "canopy.toml:1: `data_dir` is the string \"a\\0b\"; allowed: a path of at most 4096 bytes \
-           without control characters",
-        ],
+        &["canopy.toml:1: `data_dir` is the string \"a\\0b\"; allowed: a path of at most 4096 bytes \
+           without control characters"],
     );
 }
 
@@ -125,10 +117,7 @@ fn paths_have_no_control_characters() {
 fn long_values_are_cut() {
     let messages = overrides(&[("edge.listen", &"ü".repeat(1000))]).messages();
     let message = messages.first().expect("one problem");
-    assert!(
-        message.contains(&format!("{:?}…", "ü".repeat(64))),
-        "{message}"
-    );
+    assert!(message.contains(&format!("{:?}…", "ü".repeat(64))), "{message}");
     assert!(!message.contains(&"ü".repeat(65)), "{message}");
 }
 
@@ -148,17 +137,10 @@ fn a_bad_value_is_one_even_if_overridden() {
 
 #[test]
 fn what_is_not_toml_names_its_line() {
-    for (text, line) in [
-        ("a = 1\nb = \n", 2),
-        ("[edge]\n\nlisten", 3),
-        ("[edge]\n[edge]\n", 2),
-    ] {
+    for (text, line) in [("a = 1\nb = \n", 2), ("[edge]\n\nlisten", 3), ("[edge]\n[edge]\n", 2)] {
         let messages = file(text).messages();
         let expected = format!("canopy.toml:{line}: not TOML: ");
-        assert!(
-            messages.len() == 1 && messages.iter().all(|m| m.starts_with(&expected)),
-            "{messages:?}"
-        );
+        assert!(messages.len() == 1 && messages.iter().all(|m| m.starts_with(&expected)), "{messages:?}");
     }
 }
 
@@ -167,23 +149,10 @@ fn a_file_that_is_named_must_be_there_and_be_text() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let binary = directory.path().join("binary.toml");
     std::fs::write(&binary, b"a = \"\xff\"").expect("a temporary file");
-    for path in [
-        directory.path().join("absent.toml"),
-        binary,
-        directory.path().to_owned(),
-    ] {
-        let request = canopy_config::LoadRequest {
-            file: Some(path.clone()),
-            env: [],
-            overrides: vec![],
-        };
-        let error = canopy_config::load(request)
-            .expect_err("nothing to read")
-            .to_string();
-        assert!(
-            error.contains(&format!("{}: cannot be read: ", path.display())),
-            "{error}"
-        );
+    for path in [directory.path().join("absent.toml"), binary, directory.path().to_owned()] {
+        let request = canopy_config::LoadRequest { file: Some(path.clone()), env: [], overrides: vec![] };
+        let error = canopy_config::load(request).expect_err("nothing to read").to_string();
+        assert!(error.contains(&format!("{}: cannot be read: ", path.display())), "{error}");
         assert!(error.contains("CANOPY_CONFIG"), "{error}");
     }
 }

@@ -2,14 +2,12 @@
 
 mod sources;
 use canopy_config::{
-    Bounds, EdgeConfig, FILE_BYTES_MAX, KEYS, Key, LIST_ITEMS, PATH_BYTES_MAX, Problem,
-    TEXT_BYTES_MAX,
+    Bounds, EdgeConfig, FILE_BYTES_MAX, KEYS, Key, LIST_ITEMS, PATH_BYTES_MAX, Problem, TEXT_BYTES_MAX,
 };
 use sources::{env, file, overrides};
 
 fn numbers() -> impl Iterator<Item = (&'static Key, Bounds)> {
-    KEYS.iter()
-        .filter_map(|key| key.bounds.map(|bounds| (key, bounds)))
+    KEYS.iter().filter_map(|key| key.bounds.map(|bounds| (key, bounds)))
 }
 
 /// Whether each source refuses the value. A contradiction with another key is not a refusal.
@@ -35,26 +33,11 @@ fn refused(key: &Key, value: i128) -> [bool; 3] {
 fn every_number_ends_where_its_bounds_say() {
     for (key, Bounds { min, max }) in numbers() {
         let (min, max) = (i128::from(min), i128::from(max));
-        assert_eq!(
-            refused(key, min),
-            [false; 3],
-            "{} at its minimum {min}",
-            key.path
-        );
-        assert_eq!(
-            refused(key, max),
-            [false; 3],
-            "{} at its maximum {max}",
-            key.path
-        );
+        assert_eq!(refused(key, min), [false; 3], "{} at its minimum {min}", key.path);
+        assert_eq!(refused(key, max), [false; 3], "{} at its maximum {max}", key.path);
         assert_eq!(refused(key, min - 1), [true; 3], "{} below {min}", key.path);
         assert_eq!(refused(key, max + 1), [true; 3], "{} above {max}", key.path);
-        assert_eq!(
-            refused(key, i128::from(u64::MAX) + 1),
-            [true; 3],
-            "{} beyond 64 bits",
-            key.path
-        );
+        assert_eq!(refused(key, i128::from(u64::MAX) + 1), [true; 3], "{} beyond 64 bits", key.path);
     }
 }
 
@@ -85,36 +68,17 @@ fn texts_lists_and_paths_have_lengths() {
     let check = |key: &str, longest: &str, too_long: &str| {
         assert_eq!(overrides(&[(key, longest)]).problems(), [], "{key}");
         let problems = overrides(&[(key, too_long)]).problems();
-        assert!(
-            matches!(problems.as_slice(), [Problem::BadValue { .. }]),
-            "{key}: {problems:?}"
-        );
+        assert!(matches!(problems.as_slice(), [Problem::BadValue { .. }]), "{key}: {problems:?}");
     };
-    check(
-        "data_dir",
-        &"d".repeat(PATH_BYTES_MAX),
-        &"d".repeat(PATH_BYTES_MAX + 1),
-    );
-    check(
-        "edge.cert_file",
-        &"d".repeat(PATH_BYTES_MAX),
-        &"d".repeat(PATH_BYTES_MAX + 1),
-    );
+    check("data_dir", &"d".repeat(PATH_BYTES_MAX), &"d".repeat(PATH_BYTES_MAX + 1));
+    check("edge.cert_file", &"d".repeat(PATH_BYTES_MAX), &"d".repeat(PATH_BYTES_MAX + 1));
     check("data_dir", "d", "");
 
     let level = |bytes: usize| format!("{}=info", "t".repeat(bytes - "=info".len()));
-    check(
-        "log.level",
-        &level(TEXT_BYTES_MAX),
-        &level(TEXT_BYTES_MAX + 1),
-    );
+    check("log.level", &level(TEXT_BYTES_MAX), &level(TEXT_BYTES_MAX + 1));
 
     let names = |count: usize| vec!["a.example"; count].join(",");
-    check(
-        "edge.hostnames",
-        &names(*LIST_ITEMS.end()),
-        &names(LIST_ITEMS.end() + 1),
-    );
+    check("edge.hostnames", &names(*LIST_ITEMS.end()), &names(LIST_ITEMS.end() + 1));
     check("edge.hostnames", &names(*LIST_ITEMS.start()), "");
 
     let label = "l".repeat(63);

@@ -36,55 +36,22 @@ fn plaintext_stays_on_the_machine() {
 
 #[test]
 fn tls_from_files_needs_both_files() {
-    let (cert, key): (&[&str], &[&str]) = (
-        &["edge.tls", "edge.cert_file"],
-        &["edge.tls", "edge.key_file"],
-    );
+    let (cert, key): (&[&str], &[&str]) = (&["edge.tls", "edge.cert_file"], &["edge.tls", "edge.key_file"]);
     let files = ("edge.tls", "files");
     check(&[files], &[cert, key]);
     check(&[files, ("edge.cert_file", "c.pem")], &[key]);
     check(&[files, ("edge.key_file", "k.pem")], &[cert]);
-    check(
-        &[
-            files,
-            ("edge.cert_file", "c.pem"),
-            ("edge.key_file", "k.pem"),
-        ],
-        &[],
-    );
-    check(
-        &[files, ("edge.cert_file", ""), ("edge.key_file", "k.pem")],
-        &[cert],
-    );
+    check(&[files, ("edge.cert_file", "c.pem"), ("edge.key_file", "k.pem")], &[]);
+    check(&[files, ("edge.cert_file", ""), ("edge.key_file", "k.pem")], &[cert]);
 }
 
 #[test]
 fn the_smaller_is_not_the_larger() {
     for (small, large, smaller, larger) in [
-        (
-            "edge.deadline_default_ms",
-            "edge.deadline_max_ms",
-            "7000",
-            "7001",
-        ),
-        (
-            "admission.per_org_in_flight_max",
-            "admission.commands_in_flight_max",
-            "300",
-            "301",
-        ),
-        (
-            "admission.per_connection_in_flight_max",
-            "admission.per_org_in_flight_max",
-            "70",
-            "71",
-        ),
-        (
-            "actors.quarantine_base_ms",
-            "actors.quarantine_max_ms",
-            "70",
-            "71",
-        ),
+        ("edge.deadline_default_ms", "edge.deadline_max_ms", "7000", "7001"),
+        ("admission.per_org_in_flight_max", "admission.commands_in_flight_max", "300", "301"),
+        ("admission.per_connection_in_flight_max", "admission.per_org_in_flight_max", "70", "71"),
+        ("actors.quarantine_base_ms", "actors.quarantine_max_ms", "70", "71"),
     ] {
         check(&[(small, smaller), (large, smaller)], &[]);
         check(&[(small, smaller), (large, larger)], &[]);
@@ -110,16 +77,7 @@ fn the_message_says_what_whence_and_what_to_do() {
 #[test]
 fn a_failed_value_contradicts_nothing() {
     let problems = file("[edge]\ntls = \"off\"\nlisten = \"0.0.0.0\"").problems();
-    assert!(
-        matches!(
-            problems.as_slice(),
-            [Problem::BadValue {
-                key: "edge.listen",
-                ..
-            }]
-        ),
-        "{problems:?}"
-    );
+    assert!(matches!(problems.as_slice(), [Problem::BadValue { key: "edge.listen", .. }]), "{problems:?}");
 
     // The file's deadline_max_ms is lost with its syntax: the override cannot be judged.
     let sources = Sources {
@@ -128,8 +86,5 @@ fn a_failed_value_contradicts_nothing() {
         ..Sources::default()
     };
     let problems = sources.problems();
-    assert!(
-        matches!(problems.as_slice(), [Problem::Syntax { .. }]),
-        "{problems:?}"
-    );
+    assert!(matches!(problems.as_slice(), [Problem::Syntax { .. }]), "{problems:?}");
 }

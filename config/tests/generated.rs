@@ -33,27 +33,13 @@ fn the_example_changes_nothing_commented_out_or_in() {
     assert_eq!(loaded.config, NodeConfig::default());
 
     let is_setting = |line: &str| line.starts_with('#') && !line.starts_with("# ") && line != "#";
-    let active: Vec<&str> = example
-        .lines()
-        .map(|line| {
-            if is_setting(line) {
-                line.trim_start_matches('#')
-            } else {
-                line
-            }
-        })
-        .collect();
-    let loaded = file(&active.join("\n"))
-        .load()
-        .expect("the defaults are permitted");
+    let active: Vec<&str> =
+        example.lines().map(|line| if is_setting(line) { line.trim_start_matches('#') } else { line }).collect();
+    let loaded = file(&active.join("\n")).load().expect("the defaults are permitted");
     assert_eq!(loaded.config, NodeConfig::default());
     for key in KEYS {
         let origin = loaded.origins.get(key.path).to_string();
-        assert!(
-            origin.contains("canopy.toml:"),
-            "{} is missing in the example",
-            key.path
-        );
+        assert!(origin.contains("canopy.toml:"), "{} is missing in the example", key.path);
     }
 }
 
@@ -62,9 +48,6 @@ fn every_key_and_section_is_described() {
     let docs = KEYS.iter().map(|key| (key.path, key.doc()));
     for (name, doc) in docs.chain(SECTIONS.iter().map(|section| (section.name, section.doc()))) {
         assert!(doc.ends_with('.') && doc.len() > 10, "{name}: {doc:?}");
-        assert!(
-            !doc.contains('|'),
-            "{name}: would end a cell of the reference"
-        );
+        assert!(!doc.contains('|'), "{name}: would end a cell of the reference");
     }
 }

@@ -2,8 +2,8 @@
 
 mod sources;
 use canopy_config::{
-    ActorsConfig, AdmissionConfig, ClusterConfig, ClusterMode, EdgeConfig, IdentityConfig,
-    LogConfig, LogFormat, MetricsAccess, NodeConfig, RootKeySource, SignUp, StoreConfig, TlsMode,
+    ActorsConfig, AdmissionConfig, ClusterConfig, ClusterMode, EdgeConfig, IdentityConfig, LogConfig, LogFormat,
+    MetricsAccess, NodeConfig, RootKeySource, SignUp, StoreConfig, TlsMode,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -12,8 +12,7 @@ use std::path::PathBuf;
 
 fn path() -> impl Strategy<Value = PathBuf> {
     let character = any::<char>().prop_filter("control", |character| !character.is_control());
-    prop::collection::vec(character, 1..40)
-        .prop_map(|path| path.into_iter().collect::<String>().into())
+    prop::collection::vec(character, 1..40).prop_map(|path| path.into_iter().collect::<String>().into())
 }
 
 fn ordered(range: std::ops::RangeInclusive<u64>) -> impl Strategy<Value = (u64, u64)> {
@@ -31,16 +30,9 @@ fn edge() -> impl Strategy<Value = EdgeConfig> {
         EdgeConfig::STREAMS_PER_CONNECTION,
         EdgeConfig::HEADER_BYTES,
     );
-    let times = (
-        ordered(EdgeConfig::DEADLINE_DEFAULT_MS),
-        EdgeConfig::DRAIN_GRACE_MS,
-        EdgeConfig::CERT_RELOAD_INTERVAL_MS,
-    );
-    let metrics = select(vec![
-        MetricsAccess::Loopback,
-        MetricsAccess::Authorised,
-        MetricsAccess::Off,
-    ]);
+    let times =
+        (ordered(EdgeConfig::DEADLINE_DEFAULT_MS), EdgeConfig::DRAIN_GRACE_MS, EdgeConfig::CERT_RELOAD_INTERVAL_MS);
+    let metrics = select(vec![MetricsAccess::Loopback, MetricsAccess::Authorised, MetricsAccess::Off]);
     (addresses, hostnames, sizes, times, metrics).prop_map(
         |((mut listen, tls, cert, key, files), hostnames, sizes, times, metrics)| {
             if tls == TlsMode::Off {
@@ -77,27 +69,21 @@ fn admission() -> impl Strategy<Value = AdmissionConfig> {
         AdmissionConfig::PER_ACTOR_MAILBOX,
         AdmissionConfig::SUBSCRIPTIONS_PER_CONNECTION,
     )
-        .prop_map(
-            |(mut in_flight, per_actor_mailbox_max, subscriptions_per_connection_max)| {
-                in_flight.sort_unstable();
-                let [connection, org, node] = in_flight;
-                AdmissionConfig {
-                    commands_in_flight_max: node,
-                    per_org_in_flight_max: org,
-                    per_connection_in_flight_max: connection,
-                    per_actor_mailbox_max,
-                    subscriptions_per_connection_max,
-                }
-            },
-        )
+        .prop_map(|(mut in_flight, per_actor_mailbox_max, subscriptions_per_connection_max)| {
+            in_flight.sort_unstable();
+            let [connection, org, node] = in_flight;
+            AdmissionConfig {
+                commands_in_flight_max: node,
+                per_org_in_flight_max: org,
+                per_connection_in_flight_max: connection,
+                per_actor_mailbox_max,
+                subscriptions_per_connection_max,
+            }
+        })
 }
 
 fn store() -> impl Strategy<Value = StoreConfig> {
-    let root_key = vec![
-        RootKeySource::KeyFile,
-        RootKeySource::Passphrase,
-        RootKeySource::Environment,
-    ];
+    let root_key = vec![RootKeySource::KeyFile, RootKeySource::Passphrase, RootKeySource::Environment];
     (
         StoreConfig::OPEN_VAULTS,
         StoreConfig::BLOCK_CACHE_BYTES,
@@ -159,29 +145,18 @@ fn config() -> impl Strategy<Value = NodeConfig> {
     let level = select(vec!["info", "warn,canopy_store=trace", "OFF"]).prop_map(str::to_owned);
     let log = (level, select(vec![LogFormat::Text, LogFormat::Json]));
     let log = log.prop_map(|(level, format)| LogConfig { level, format });
-    (
-        path(),
-        edge(),
-        admission(),
-        store(),
-        actors(),
-        identity(),
-        log,
+    (path(), edge(), admission(), store(), actors(), identity(), log).prop_map(
+        |(data_dir, edge, admission, store, actors, identity, log)| NodeConfig {
+            data_dir,
+            edge,
+            admission,
+            store,
+            actors,
+            identity,
+            cluster: ClusterConfig { mode: ClusterMode::Embedded },
+            log,
+        },
     )
-        .prop_map(
-            |(data_dir, edge, admission, store, actors, identity, log)| NodeConfig {
-                data_dir,
-                edge,
-                admission,
-                store,
-                actors,
-                identity,
-                cluster: ClusterConfig {
-                    mode: ClusterMode::Embedded,
-                },
-                log,
-            },
-        )
 }
 
 proptest! {

@@ -37,28 +37,15 @@ fn errors_do_not_repeat_it() {
 
 #[test]
 fn explain_says_only_that_it_is_set() {
-    let secrets: Vec<_> = KEYS
-        .iter()
-        .filter(|key| key.disclosure == Disclosure::Secret)
-        .collect();
+    let secrets: Vec<_> = KEYS.iter().filter(|key| key.disclosure == Disclosure::Secret).collect();
     assert!(secrets.len() >= 2);
     for key in secrets {
-        assert_eq!(
-            key.type_name, "path",
-            "{} may only say where its secret is",
-            key.path
-        );
+        assert_eq!(key.type_name, "path", "{} may only say where its secret is", key.path);
         for (value, shown) in [(SECRET, "(set)"), ("", "(not set)")] {
             let loaded = overrides(&[(key.path, value)]).load().expect("a path");
             let rows = loaded.explain();
-            let row = rows
-                .iter()
-                .find(|row| row.key == key.path)
-                .expect("every key has a row");
-            assert_eq!(
-                (row.value.as_str(), row.default.as_str()),
-                (shown, "(not set)")
-            );
+            let row = rows.iter().find(|row| row.key == key.path).expect("every key has a row");
+            assert_eq!((row.value.as_str(), row.default.as_str()), (shown, "(not set)"));
             let printed = serde_json::to_string(&rows).expect("rows serialise");
             assert!(!printed.contains(SECRET), "{printed}");
         }
@@ -67,10 +54,7 @@ fn explain_says_only_that_it_is_set() {
 
 #[test]
 fn reserved_secrets_go_nowhere() {
-    let variables = [
-        ("CANOPY_ROOT_PASSPHRASE", SECRET),
-        ("CANOPY_ROOT_KEY", SECRET),
-    ];
+    let variables = [("CANOPY_ROOT_PASSPHRASE", SECRET), ("CANOPY_ROOT_KEY", SECRET)];
     let loaded = env(&variables).load().expect("reserved");
     assert!(!format!("{loaded:?} {:?}", loaded.explain()).contains(SECRET));
 }
@@ -83,32 +67,18 @@ fn other_values_are_explained_in_full() {
         ..Sources::default()
     };
     let rows = sources.load().expect("permitted").explain();
-    assert!(
-        rows.iter()
-            .map(|row| row.key)
-            .eq(KEYS.iter().map(|key| key.path))
-    );
+    assert!(rows.iter().map(|row| row.key).eq(KEYS.iter().map(|key| key.path)));
     let row = |key: &str| {
-        let row = rows
-            .iter()
-            .find(|row| row.key == key)
-            .expect("every key has a row");
+        let row = rows.iter().find(|row| row.key == key).expect("every key has a row");
         let mut json = serde_json::to_value(row).expect("a row serialises");
         let fields = json.as_object_mut().expect("a row is an object");
         assert!(fields.remove("doc").is_some_and(|doc| doc.is_string()));
         json
     };
     let mut grace = row("edge.drain_grace_ms");
-    let origin = grace
-        .as_object_mut()
-        .and_then(|fields| fields.remove("origin"));
+    let origin = grace.as_object_mut().and_then(|fields| fields.remove("origin"));
     let origin = origin.expect("every row has an origin");
-    assert!(
-        origin
-            .as_str()
-            .is_some_and(|text| text.ends_with("canopy.toml:2")),
-        "{origin}"
-    );
+    assert!(origin.as_str().is_some_and(|text| text.ends_with("canopy.toml:2")), "{origin}");
     let expected = serde_json::json!({
         "key": "edge.drain_grace_ms", "value": "7", "default": "10000", "unit": "ms",
     });

@@ -3,31 +3,18 @@ use std::path::PathBuf;
 /// What can stop a load run. A failed call inside a run is counted, not raised.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error(
-        "{program} did not become ready: {reason}; run it by hand to see why. Its last words: {output}"
-    )]
-    NotReady {
-        program: String,
-        reason: String,
-        output: String,
-    },
+    #[error("{program} did not become ready: {reason}; run it by hand to see why. Its last words: {output}")]
+    NotReady { program: String, reason: String, output: String },
     #[error("process {pid}: {reason}; it may have ended, see its output")]
     Process { pid: u32, reason: String },
     #[error("cannot connect to {address}: {source}; is the server listening there?")]
-    Connect {
-        address: String,
-        source: tonic::transport::Error,
-    },
+    Connect { address: String, source: tonic::transport::Error },
     #[error("call of {path} failed: {reason}")]
     Call { path: String, reason: String },
     #[error("the delivery stream broke: {0}")]
     Stream(String),
     #[error("deliveries stalled: {delivered} of {expected} after {seconds} s without progress")]
-    Stalled {
-        delivered: u64,
-        expected: u64,
-        seconds: u64,
-    },
+    Stalled { delivered: u64, expected: u64, seconds: u64 },
     #[error("raw fjall: {0}")]
     Store(#[from] fjall::Error),
     #[error("the side under test failed: {0}")]
@@ -43,10 +30,7 @@ pub enum LoadError {
     #[error("TLS set-up: {0}")]
     Tls(String),
     #[error("{context}: {source}")]
-    Io {
-        context: String,
-        source: std::io::Error,
-    },
+    Io { context: String, source: std::io::Error },
 }
 
 impl LoadError {

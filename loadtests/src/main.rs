@@ -11,11 +11,7 @@ use canopy_load::threshold::Threshold;
 use clap::{Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
-#[command(
-    name = "canopy-load",
-    version,
-    about = "Load scenarios with honest baselines"
-)]
+#[command(name = "canopy-load", version, about = "Load scenarios with honest baselines")]
 struct CommandLine {
     #[command(subcommand)]
     command: Action,
@@ -99,10 +95,7 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn measure() -> ExitCode {
-    if rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .is_err()
-    {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return fail("another TLS provider is installed already");
     }
     let program = match std::env::current_exe() {
@@ -161,27 +154,14 @@ fn list() {
     for scenario in CATALOG {
         println!("{:<10} {}", scenario.name, scenario.about);
         for threshold in scenario.thresholds {
-            let Threshold {
-                figure,
-                weight,
-                bound,
-            } = threshold;
-            println!(
-                "{:<10}   {figure} {bound} ({})",
-                "",
-                format!("{weight:?}").to_lowercase()
-            );
+            let Threshold { figure, weight, bound } = threshold;
+            println!("{:<10}   {figure} {bound} ({})", "", format!("{weight:?}").to_lowercase());
         }
     }
 }
 
 /// Prints the report, JSON last. A run that broke off is a report with one error.
-fn conclude(
-    result: Result<Report, LoadError>,
-    name: &str,
-    thresholds: &[Threshold],
-    json: bool,
-) -> ExitCode {
+fn conclude(result: Result<Report, LoadError>, name: &str, thresholds: &[Threshold], json: bool) -> ExitCode {
     let report = match result {
         Ok(report) => {
             if !json {
@@ -197,11 +177,7 @@ fn conclude(
         }
     };
     println!("{}", report.json());
-    if report.passes(thresholds) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if report.passes(thresholds) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn ended(result: Result<(), LoadError>) -> ExitCode {

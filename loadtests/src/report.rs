@@ -32,13 +32,7 @@ pub struct Report {
 
 impl Report {
     pub fn new(scenario: &str) -> Self {
-        Self {
-            scenario: scenario.to_owned(),
-            figures: Figures::default(),
-            lost: 0,
-            duplicated: 0,
-            errors: 0,
-        }
+        Self { scenario: scenario.to_owned(), figures: Figures::default(), lost: 0, duplicated: 0, errors: 0 }
     }
 
     /// Sets a figure; a second value under the same name replaces the first.
@@ -50,11 +44,7 @@ impl Report {
     }
 
     pub fn figure(&self, name: &str) -> Option<f64> {
-        self.figures
-            .0
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| *value)
+        self.figures.0.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
     }
 
     /// The object of the last line, without a line break.
@@ -67,9 +57,7 @@ impl Report {
         self.lost == 0
             && self.duplicated == 0
             && self.errors == 0
-            && !judge(thresholds, self)
-                .iter()
-                .any(crate::threshold::Verdict::fails)
+            && !judge(thresholds, self).iter().any(crate::threshold::Verdict::fails)
     }
 
     /// The report for people: a line per figure with its verdicts.
@@ -78,37 +66,20 @@ impl Report {
         let verdicts = judge(thresholds, self);
         let mut text = format!("{}\n", self.scenario);
         let mut line = |name: &str, value: String| {
-            let marks: Vec<String> = verdicts
-                .iter()
-                .filter(|verdict| verdict.threshold.figure == name)
-                .map(ToString::to_string)
-                .collect();
+            let marks: Vec<String> =
+                verdicts.iter().filter(|verdict| verdict.threshold.figure == name).map(ToString::to_string).collect();
             let _ = writeln!(text, "  {name:<28} {value:>14}  {}", marks.join(", "));
         };
         for (name, value) in &self.figures.0 {
             line(name, rounded(*value).to_string());
         }
-        let mut absent: Vec<&str> = thresholds
-            .iter()
-            .map(|threshold| threshold.figure)
-            .collect();
+        let mut absent: Vec<&str> = thresholds.iter().map(|threshold| threshold.figure).collect();
         absent.dedup();
-        for name in absent
-            .into_iter()
-            .filter(|name| self.figure(name).is_none())
-        {
+        for name in absent.into_iter().filter(|name| self.figure(name).is_none()) {
             line(name, "-".to_owned());
         }
-        for (name, count) in [
-            ("lost", self.lost),
-            ("duplicated", self.duplicated),
-            ("errors", self.errors),
-        ] {
-            let mark = if count == 0 {
-                "gate 0 met"
-            } else {
-                "gate 0 MISSED"
-            };
+        for (name, count) in [("lost", self.lost), ("duplicated", self.duplicated), ("errors", self.errors)] {
+            let mark = if count == 0 { "gate 0 met" } else { "gate 0 MISSED" };
             let _ = writeln!(text, "  {name:<28} {count:>14}  {mark}");
         }
         text
@@ -117,9 +88,5 @@ impl Report {
 
 /// Three decimals below 1,000 and none above: more digits would be noise. Verdicts use the exact value.
 fn rounded(value: f64) -> f64 {
-    if value.abs() >= 1_000.0 {
-        value.round()
-    } else {
-        (value * 1_000.0).round() / 1_000.0
-    }
+    if value.abs() >= 1_000.0 { value.round() } else { (value * 1_000.0).round() / 1_000.0 }
 }

@@ -44,37 +44,17 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 5] = [
-        Self::None,
-        Self::Lost,
-        Self::Doubled,
-        Self::Reordered,
-        Self::Late,
-    ];
+    pub const ALL: [Self; 5] = [Self::None, Self::Lost, Self::Doubled, Self::Reordered, Self::Late];
 
     /// What one subscriber's ledger must find.
     pub fn expected(self) -> Tally {
         let sent = u64::from(SENDERS) * MESSAGES_PER_SENDER;
-        let clean = Tally {
-            received: sent,
-            ..Tally::default()
-        };
+        let clean = Tally { received: sent, ..Tally::default() };
         match self {
             Self::None => clean,
-            Self::Lost => Tally {
-                received: sent - 1,
-                lost: 1,
-                ..clean
-            },
-            Self::Doubled => Tally {
-                received: sent + 1,
-                duplicated: 1,
-                ..clean
-            },
-            Self::Reordered => Tally {
-                reordered: 1,
-                ..clean
-            },
+            Self::Lost => Tally { received: sent - 1, lost: 1, ..clean },
+            Self::Doubled => Tally { received: sent + 1, duplicated: 1, ..clean },
+            Self::Reordered => Tally { reordered: 1, ..clean },
             Self::Late => Tally { late: 1, ..clean },
         }
     }
@@ -115,12 +95,7 @@ pub fn simulated(fault: Fault) -> Tally {
     for (sender, number, held) in fault.stream() {
         sent_ns += 1_000_000;
         let delay_ns = if held { 2 * late_after_ns } else { 300_000 };
-        let text = Stamp {
-            sender,
-            number,
-            sent_ns,
-        }
-        .text(2 * STAMP_BYTES);
+        let text = Stamp { sender, number, sent_ns }.text(2 * STAMP_BYTES);
         Stamp::scan(text.as_bytes(), |stamp| {
             ledger.observe(&stamp, sent_ns + delay_ns);
         });
@@ -137,32 +112,19 @@ pub async fn through_fanout(fault: Fault, endpoint: &Endpoint) -> Result<Vec<Tal
     let stream = fault.stream();
     let mut followers = Vec::new();
     for _ in 0..SUBSCRIBERS {
-        let deliveries = connection
-            .subscribe(&Call::new(&fanout::SUBSCRIBE, &[]))
-            .await?;
+        let deliveries = connection.subscribe(&Call::new(&fanout::SUBSCRIBE, &[])).await?;
         followers.push(tokio::spawn(collect(deliveries, stream.len())));
     }
     for (sender, number, held) in stream {
-        let text = Stamp {
-            sender,
-            number,
-            sent_ns: now_ns(),
-        }
-        .text(2 * STAMP_BYTES);
+        let text = Stamp { sender, number, sent_ns: now_ns() }.text(2 * STAMP_BYTES);
         if held {
             tokio::time::sleep(LATE_AFTER + LATE_AFTER / 4).await;
         }
-        connection
-            .unary(&Call::new(&fanout::SEND, text.as_bytes()))
-            .await?;
+        connection.unary(&Call::new(&fanout::SEND, text.as_bytes())).await?;
     }
     let mut tallies = Vec::new();
     for follower in followers {
-        tallies.push(
-            follower
-                .await
-                .map_err(|error| LoadError::Stream(error.to_string()))?,
-        );
+        tallies.push(follower.await.map_err(|error| LoadError::Stream(error.to_string()))?);
     }
     Ok(tallies)
 }
@@ -172,8 +134,7 @@ async fn collect(mut deliveries: Deliveries, expected: usize) -> Tally {
     let mut ledger = Ledger::new(crate::clock::nanoseconds(LATE_AFTER));
     let mut received = 0;
     while received < expected {
-        let Ok(Ok(Some(data))) = tokio::time::timeout(DELIVERY_TIMEOUT, deliveries.data()).await
-        else {
+        let Ok(Ok(Some(data))) = tokio::time::timeout(DELIVERY_TIMEOUT, deliveries.data()).await else {
             break;
         };
         let now = now_ns();
@@ -193,10 +154,7 @@ async fn collect(mut deliveries: Deliveries, expected: usize) -> Tally {
 pub fn stalled_percentiles_ms() -> (f64, f64) {
     const SERVICE_NS: u64 = 10_000;
     const STALL_NS: u64 = 100_000_000;
-    let schedule = Schedule {
-        start_ns: 0,
-        rate_per_s: 1_000,
-    };
+    let schedule = Schedule { start_ns: 0, rate_per_s: 1_000 };
     let (corrected, naive) = (Latencies::default(), Latencies::default());
     let mut free_ns = 0;
     for index in 0..schedule.count(1.0) {
@@ -205,10 +163,7 @@ pub fn stalled_percentiles_ms() -> (f64, f64) {
         corrected.record(0, [schedule.latency_ns(index, free_ns)]);
         naive.record(0, [free_ns - begun_ns]);
     }
-    (
-        percentile_ms(&corrected.take(), 95.0),
-        percentile_ms(&naive.take(), 95.0),
-    )
+    (percentile_ms(&corrected.take(), 95.0), percentile_ms(&naive.take(), 95.0))
 }
 
 /// CPU seconds that accounting sees in a child, and that the child's own clock saw.
@@ -219,32 +174,16 @@ pub async fn accounted_cpu_s(settings: &Settings) -> Result<(f64, f64), LoadErro
     let mut command = Command::new(&settings.program);
     command.args(["spin", "--cpu-ms", &SPIN_CPU_MS.to_string()]);
     let child = ServerProcess::spawn(command).await?;
-    let burnt_ms = child
-        .ready()
-        .rest
-        .get("burnt_ms")
-        .and_then(serde_json::Value::as_u64);
-    let burnt_ms = burnt_ms
-        .ok_or_else(|| LoadError::Subject("the child did not say what it burnt".to_owned()))?;
-    Ok((
-        child.cpu_s()?,
-        Duration::from_millis(burnt_ms).as_secs_f64(),
-    ))
+    let burnt_ms = child.ready().rest.get("burnt_ms").and_then(serde_json::Value::as_u64);
+    let burnt_ms = burnt_ms.ok_or_else(|| LoadError::Subject("the child did not say what it burnt".to_owned()))?;
+    Ok((child.cpu_s()?, Duration::from_millis(burnt_ms).as_secs_f64()))
 }
 
 /// Deliveries a second that one ledger enters on one core, stamps parsed.
 pub fn ledger_per_s() -> f64 {
     const DELIVERIES: u32 = 200_000;
-    let texts: Vec<String> = (0..DELIVERIES)
-        .map(|n| {
-            Stamp {
-                sender: 1,
-                number: u64::from(n),
-                sent_ns: 1,
-            }
-            .text(128)
-        })
-        .collect();
+    let texts: Vec<String> =
+        (0..DELIVERIES).map(|n| Stamp { sender: 1, number: u64::from(n), sent_ns: 1 }.text(128)).collect();
     let mut ledger = Ledger::new(u64::MAX);
     let start_ns = now_ns();
     for text in &texts {
@@ -262,42 +201,23 @@ pub fn ledger_per_s() -> f64 {
 pub async fn run(settings: &Settings) -> Result<(Report, Vec<Check>), LoadError> {
     let mut checks = Vec::new();
     let mut check = |name: String, passed: bool, detail: String| {
-        checks.push(Check {
-            name,
-            passed,
-            detail,
-        });
+        checks.push(Check { name, passed, detail });
     };
     for fault in Fault::ALL {
         let tally = simulated(fault);
-        check(
-            format!("simulated stream, planted {fault:?}"),
-            tally == fault.expected(),
-            format!("{tally:?}"),
-        );
+        check(format!("simulated stream, planted {fault:?}"), tally == fault.expected(), format!("{tally:?}"));
     }
     let server = settings.baseline().serve(Kind::Fanout, false).await?;
     let endpoint = Endpoint::plain(server.ready().address);
     for fault in Fault::ALL {
         let tallies = through_fanout(fault, &endpoint).await?;
-        let wrong: Vec<&Tally> = tallies
-            .iter()
-            .filter(|&&tally| tally != fault.expected())
-            .collect();
+        let wrong: Vec<&Tally> = tallies.iter().filter(|&&tally| tally != fault.expected()).collect();
         let passed = wrong.is_empty() && tallies.len() == SUBSCRIBERS;
-        check(
-            format!("fan-out, planted {fault:?}"),
-            passed,
-            format!("{SUBSCRIBERS} subscribers, wrong: {wrong:?}"),
-        );
+        check(format!("fan-out, planted {fault:?}"), passed, format!("{SUBSCRIBERS} subscribers, wrong: {wrong:?}"));
     }
     let (seen_s, burnt_s) = accounted_cpu_s(settings).await?;
     let close = (seen_s - burnt_s).abs() <= CPU_TOLERANCE_S;
-    check(
-        "CPU seconds of a child".to_owned(),
-        close,
-        format!("burnt {burnt_s} s, accounted {seen_s} s"),
-    );
+    check("CPU seconds of a child".to_owned(), close, format!("burnt {burnt_s} s, accounted {seen_s} s"));
     let (corrected_ms, naive_ms) = stalled_percentiles_ms();
     check(
         "a stall shows in open-loop latencies".to_owned(),
@@ -307,17 +227,12 @@ pub async fn run(settings: &Settings) -> Result<(Report, Vec<Check>), LoadError>
     let mut failing = Report::new("planted");
     failing.set("ratio", 0.64);
     let gate = [Threshold::gate("ratio", Bound::AtLeast(0.65))];
-    check(
-        "a missed gate fails the run".to_owned(),
-        !failing.passes(&gate),
-        "0.64 against ≥ 0.65".to_owned(),
-    );
+    check("a missed gate fails the run".to_owned(), !failing.passes(&gate), "0.64 against ≥ 0.65".to_owned());
 
     let mut report = Report::new("selftest");
     #[allow(clippy::cast_precision_loss, reason = "a handful of checks")]
     report.set("checks", checks.len() as f64);
     report.set("ledger_deliveries_per_s", ledger_per_s());
-    report.errors =
-        u64::try_from(checks.iter().filter(|check| !check.passed).count()).unwrap_or(u64::MAX);
+    report.errors = u64::try_from(checks.iter().filter(|check| !check.passed).count()).unwrap_or(u64::MAX);
     Ok((report, checks))
 }

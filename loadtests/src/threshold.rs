@@ -45,19 +45,11 @@ pub struct Threshold {
 
 impl Threshold {
     pub const fn gate(figure: &'static str, bound: Bound) -> Self {
-        Self {
-            figure,
-            weight: Weight::Gate,
-            bound,
-        }
+        Self { figure, weight: Weight::Gate, bound }
     }
 
     pub const fn goal(figure: &'static str, bound: Bound) -> Self {
-        Self {
-            figure,
-            weight: Weight::Goal,
-            bound,
-        }
+        Self { figure, weight: Weight::Goal, bound }
     }
 }
 

@@ -1,11 +1,6 @@
 //! The baselines as child processes: they answer, they fan out, they end with their parent.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -50,8 +45,7 @@ async fn the_echo_answers_with_the_same_bytes() {
         let mut connection = Connection::open(&endpoint(&server)).await.unwrap();
         for bytes in [0, 1, 256, 100_000] {
             let payload = vec![7_u8; bytes];
-            let call =
-                Call::new(&echo::PATH, &payload).authorized(HeaderValue::from_static("Bearer x"));
+            let call = Call::new(&echo::PATH, &payload).authorized(HeaderValue::from_static("Bearer x"));
             assert_eq!(connection.unary(&call).await.unwrap(), payload, "tls {tls}");
         }
     }
@@ -71,10 +65,7 @@ async fn a_plaintext_client_is_not_answered_over_tls() {
     provider();
     let server = baseline().serve(Kind::Echo, true).await.unwrap();
     let attempt = async {
-        Connection::open(&Endpoint::plain(server.ready().address))
-            .await?
-            .unary(&Call::new(&echo::PATH, b"x"))
-            .await
+        Connection::open(&Endpoint::plain(server.ready().address)).await?.unary(&Call::new(&echo::PATH, b"x")).await
     };
     assert!(attempt.await.is_err());
 }
@@ -96,13 +87,7 @@ async fn the_fan_out_delivers_to_all_and_planted_faults_are_reported() {
 async fn a_send_without_subscribers_is_answered() {
     let server = baseline().serve(Kind::Fanout, false).await.unwrap();
     let mut connection = Connection::open(&endpoint(&server)).await.unwrap();
-    assert_eq!(
-        connection
-            .unary(&Call::new(&fanout::SEND, b"into the void"))
-            .await
-            .unwrap(),
-        ""
-    );
+    assert_eq!(connection.unary(&Call::new(&fanout::SEND, b"into the void")).await.unwrap(), "");
 }
 
 #[tokio::test]
@@ -124,17 +109,9 @@ async fn a_killed_server_is_gone_and_starts_again() {
     assert_ne!(server.pid(), first_pid);
     assert!(canopy_load::process::cpu_s(first_pid).is_err());
     let mut connection = Connection::open(&endpoint(&server)).await.unwrap();
-    connection
-        .unary(&Call::new(&echo::PATH, b"again"))
-        .await
-        .unwrap();
+    connection.unary(&Call::new(&echo::PATH, b"again")).await.unwrap();
     server.kill().unwrap();
-    assert!(
-        connection
-            .unary(&Call::new(&echo::PATH, b"gone"))
-            .await
-            .is_err()
-    );
+    assert!(connection.unary(&Call::new(&echo::PATH, b"gone")).await.is_err());
 }
 
 #[tokio::test]
@@ -154,17 +131,8 @@ async fn cpu_seconds_of_a_child_are_those_it_burnt() {
 
 #[tokio::test]
 async fn raw_fjall_keeps_every_command_it_acknowledged() {
-    let record = |table, value_bytes| Record {
-        table,
-        key_bytes: 20,
-        value_bytes,
-    };
-    let shapes = [
-        Shape::default(),
-        Shape {
-            records: vec![record(Table::Feed, 10), record(Table::Data, 70_000)],
-        },
-    ];
+    let record = |table, value_bytes| Record { table, key_bytes: 20, value_bytes };
+    let shapes = [Shape::default(), Shape { records: vec![record(Table::Feed, 10), record(Table::Data, 70_000)] }];
     for shape in shapes {
         let directory = tempfile::tempdir().unwrap();
         let vaults = RawVaults::open(directory.path(), 3, &shape).unwrap();

@@ -1,19 +1,11 @@
 //! The binary: names, exit codes, and the last line.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
 
 use std::process::{Command, Output};
 
 fn load(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_canopy-load"))
-        .args(arguments)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_canopy-load")).args(arguments).output().unwrap()
 }
 
 /// The object on the last line of stdout.
@@ -27,15 +19,8 @@ fn list_names_scenarios_and_limits() {
     let output = load(&["list"]);
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    for expected in [
-        "edge",
-        "commit",
-        "chat",
-        "start",
-        "baseline",
-        "hot_ratio ≥ 0.4 (gate)",
-        "empty_ms ≤ 300 (goal)",
-    ] {
+    for expected in ["edge", "commit", "chat", "start", "baseline", "hot_ratio ≥ 0.4 (gate)", "empty_ms ≤ 300 (goal)"]
+    {
         assert!(text.contains(expected), "{expected} in {text}");
     }
 }
@@ -50,35 +35,19 @@ fn an_unknown_scenario_is_refused_with_the_names() {
 #[test]
 fn no_seconds_are_refused() {
     for seconds in ["0", "-1", "NaN", "9999"] {
-        assert_eq!(
-            load(&["run", "edge", &format!("--seconds={seconds}")])
-                .status
-                .code(),
-            Some(2),
-            "{seconds}"
-        );
+        assert_eq!(load(&["run", "edge", &format!("--seconds={seconds}")]).status.code(), Some(2), "{seconds}");
     }
 }
 
 #[test]
 fn a_short_run_against_the_baseline_itself_ends_with_figures() {
     for (scenario, figure) in [("edge", "tls_cpu_ratio"), ("commit", "hot_ratio")] {
-        let arguments = [
-            "run",
-            scenario,
-            "--subject=baseline",
-            "--seconds=0.2",
-            "--rounds=1",
-            "--connections=4",
-            "--json",
-        ];
+        let arguments =
+            ["run", scenario, "--subject=baseline", "--seconds=0.2", "--rounds=1", "--connections=4", "--json"];
         let output = load(&arguments);
         let report = last_line(&output);
         assert_eq!(report["scenario"], scenario);
-        assert!(
-            report["figures"][figure].as_f64().unwrap() > 0.0,
-            "{report}"
-        );
+        assert!(report["figures"][figure].as_f64().unwrap() > 0.0, "{report}");
         for count in ["lost", "duplicated", "errors"] {
             assert_eq!(report[count], 0, "{report}");
         }
@@ -87,24 +56,11 @@ fn a_short_run_against_the_baseline_itself_ends_with_figures() {
 
 #[test]
 fn a_short_chat_loses_nothing() {
-    let arguments = [
-        "run",
-        "chat",
-        "--subject=baseline",
-        "--seconds=0.2",
-        "--rounds=1",
-        "--connections=10",
-        "--callers=8",
-    ];
+    let arguments =
+        ["run", "chat", "--subject=baseline", "--seconds=0.2", "--rounds=1", "--connections=10", "--callers=8"];
     let report = last_line(&load(&arguments));
-    assert_eq!(
-        (&report["lost"], &report["duplicated"], &report["errors"]),
-        (&0.into(), &0.into(), &0.into())
-    );
-    assert!(
-        report["figures"]["deliveries_per_cpu_s"].as_f64().unwrap() > 0.0,
-        "{report}"
-    );
+    assert_eq!((&report["lost"], &report["duplicated"], &report["errors"]), (&0.into(), &0.into(), &0.into()));
+    assert!(report["figures"]["deliveries_per_cpu_s"].as_f64().unwrap() > 0.0, "{report}");
 }
 
 #[test]
@@ -114,10 +70,7 @@ fn the_self_test_reports_every_planted_fault() {
     assert!(output.status.success(), "{text}");
     for fault in ["Lost", "Doubled", "Reordered", "Late"] {
         for way in ["simulated stream", "fan-out"] {
-            assert!(
-                text.contains(&format!("ok     {way}, planted {fault}")),
-                "{text}"
-            );
+            assert!(text.contains(&format!("ok     {way}, planted {fault}")), "{text}");
         }
     }
     assert_eq!(last_line(&output)["errors"], 0);

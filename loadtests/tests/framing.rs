@@ -1,11 +1,6 @@
 //! Messages come out whole, wherever HTTP/2 cut them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
 
 use bytes::{BufMut, Bytes, BytesMut};
 use canopy_load::client::Framing;

@@ -9,22 +9,9 @@ const LATE_AFTER_NS: u64 = 1_000;
 fn tally(numbers: &[u64], sent: u64) -> (u64, u64, u64) {
     let mut ledger = Ledger::new(LATE_AFTER_NS);
     for &number in numbers {
-        ledger.observe(
-            &Stamp {
-                sender: 0,
-                number,
-                sent_ns: 0,
-            },
-            1,
-        );
+        ledger.observe(&Stamp { sender: 0, number, sent_ns: 0 }, 1);
     }
-    let Tally {
-        received,
-        lost,
-        duplicated,
-        reordered,
-        late,
-    } = ledger.tally(&[sent]);
+    let Tally { received, lost, duplicated, reordered, late } = ledger.tally(&[sent]);
     assert_eq!((received, late), (numbers.len() as u64, 0));
     (lost, duplicated, reordered)
 }
@@ -60,39 +47,17 @@ fn one_sender() {
 fn senders_are_told_apart() {
     let mut ledger = Ledger::new(LATE_AFTER_NS);
     for (sender, number) in [(0, 0), (3, 0), (0, 1), (3, 2), (3, 1)] {
-        ledger.observe(
-            &Stamp {
-                sender,
-                number,
-                sent_ns: 0,
-            },
-            0,
-        );
+        ledger.observe(&Stamp { sender, number, sent_ns: 0 }, 0);
     }
     let tally = ledger.tally(&[2, 1, 0, 3]);
-    assert_eq!(
-        tally,
-        Tally {
-            received: 5,
-            lost: 1,
-            reordered: 1,
-            ..Tally::default()
-        }
-    );
+    assert_eq!(tally, Tally { received: 5, lost: 1, reordered: 1, ..Tally::default() });
 }
 
 #[test]
 fn late_is_later_than_the_limit() {
     let mut ledger = Ledger::new(LATE_AFTER_NS);
     for (number, latency_ns) in [(0, 0), (1, LATE_AFTER_NS), (2, LATE_AFTER_NS + 1)] {
-        let observed = ledger.observe(
-            &Stamp {
-                sender: 0,
-                number,
-                sent_ns: 5,
-            },
-            5 + latency_ns,
-        );
+        let observed = ledger.observe(&Stamp { sender: 0, number, sent_ns: 5 }, 5 + latency_ns);
         assert_eq!(observed, latency_ns);
     }
     assert_eq!(ledger.tally(&[3]).late, 1);
@@ -119,21 +84,9 @@ fn memory_is_bounded_and_the_losses_still_add_up() {
 #[test]
 fn a_stamp_survives_any_envelope() {
     let stamps = [
-        Stamp {
-            sender: 0,
-            number: 0,
-            sent_ns: 0,
-        },
-        Stamp {
-            sender: u16::MAX,
-            number: (1 << 40) - 1,
-            sent_ns: (1 << 48) - 1,
-        },
-        Stamp {
-            sender: 7,
-            number: 1_000_000,
-            sent_ns: 123_456_789,
-        },
+        Stamp { sender: 0, number: 0, sent_ns: 0 },
+        Stamp { sender: u16::MAX, number: (1 << 40) - 1, sent_ns: (1 << 48) - 1 },
+        Stamp { sender: 7, number: 1_000_000, sent_ns: 123_456_789 },
     ];
     for stamp in stamps {
         let text = stamp.text(STAMP_BYTES + 10);
@@ -149,13 +102,7 @@ fn a_stamp_survives_any_envelope() {
 
 #[test]
 fn what_is_no_stamp_is_passed_over() {
-    for message in [
-        "",
-        "~",
-        "~cl~",
-        "hello",
-        "~cl~000g00000000000000000000000000000000",
-    ] {
+    for message in ["", "~", "~cl~", "hello", "~cl~000g00000000000000000000000000000000"] {
         Stamp::scan(message.as_bytes(), |stamp| panic!("{stamp:?} in {message}"));
     }
 }

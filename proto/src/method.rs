@@ -18,17 +18,12 @@ pub struct Method<Request, Response> {
 
 impl<Request, Response> Method<Request, Response> {
     pub(crate) const fn new(path: &'static str) -> Self {
-        Self {
-            path,
-            types: PhantomData,
-        }
+        Self { path, types: PhantomData }
     }
 
     /// What the method's `.proto` says of it.
     pub fn rule(&self) -> &'static Rule {
-        rules()
-            .get(self.path)
-            .expect("method constants and rules come from the same descriptors")
+        rules().get(self.path).expect("method constants and rules come from the same descriptors")
     }
 }
 
@@ -71,9 +66,7 @@ pub struct Rule {
 /// A method of this release carries no rule; a test looks at each.
 pub fn rules() -> &'static HashMap<&'static str, Rule> {
     static RULES: LazyLock<HashMap<&'static str, Rule>> = LazyLock::new(|| {
-        let services = crate::pool()
-            .services()
-            .filter(|s| s.package_name().starts_with("canopy."));
+        let services = crate::pool().services().filter(|s| s.package_name().starts_with("canopy."));
         services
             .flat_map(|service| service.methods().collect::<Vec<_>>())
             .map(|method| {
@@ -93,19 +86,10 @@ fn read(method: MethodDescriptor) -> Result<Rule, String> {
         .find(|(e, _)| e.full_name() == "canopy.options.v1.rule")
         .and_then(|(_, value)| value.as_message().cloned())
         .ok_or_else(|| format!("{path} declares no rule: add option (canopy.options.v1.rule)"))?;
-    let text = |field: &str| {
-        rule.get_field_by_name(field)
-            .and_then(|v| v.as_str().map(str::to_owned))
-            .unwrap_or_default()
-    };
-    let number = |field: &str| {
-        rule.get_field_by_name(field)
-            .and_then(|v| v.as_enum_number())
-    };
-    let is = |field: &str| {
-        rule.get_field_by_name(field)
-            .is_some_and(|v| matches!(v.as_ref(), Value::Bool(true)))
-    };
+    let text =
+        |field: &str| rule.get_field_by_name(field).and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+    let number = |field: &str| rule.get_field_by_name(field).and_then(|v| v.as_enum_number());
+    let is = |field: &str| rule.get_field_by_name(field).is_some_and(|v| matches!(v.as_ref(), Value::Bool(true)));
     let requires = if is("anybody") {
         Requirement::Anybody
     } else if is("signed_in") {
@@ -128,12 +112,5 @@ fn read(method: MethodDescriptor) -> Result<Rule, String> {
     if owner.is_empty() || (address.is_empty() && owner != "edge") {
         return Err(format!("{path} does not say which actor answers"));
     }
-    Ok(Rule {
-        path: path.leak(),
-        owner,
-        address,
-        access,
-        requires,
-        descriptor: method,
-    })
+    Ok(Rule { path: path.leak(), owner, address, access, requires, descriptor: method })
 }

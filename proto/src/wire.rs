@@ -5,9 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use prost::encoding::{
-    DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint,
-};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint};
 use prost::{DecodeError, Message, Name};
 
 use crate::schema;
@@ -31,10 +29,7 @@ impl<T: Message + Default> Wire<T> {
 
     /// Takes bytes that are, or are to be checked as, an encoded `T`.
     pub fn from_bytes(bytes: Bytes) -> Self {
-        Self {
-            bytes,
-            of: PhantomData,
-        }
+        Self { bytes, of: PhantomData }
     }
 
     /// The encoded message.
@@ -84,19 +79,13 @@ impl<T: Message + Name + Default> Wire<T> {
 
 impl<T> Clone for Wire<T> {
     fn clone(&self) -> Self {
-        Self {
-            bytes: self.bytes.clone(),
-            of: PhantomData,
-        }
+        Self { bytes: self.bytes.clone(), of: PhantomData }
     }
 }
 
 impl<T> Default for Wire<T> {
     fn default() -> Self {
-        Self {
-            bytes: Bytes::new(),
-            of: PhantomData,
-        }
+        Self { bytes: Bytes::new(), of: PhantomData }
     }
 }
 
@@ -173,9 +162,7 @@ fn copy_field(
             copy_bytes(len, buf, out)?;
         }
         WireType::StartGroup => {
-            let depth = depth
-                .checked_sub(1)
-                .ok_or_else(|| malformed("groups nest too deeply"))?;
+            let depth = depth.checked_sub(1).ok_or_else(|| malformed("groups nest too deeply"))?;
             loop {
                 let (inner, inner_type) = decode_key(buf)?;
                 if inner_type == WireType::EndGroup {
@@ -194,9 +181,7 @@ fn copy_field(
 }
 
 fn copy_bytes(len: u64, buf: &mut impl Buf, out: &mut BytesMut) -> Result<(), DecodeError> {
-    let len = usize::try_from(len)
-        .ok()
-        .filter(|len| *len <= buf.remaining());
+    let len = usize::try_from(len).ok().filter(|len| *len <= buf.remaining());
     let len = len.ok_or_else(|| malformed("a field is longer than its message"))?;
     out.put(buf.take(len));
     Ok(())

@@ -42,21 +42,12 @@ fn strings_are_those_that_a_decoder_sees() {
     let leaf = |name: &str| bytes(1, name);
     assert_eq!(strings("name", &[]), [""]);
     assert_eq!(strings("name", &bytes(1, "a")), ["a"]);
-    assert_eq!(
-        strings(
-            "name",
-            &[bytes(1, "a"), number(2, 1), bytes(1, "b")].concat()
-        ),
-        ["b"]
-    );
+    assert_eq!(strings("name", &[bytes(1, "a"), number(2, 1), bytes(1, "b")].concat()), ["b"]);
 
     assert_eq!(strings("leaf.name", &[]), none);
     assert_eq!(strings("leaf.name", &bytes(3, "")), [""]);
     assert_eq!(strings("leaf.name", &bytes(3, leaf("a"))), ["a"]);
-    assert_eq!(
-        strings("leaf.name", &[bytes(3, leaf("a")), bytes(3, "")].concat()),
-        ["a"]
-    );
+    assert_eq!(strings("leaf.name", &[bytes(3, leaf("a")), bytes(3, "")].concat()), ["a"]);
     assert_eq!(strings("leaf.note", &bytes(3, "")), none);
     assert_eq!(strings("leaf.note", &bytes(3, bytes(2, ""))), [""]);
     assert_eq!(strings("leaf.tags", &bytes(3, "")), none);
@@ -65,35 +56,20 @@ fn strings_are_those_that_a_decoder_sees() {
 
     assert_eq!(strings("middle.leaf.name", &bytes(5, "")), none);
     assert_eq!(strings("middle.leaf.name", &bytes(5, bytes(1, ""))), [""]);
-    assert_eq!(
-        strings("middle.leaf.name", &bytes(5, bytes(1, leaf("a")))),
-        ["a"]
-    );
+    assert_eq!(strings("middle.leaf.name", &bytes(5, bytes(1, leaf("a")))), ["a"]);
 
     let leaves = [bytes(4, leaf("a")), bytes(4, ""), bytes(4, leaf("c"))].concat();
     assert_eq!(strings("leaves.name", &leaves), ["a", "", "c"]);
-    let middles = [
-        bytes(6, [bytes(2, leaf("a")), bytes(2, leaf("b"))].concat()),
-        bytes(6, ""),
-        bytes(6, bytes(2, leaf("c"))),
-    ];
-    assert_eq!(
-        strings("middles.leaves.name", &middles.concat()),
-        ["a", "b", "c"]
-    );
+    let middles =
+        [bytes(6, [bytes(2, leaf("a")), bytes(2, leaf("b"))].concat()), bytes(6, ""), bytes(6, bytes(2, leaf("c")))];
+    assert_eq!(strings("middles.leaves.name", &middles.concat()), ["a", "b", "c"]);
 
     assert_eq!(strings("a", &[]), none);
     assert_eq!(strings("a", &[bytes(8, "x"), bytes(9, "")].concat()), none);
-    assert_eq!(
-        strings("b.name", &[bytes(9, leaf("x")), bytes(8, "")].concat()),
-        none
-    );
+    assert_eq!(strings("b.name", &[bytes(9, leaf("x")), bytes(8, "")].concat()), none);
     let cleared = [bytes(9, leaf("x")), bytes(8, ""), bytes(9, "")].concat();
     assert_eq!(strings("b.name", &cleared), [""]);
-    assert_eq!(
-        strings("b.tags", &[bytes(9, bytes(3, "x")), bytes(8, "")].concat()),
-        none
-    );
+    assert_eq!(strings("b.tags", &[bytes(9, bytes(3, "x")), bytes(8, "")].concat()), none);
 
     assert_eq!(strings("name", &[bytes(1, "a"), varint(7)].concat()), none);
     assert_eq!(strings("leaves.name", &[leaves, vec![0x80]].concat()), none);
@@ -101,50 +77,19 @@ fn strings_are_those_that_a_decoder_sees() {
 
 #[test]
 fn a_path_must_lead_to_a_string() {
-    let compile = |path: &str| {
-        SCHEMAS
-            .message("t.Root")
-            .path(path)
-            .map(|_| ())
-            .unwrap_err()
-    };
+    let compile = |path: &str| SCHEMAS.message("t.Root").path(path).map(|_| ()).unwrap_err();
     let (message, field) = ("t.Root".to_owned(), |name: &str| name.to_owned());
-    assert_eq!(
-        compile("nam"),
-        PathError::NoField {
-            message: message.clone(),
-            field: field("nam")
-        }
-    );
-    assert_eq!(
-        compile(""),
-        PathError::NoField {
-            message: message.clone(),
-            field: field("")
-        }
-    );
+    assert_eq!(compile("nam"), PathError::NoField { message: message.clone(), field: field("nam") });
+    assert_eq!(compile(""), PathError::NoField { message: message.clone(), field: field("") });
     for path in ["size", "leaf", "blob", "leaves", "by_key"] {
-        let expected = PathError::NoString {
-            message: message.clone(),
-            field: field(path),
-        };
+        let expected = PathError::NoString { message: message.clone(), field: field(path) };
         assert_eq!(compile(path), expected);
     }
-    for (path, at) in [
-        ("name.x", "name"),
-        ("by_key.value", "by_key"),
-        ("size.x", "size"),
-    ] {
-        let expected = PathError::NoMessage {
-            message: message.clone(),
-            field: field(at),
-        };
+    for (path, at) in [("name.x", "name"), ("by_key.value", "by_key"), ("size.x", "size")] {
+        let expected = PathError::NoMessage { message: message.clone(), field: field(at) };
         assert_eq!(compile(path), expected);
     }
-    assert_eq!(
-        compile("leaf.x").to_string(),
-        "t.Leaf has no field `x`: see its .proto for the names"
-    );
+    assert_eq!(compile("leaf.x").to_string(), "t.Leaf has no field `x`: see its .proto for the names");
 }
 
 #[test]
@@ -153,15 +98,7 @@ fn replacing_touches_nothing_else() {
     let unknown = [number(99, 5), varint(98 << 3 | 3), varint(98 << 3 | 4)].concat();
     let leaf = |name: &str| [unknown.clone(), bytes(1, name), bytes(2, "note")].concat();
     let with = |one: &str, other: &str| {
-        Bytes::from(
-            [
-                bytes(4, leaf(one)),
-                number(2, 3),
-                bytes(4, leaf(other)),
-                unknown.clone(),
-            ]
-            .concat(),
-        )
+        Bytes::from([bytes(4, leaf(one)), number(2, 3), bytes(4, leaf(other)), unknown.clone()].concat())
     };
     let path = schema.path("leaves.name").unwrap();
     let mut asked = Vec::new();
@@ -193,18 +130,10 @@ fn requests_of_this_release_are_read() {
     let bytes = request.encode_to_vec();
     assert_eq!(schema.request_id(&bytes), Some("r1"));
     assert_eq!(schema.request_id(&[]), None);
-    assert_eq!(
-        schema.path("parent").unwrap().string(&bytes),
-        Some(request.parent.as_str())
-    );
+    assert_eq!(schema.path("parent").unwrap().string(&bytes), Some(request.parent.as_str()));
 
-    let position = |name: &str| ChannelPosition {
-        name: name.into(),
-        cursor: None,
-    };
-    let request = SubscribeRequest {
-        channels: vec![position("a"), position("b")],
-    };
+    let position = |name: &str| ChannelPosition { name: name.into(), cursor: None };
+    let request = SubscribeRequest { channels: vec![position("a"), position("b")] };
     let schema = message("canopy.chat.v1.SubscribeRequest");
     let bytes = request.encode_to_vec();
     let path = schema.path("channels.name").unwrap();

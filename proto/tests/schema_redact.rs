@@ -32,35 +32,18 @@ fn secrets_are_not_shown() {
 
 #[test]
 fn of_stored_content_only_lengths_are_shown() {
-    let content = Message {
-        text: "private".into(),
-        create_time_ms: 5,
-        ..Message::default()
-    };
-    let request = SendMessageRequest {
-        parent: "org/a".into(),
-        message: Some(Wire::new(&content)),
-        request_id: String::new(),
-    };
+    let content = Message { text: "private".into(), create_time_ms: 5, ..Message::default() };
+    let request =
+        SendMessageRequest { parent: "org/a".into(), message: Some(Wire::new(&content)), request_id: String::new() };
     let mut encoded = request.encode_to_vec();
     encoded.extend(bytes(77, "unknown"));
     assert_eq!(
         message("canopy.chat.v1.SendMessageRequest").redact(&encoded),
         r#"parent: "org/a" message { text: <7 bytes> create_time_ms: 5 } 77: <10 bytes>"#
     );
-    assert_eq!(
-        message("canopy.chat.v1.Message").redact(&content.encode_to_vec()),
-        "text: <7 bytes> create_time_ms: 5"
-    );
-    let change = Change {
-        table: 3,
-        key: "key".into(),
-        ..Change::default()
-    };
-    assert_eq!(
-        message("canopy.system.v1.Change").redact(&change.encode_to_vec()),
-        "table: 3 key: <3 bytes>"
-    );
+    assert_eq!(message("canopy.chat.v1.Message").redact(&content.encode_to_vec()), "text: <7 bytes> create_time_ms: 5");
+    let change = Change { table: 3, key: "key".into(), ..Change::default() };
+    assert_eq!(message("canopy.system.v1.Change").redact(&change.encode_to_vec()), "table: 3 key: <3 bytes>");
 }
 
 #[test]
@@ -68,11 +51,7 @@ fn lines_are_bounded() {
     let schema = message("canopy.chat.v1.SubscribeRequest");
     let many = bytes(1, bytes(1, "ä".repeat(200))).repeat(1000);
     let line = schema.redact(&many);
-    assert!(
-        line.len() <= REDACTED_BYTES_MAX + "…".len(),
-        "{}",
-        line.len()
-    );
+    assert!(line.len() <= REDACTED_BYTES_MAX + "…".len(), "{}", line.len());
     assert!(line.ends_with('…'));
     assert!(line.starts_with("channels { name: \"ää"));
     assert!(!line.contains('\n'));
@@ -88,9 +67,6 @@ fn malformed_bytes_are_named() {
         schema.redact(&[bytes(1, number(2, 7)), vec![0x80]].concat()),
         "channels { cursor: 7 } <malformed: the bytes end within a varint at byte 4>"
     );
-    assert_eq!(
-        schema.redact(&number(1, 1)),
-        "channels: <of another wire type>"
-    );
+    assert_eq!(schema.redact(&number(1, 1)), "channels: <of another wire type>");
     assert_eq!(schema.redact(&[]), "");
 }

@@ -15,9 +15,7 @@ use prost::Message as _;
 
 #[test]
 fn every_message_has_a_schema_and_every_method_a_rule() {
-    let messages = pool()
-        .all_messages()
-        .filter(|m| m.package_name().starts_with("canopy."));
+    let messages = pool().all_messages().filter(|m| m.package_name().starts_with("canopy."));
     let mut count = 0;
     for descriptor in messages {
         let schema = find(descriptor.full_name()).expect("every message is compiled");
@@ -27,21 +25,14 @@ fn every_message_has_a_schema_and_every_method_a_rule() {
     assert!(count > 50, "{count}");
 
     let mut methods = 0;
-    for service in pool()
-        .services()
-        .filter(|s| s.package_name().starts_with("canopy."))
-    {
+    for service in pool().services().filter(|s| s.package_name().starts_with("canopy.")) {
         for method in service.methods() {
             let path = format!("{}/{}", service.full_name(), method.name());
-            let rule = rules()
-                .get(path.as_str())
-                .unwrap_or_else(|| panic!("{path} has no rule"));
+            let rule = rules().get(path.as_str()).unwrap_or_else(|| panic!("{path} has no rule"));
             let schema = message(method.input().full_name());
             for part in rule.address.split('{').skip(1) {
                 let (path, _) = part.split_once('}').expect("a brace is closed");
-                schema
-                    .path(path)
-                    .unwrap_or_else(|why| panic!("{}: {why}", rule.path));
+                schema.path(path).unwrap_or_else(|why| panic!("{}: {why}", rule.path));
             }
             methods += 1;
         }
@@ -58,9 +49,7 @@ fn an_unknown_name_is_told() {
 
 fn check(of: &str, bytes: &[u8]) -> Vec<String> {
     let found = message(of).check(bytes).err().into_iter().flatten();
-    found
-        .map(|violation: Violation| violation.to_string())
-        .collect()
+    found.map(|violation: Violation| violation.to_string()).collect()
 }
 
 #[test]
@@ -68,10 +57,7 @@ fn requests_of_this_release_are_checked() {
     let send = |text: &str| {
         SendMessageRequest {
             parent: "org/a/project/b/chat/channel/c".into(),
-            message: Some(Wire::new(&Message {
-                text: text.into(),
-                ..Message::default()
-            })),
+            message: Some(Wire::new(&Message { text: text.into(), ..Message::default() })),
             request_id: "r".into(),
         }
         .encode_to_vec()
@@ -85,29 +71,16 @@ fn requests_of_this_release_are_checked() {
     );
     assert_eq!(
         check(of, &[]),
-        [
-            "parent must be at least 1 characters, is 0 (string.min_len)",
-            "message must be set (required)",
-        ]
+        ["parent must be at least 1 characters, is 0 (string.min_len)", "message must be set (required)",]
     );
     assert_eq!(
-        check(
-            "canopy.chat.v1.SubscribeRequest",
-            &SubscribeRequest::default().encode_to_vec()
-        ),
+        check("canopy.chat.v1.SubscribeRequest", &SubscribeRequest::default().encode_to_vec()),
         ["channels must be at least 1 items, is 0 (repeated.min_items)"]
     );
     let register = |email: &str, password: &str| {
-        let account = Account {
-            email: email.into(),
-            ..Account::default()
-        };
-        RegisterRequest {
-            account: Some(Wire::new(&account)),
-            password: password.into(),
-            ..RegisterRequest::default()
-        }
-        .encode_to_vec()
+        let account = Account { email: email.into(), ..Account::default() };
+        RegisterRequest { account: Some(Wire::new(&account)), password: password.into(), ..RegisterRequest::default() }
+            .encode_to_vec()
     };
     let of = "canopy.identity.v1.RegisterRequest";
     assert_eq!(check(of, &register("ann@example.org", "long enough")), none);
@@ -119,10 +92,7 @@ fn requests_of_this_release_are_checked() {
             "password must be at least 10 characters, is 5 (string.min_len)",
         ]
     );
-    assert!(
-        !found.concat().contains("short"),
-        "a secret is not repeated"
-    );
+    assert!(!found.concat().contains("short"), "a secret is not repeated");
 }
 
 #[test]
@@ -131,24 +101,13 @@ fn an_update_is_held_to_what_it_sends() {
         let org = Some(Wire::new(&org));
         check(
             "canopy.org.v1.UpdateOrgRequest",
-            &UpdateOrgRequest {
-                org,
-                ..UpdateOrgRequest::default()
-            }
-            .encode_to_vec(),
+            &UpdateOrgRequest { org, ..UpdateOrgRequest::default() }.encode_to_vec(),
         )
     };
-    let org = Org {
-        name: "org/a".into(),
-        title: "A".into(),
-        ..Org::default()
-    };
+    let org = Org { name: "org/a".into(), title: "A".into(), ..Org::default() };
     assert!(update(org.clone()).is_empty());
     assert_eq!(
-        update(Org {
-            slug: "A".into(),
-            ..org.clone()
-        }),
+        update(Org { slug: "A".into(), ..org.clone() }),
         [
             "org.slug must be at least 2 characters, is 1 (string.min_len)",
             "org.slug must match `^[a-z][a-z0-9-]*[a-z0-9]$` (string.pattern)",

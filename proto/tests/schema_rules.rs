@@ -23,11 +23,7 @@ fn case<const G: usize, const B: usize>(
     good: [Vec<u8>; G],
     bad: [(Vec<u8>, &'static str); B],
 ) -> Case {
-    Case {
-        field,
-        good: good.into(),
-        bad: bad.into(),
-    }
+    Case { field, good: good.into(), bad: bad.into() }
 }
 
 const NOTHING: Vec<u8> = Vec::new();
@@ -49,10 +45,7 @@ fn zigzag(value: i64) -> Vec<u8> {
 }
 
 fn check_all(cases: Vec<Case>) {
-    let messages: String = (0..)
-        .zip(&cases)
-        .map(|(i, case)| format!("message M{i} {{ {} }}\n", case.field))
-        .collect();
+    let messages: String = (0..).zip(&cases).map(|(i, case)| format!("message M{i} {{ {} }}\n", case.field)).collect();
     let schemas = Schemas::new(&pool(&format!(
         "enum E {{ E_ZERO = 0; E_ONE = 1; E_NINE = 9; }}
          message Inner {{ string name = 1 [(buf.validate.field).string.min_len = 1]; }}
@@ -147,11 +140,7 @@ fn strings() {
         case(
             "string f = 1 [(buf.validate.field).string.email = true];",
             [text("a.b@example.org")],
-            [
-                (text("a@b@c"), "string.email"),
-                (text("Ann <a@b.c>"), "string.email"),
-                (NOTHING, "string.email_empty"),
-            ],
+            [(text("a@b@c"), "string.email"), (text("Ann <a@b.c>"), "string.email"), (NOTHING, "string.email_empty")],
         ),
         case(
             "string f = 1 [(buf.validate.field).string.uuid = true];",
@@ -177,34 +166,20 @@ fn bytes_bools_and_enums() {
         case(
             "bytes f = 1 [(buf.validate.field).bytes = {min_len: 1, max_len: 2}];",
             [bytes(1, [255]), bytes(1, [0, 0])],
-            [
-                (NOTHING, "bytes.min_len"),
-                (bytes(1, [0; 3]), "bytes.max_len"),
-            ],
+            [(NOTHING, "bytes.min_len"), (bytes(1, [0; 3]), "bytes.max_len")],
         ),
         case(
             "bool f = 1 [(buf.validate.field).bool.const = true];",
             [n(1), n(7)],
             [(n(0), "bool.const"), (NOTHING, "bool.const")],
         ),
-        case(
-            "E f = 1 [(buf.validate.field).enum.const = 1];",
-            [n(1)],
-            [(n(9), "enum.const"), (NOTHING, "enum.const")],
-        ),
+        case("E f = 1 [(buf.validate.field).enum.const = 1];", [n(1)], [(n(9), "enum.const"), (NOTHING, "enum.const")]),
         case(
             "E f = 1 [(buf.validate.field).enum.defined_only = true];",
             [n(0), n(1), n(9), NOTHING],
-            [
-                (n(2), "enum.defined_only"),
-                (signed(-1), "enum.defined_only"),
-            ],
+            [(n(2), "enum.defined_only"), (signed(-1), "enum.defined_only")],
         ),
-        case(
-            "E f = 1 [(buf.validate.field).enum = {in: [1, 9]}];",
-            [n(9)],
-            [(n(0), "enum.in")],
-        ),
+        case("E f = 1 [(buf.validate.field).enum = {in: [1, 9]}];", [n(9)], [(n(0), "enum.in")]),
         case(
             "E f = 1 [(buf.validate.field).enum = {not_in: [0]}];",
             [n(1), n(8)],
@@ -218,35 +193,15 @@ fn integers() {
     // 2^32 in a 32-bit field decodes as zero, and is checked as zero.
     let wrapped = n(1 << 32);
     check_all(vec![
-        case(
-            "int32 f = 1 [(buf.validate.field).int32.const = -1];",
-            [signed(-1)],
-            [(n(1), "int32.const")],
-        ),
-        case(
-            "int32 f = 1 [(buf.validate.field).int32.lt = 5];",
-            [n(4), signed(-9)],
-            [(n(5), "int32.lt")],
-        ),
-        case(
-            "int32 f = 1 [(buf.validate.field).int32.lte = 5];",
-            [n(5)],
-            [(n(6), "int32.lte")],
-        ),
+        case("int32 f = 1 [(buf.validate.field).int32.const = -1];", [signed(-1)], [(n(1), "int32.const")]),
+        case("int32 f = 1 [(buf.validate.field).int32.lt = 5];", [n(4), signed(-9)], [(n(5), "int32.lt")]),
+        case("int32 f = 1 [(buf.validate.field).int32.lte = 5];", [n(5)], [(n(6), "int32.lte")]),
         case(
             "int32 f = 1 [(buf.validate.field).int32.gt = 0];",
             [n(1)],
-            [
-                (n(0), "int32.gt"),
-                (NOTHING, "int32.gt"),
-                (wrapped, "int32.gt"),
-            ],
+            [(n(0), "int32.gt"), (NOTHING, "int32.gt"), (wrapped, "int32.gt")],
         ),
-        case(
-            "int32 f = 1 [(buf.validate.field).int32.gte = 1];",
-            [n(1)],
-            [(n(0), "int32.gte")],
-        ),
+        case("int32 f = 1 [(buf.validate.field).int32.gte = 1];", [n(1)], [(n(0), "int32.gte")]),
         case(
             "int32 f = 1 [(buf.validate.field).int32 = {gte: 0, lte: 1000}];",
             [n(0), n(1000), NOTHING],
@@ -255,36 +210,21 @@ fn integers() {
         case(
             "int32 f = 1 [(buf.validate.field).int32 = {gt: 9, lt: 3}];",
             [n(2), n(10)],
-            [
-                (n(3), "int32.gt_lt_exclusive"),
-                (n(9), "int32.gt_lt_exclusive"),
-            ],
+            [(n(3), "int32.gt_lt_exclusive"), (n(9), "int32.gt_lt_exclusive")],
         ),
         case(
             "int64 f = 1 [(buf.validate.field).int64 = {gt: -3, lte: 9}];",
             [signed(-2), n(9)],
             [(signed(-3), "int64.gt_lte"), (n(10), "int64.gt_lte")],
         ),
-        case(
-            "int64 f = 1 [(buf.validate.field).int64 = {in: [4, -4]}];",
-            [signed(-4)],
-            [(n(5), "int64.in")],
-        ),
-        case(
-            "uint32 f = 1 [(buf.validate.field).uint32.lte = 16];",
-            [n(16)],
-            [(n(17), "uint32.lte")],
-        ),
+        case("int64 f = 1 [(buf.validate.field).int64 = {in: [4, -4]}];", [signed(-4)], [(n(5), "int64.in")]),
+        case("uint32 f = 1 [(buf.validate.field).uint32.lte = 16];", [n(16)], [(n(17), "uint32.lte")]),
         case(
             "uint64 f = 1 [(buf.validate.field).uint64 = {gte: 3, lt: 9}];",
             [n(3)],
             [(n(9), "uint64.gte_lt"), (n(u64::MAX), "uint64.gte_lt")],
         ),
-        case(
-            "sint32 f = 1 [(buf.validate.field).sint32.gte = -5];",
-            [zigzag(-5)],
-            [(zigzag(-6), "sint32.gte")],
-        ),
+        case("sint32 f = 1 [(buf.validate.field).sint32.gte = -5];", [zigzag(-5)], [(zigzag(-6), "sint32.gte")]),
         case(
             "sint64 f = 1 [(buf.validate.field).sint64 = {not_in: [-5]}];",
             [zigzag(5)],
@@ -321,25 +261,14 @@ fn floats() {
         case(
             "float f = 1 [(buf.validate.field).float = {gt: 0.5, lt: 1.5}];",
             [float(1.0)],
-            [
-                (float(0.5), "float.gt_lt"),
-                (float(f32::NAN), "float.gt_lt"),
-                (NOTHING, "float.gt_lt"),
-            ],
+            [(float(0.5), "float.gt_lt"), (float(f32::NAN), "float.gt_lt"), (NOTHING, "float.gt_lt")],
         ),
         case(
             "double f = 1 [(buf.validate.field).double.finite = true];",
             [double(1e300), NOTHING],
-            [
-                (double(f64::INFINITY), "double.finite"),
-                (double(f64::NAN), "double.finite"),
-            ],
+            [(double(f64::INFINITY), "double.finite"), (double(f64::NAN), "double.finite")],
         ),
-        case(
-            "double f = 1 [(buf.validate.field).double = {in: [0.5]}];",
-            [double(0.5)],
-            [(double(0.25), "double.in")],
-        ),
+        case("double f = 1 [(buf.validate.field).double = {in: [0.5]}];", [double(0.5)], [(double(0.25), "double.in")]),
     ]);
 }
 
@@ -366,11 +295,7 @@ fn presence_and_ignore() {
             [bytes(1, text("a"))],
             [(NOTHING, "required"), (bytes(1, ""), "string.min_len")],
         ),
-        case(
-            "Inner f = 1;",
-            [NOTHING, bytes(1, text("a"))],
-            [(bytes(1, ""), "string.min_len")],
-        ),
+        case("Inner f = 1;", [NOTHING, bytes(1, text("a"))], [(bytes(1, ""), "string.min_len")]),
         case(
             "repeated Inner f = 1 [(buf.validate.field).required = true];",
             [bytes(1, text("a"))],
@@ -394,10 +319,7 @@ fn presence_and_ignore() {
         case(
             "string f = 1 [(buf.validate.field).string.min_len = 2, (canopy.options.v1.output_only) = true];",
             [NOTHING, text("a")],
-            [(
-                text("").into_iter().chain(bytes(1, [255])).collect(),
-                "wire",
-            )],
+            [(text("").into_iter().chain(bytes(1, [255])).collect(), "wire")],
         ),
         case(
             "Inner f = 1 [(buf.validate.field).required = true, (canopy.options.v1.output_only) = true];",
@@ -407,11 +329,7 @@ fn presence_and_ignore() {
         case(
             "oneof f { option (buf.validate.oneof).required = true;
                string a = 1 [(buf.validate.field).string.min_len = 1]; Inner b = 2; }",
-            [
-                text("x"),
-                bytes(2, text("x")),
-                [bytes(2, ""), text("x")].concat(),
-            ],
+            [text("x"), bytes(2, text("x")), [bytes(2, ""), text("x")].concat()],
             [
                 (NOTHING, "required"),
                 (text(""), "string.min_len"),
@@ -429,27 +347,14 @@ fn lists_and_maps() {
         case(
             "repeated string f = 1 [(buf.validate.field).repeated = {min_items: 1, max_items: 2}];",
             [text("a"), [text("a"), text("")].concat()],
-            [
-                (NOTHING, "repeated.min_items"),
-                (
-                    [text("a"), text("a"), text("a")].concat(),
-                    "repeated.max_items",
-                ),
-            ],
+            [(NOTHING, "repeated.min_items"), ([text("a"), text("a"), text("a")].concat(), "repeated.max_items")],
         ),
         case(
             "repeated uint32 f = 1 [(buf.validate.field).repeated = {max_items: 3, items: {uint32: {lt: 9}}}];",
-            [
-                NOTHING,
-                bytes(1, [1, 2, 3]),
-                [n(1), bytes(1, [1, 2])].concat(),
-            ],
+            [NOTHING, bytes(1, [1, 2, 3]), [n(1), bytes(1, [1, 2])].concat()],
             [
                 (bytes(1, [1, 2, 3, 4]), "repeated.max_items"),
-                (
-                    [n(1), n(2), bytes(1, [3, 4])].concat(),
-                    "repeated.max_items",
-                ),
+                ([n(1), n(2), bytes(1, [3, 4])].concat(), "repeated.max_items"),
                 (bytes(1, [1, 9]), "uint32.lt"),
                 (n(9), "uint32.lt"),
             ],
@@ -462,20 +367,14 @@ fn lists_and_maps() {
         case(
             "repeated Inner f = 1;",
             [NOTHING, bytes(1, text("a"))],
-            [(
-                [bytes(1, text("a")), bytes(1, "")].concat(),
-                "string.min_len",
-            )],
+            [([bytes(1, text("a")), bytes(1, "")].concat(), "string.min_len")],
         ),
         case(
             "map<string, string> f = 1 [(buf.validate.field).map = {min_pairs: 2, max_pairs: 2}];",
             [[entry("a", ""), entry("b", ""), entry("a", "")].concat()],
             [
                 ([entry("a", ""), entry("a", "")].concat(), "map.min_pairs"),
-                (
-                    [entry("a", ""), entry("b", ""), entry("c", "")].concat(),
-                    "map.max_pairs",
-                ),
+                ([entry("a", ""), entry("b", ""), entry("c", "")].concat(), "map.max_pairs"),
                 (NOTHING, "map.min_pairs"),
             ],
         ),
@@ -511,10 +410,7 @@ fn a_later_occurrence_replaces_a_scalar_and_completes_a_message() {
              Pair f = 1;",
             [[bytes(1, text("a")), bytes(1, bytes(2, "b"))].concat()],
             [
-                (
-                    [bytes(1, text("a")), bytes(1, text("a"))].concat(),
-                    "string.min_len",
-                ),
+                ([bytes(1, text("a")), bytes(1, text("a"))].concat(), "string.min_len"),
                 ([bytes(1, [8]), bytes(1, text("a"))].concat(), "wire"),
                 ([bytes(1, text("a")), bytes(1, [8])].concat(), "wire"),
             ],
@@ -523,10 +419,7 @@ fn a_later_occurrence_replaces_a_scalar_and_completes_a_message() {
 }
 
 fn violations(body: &str, message: &str, bytes: &[u8]) -> Vec<Violation> {
-    Schemas::new(&pool(body))
-        .message(message)
-        .check(bytes)
-        .expect_err("it breaks a rule")
+    Schemas::new(&pool(body)).message(message).check(bytes).expect_err("it breaks a rule")
 }
 
 #[test]
@@ -567,20 +460,10 @@ fn violations_say_where_and_what() {
 fn violations_are_capped() {
     let body = "message M { repeated string f = 1 [(buf.validate.field).repeated.items.string.min_len = 1]; }";
     let empty = |count: usize| bytes(1, "").repeat(count);
-    assert_eq!(
-        violations(body, "t.M", &empty(VIOLATIONS_MAX - 1)).len(),
-        VIOLATIONS_MAX - 1
-    );
-    assert_eq!(
-        violations(body, "t.M", &empty(VIOLATIONS_MAX + 1)).len(),
-        VIOLATIONS_MAX
-    );
+    assert_eq!(violations(body, "t.M", &empty(VIOLATIONS_MAX - 1)).len(), VIOLATIONS_MAX - 1);
+    assert_eq!(violations(body, "t.M", &empty(VIOLATIONS_MAX + 1)).len(), VIOLATIONS_MAX);
     let after = [empty(VIOLATIONS_MAX), varint(7)].concat();
-    assert!(
-        violations(body, "t.M", &after)
-            .iter()
-            .all(|v| v.rule != "wire")
-    );
+    assert!(violations(body, "t.M", &after).iter().all(|v| v.rule != "wire"));
 }
 
 #[test]
@@ -606,88 +489,41 @@ fn an_update_may_leave_out_what_it_keeps() {
     let schemas = Schemas::new(&pool(body));
     let id = bytes(4, "i");
     let update = |thing: Vec<u8>| -> Vec<String> {
-        let found = schemas
-            .message("t.Update")
-            .check(&[bytes(1, thing), id.clone()].concat());
-        found
-            .err()
-            .into_iter()
-            .flatten()
-            .map(|v| format!("{} {}", v.field, v.rule))
-            .collect()
+        let found = schemas.message("t.Update").check(&[bytes(1, thing), id.clone()].concat());
+        found.err().into_iter().flatten().map(|v| format!("{} {}", v.field, v.rule)).collect()
     };
     let none: Vec<String> = Vec::new();
     assert_eq!(update(Vec::new()), none);
     assert_eq!(update(bytes(3, "")), none);
     assert_eq!(update(bytes(1, "a")), ["thing.slug string.min_len"]);
     assert_eq!(update(bytes(2, "")), ["thing.title required"]);
-    assert_eq!(
-        update(bytes(3, bytes(1, "a"))),
-        ["thing.part.a string.min_len"]
-    );
+    assert_eq!(update(bytes(3, bytes(1, "a"))), ["thing.part.a string.min_len"]);
     assert_eq!(update(bytes(4, "")), ["thing.parts[0].a string.min_len"]);
 
     let rules = |message: &str, bytes: &[u8]| -> Vec<String> {
-        let found = schemas
-            .message(message)
-            .check(bytes)
-            .err()
-            .into_iter()
-            .flatten();
+        let found = schemas.message(message).check(bytes).err().into_iter().flatten();
         found.map(|v| format!("{} {}", v.field, v.rule)).collect()
     };
-    assert_eq!(
-        rules("t.Update", &[]),
-        ["thing required", "id string.min_len"]
-    );
+    assert_eq!(rules("t.Update", &[]), ["thing required", "id string.min_len"]);
     let plain = [bytes(1, ""), id.clone(), bytes(3, "")].concat();
     assert_eq!(rules("t.Update", &plain), ["plain.slug string.min_len"]);
     assert_eq!(
         rules("t.Create", &bytes(1, "")),
-        [
-            "thing.slug string.min_len",
-            "thing.title required",
-            "thing.parts repeated.min_items",
-            "thing.kind required",
-        ]
+        ["thing.slug string.min_len", "thing.title required", "thing.parts repeated.min_items", "thing.kind required",]
     );
 }
 
 #[test]
 fn what_is_not_enforced_does_not_compile() {
     let unsupported = [
-        (
-            "string f = 1 [(buf.validate.field).string.hostname = true];",
-            "string.hostname",
-        ),
-        (
-            "bytes f = 1 [(buf.validate.field).bytes.pattern = \"a\"];",
-            "bytes.pattern",
-        ),
-        (
-            "repeated string f = 1 [(buf.validate.field).repeated.unique = true];",
-            "repeated.unique",
-        ),
-        (
-            "string f = 1 [(buf.validate.field).cel = {id: \"x\", expression: \"true\"}];",
-            "cel",
-        ),
-        (
-            "option (buf.validate.message).cel = {id: \"x\", expression: \"true\"};",
-            "message.cel",
-        ),
-        (
-            "repeated string f = 1 [(buf.validate.field).repeated.items.string.ip = true];",
-            "string.ip",
-        ),
-        (
-            "map<string, string> f = 1 [(buf.validate.field).map.keys.string.ip = true];",
-            "string.ip",
-        ),
-        (
-            "google.protobuf.FieldMask f = 1 [(buf.validate.field).field_mask = {in: [\"a\"]}];",
-            "field_mask",
-        ),
+        ("string f = 1 [(buf.validate.field).string.hostname = true];", "string.hostname"),
+        ("bytes f = 1 [(buf.validate.field).bytes.pattern = \"a\"];", "bytes.pattern"),
+        ("repeated string f = 1 [(buf.validate.field).repeated.unique = true];", "repeated.unique"),
+        ("string f = 1 [(buf.validate.field).cel = {id: \"x\", expression: \"true\"}];", "cel"),
+        ("option (buf.validate.message).cel = {id: \"x\", expression: \"true\"};", "message.cel"),
+        ("repeated string f = 1 [(buf.validate.field).repeated.items.string.ip = true];", "string.ip"),
+        ("map<string, string> f = 1 [(buf.validate.field).map.keys.string.ip = true];", "string.ip"),
+        ("google.protobuf.FieldMask f = 1 [(buf.validate.field).field_mask = {in: [\"a\"]}];", "field_mask"),
     ];
     for (field, expected) in unsupported {
         match Schemas::try_new(&pool(&format!("message M {{ {field} }}"))) {
@@ -699,10 +535,7 @@ fn what_is_not_enforced_does_not_compile() {
         }
     }
     let compile = |field: &str| Schemas::try_new(&pool(&format!("message M {{ {field} }}")));
-    assert!(matches!(
-        compile("string f = 1 [(buf.validate.field).int32.lt = 1];"),
-        Err(SchemaError::Mismatch { .. })
-    ));
+    assert!(matches!(compile("string f = 1 [(buf.validate.field).int32.lt = 1];"), Err(SchemaError::Mismatch { .. })));
     assert!(matches!(
         compile("string f = 1 [(buf.validate.field).repeated.min_items = 1];"),
         Err(SchemaError::Mismatch { .. })

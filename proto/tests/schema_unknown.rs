@@ -59,10 +59,7 @@ struct Release {
 impl Release {
     fn new(source: &str) -> Self {
         let pool = pool(source);
-        Self {
-            schemas: Schemas::new(&pool),
-            pool,
-        }
+        Self { schemas: Schemas::new(&pool), pool }
     }
 
     fn schema(&self) -> &MessageSchema {
@@ -86,31 +83,19 @@ impl Release {
     fn encode(&self, json: &str) -> Bytes {
         let root = self.pool.get_message_by_name("t.Root").unwrap();
         let mut json = serde_json::Deserializer::from_str(json);
-        DynamicMessage::deserialize(root, &mut json)
-            .unwrap()
-            .encode_to_vec()
-            .into()
+        DynamicMessage::deserialize(root, &mut json).unwrap().encode_to_vec().into()
     }
 
     #[track_caller]
     fn assert_same(&self, bytes: &[u8], json: &str) {
         let json_of = |message: DynamicMessage| serde_json::to_value(message).unwrap();
-        assert_eq!(
-            json_of(self.decode(bytes)),
-            json_of(self.decode(&self.encode(json)))
-        );
+        assert_eq!(json_of(self.decode(bytes)), json_of(self.decode(&self.encode(json))));
     }
 }
 
 static NEWER: LazyLock<Release> = LazyLock::new(|| Release::new(NEW));
-static OLDER: LazyLock<Release> = LazyLock::new(|| {
-    Release::new(
-        &NEW.lines()
-            .filter(|line| !line.contains("// new"))
-            .collect::<Vec<_>>()
-            .join("\n"),
-    )
-});
+static OLDER: LazyLock<Release> =
+    LazyLock::new(|| Release::new(&NEW.lines().filter(|line| !line.contains("// new")).collect::<Vec<_>>().join("\n")));
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
@@ -182,9 +167,7 @@ fn what_is_cleared_takes_the_unknown_with_it() {
         &OLDER.schema().splice(known, &stored),
         r#"{"weight": 1.5, "branch": {"note": "b"}, "branches": [{}, {}, {}]}"#,
     );
-    let emptied = OLDER
-        .schema()
-        .splice(Bytes::new(), &NEWER.encode(r#"{"branch": {"note": "b"}}"#));
+    let emptied = OLDER.schema().splice(Bytes::new(), &NEWER.encode(r#"{"branch": {"note": "b"}}"#));
     assert_eq!(emptied, Bytes::new());
 }
 
@@ -213,10 +196,7 @@ fn a_choice_made_by_the_older_release_wins() {
     let stored = NEWER.encode(r#"{"three": "5"}"#);
     let changed = OLDER.encode(r#"{"two": "t"}"#);
     NEWER.assert_same(&OLDER.schema().splice(changed, &stored), r#"{"two": "t"}"#);
-    NEWER.assert_same(
-        &OLDER.schema().splice(Bytes::new(), &stored),
-        r#"{"three": "5"}"#,
-    );
+    NEWER.assert_same(&OLDER.schema().splice(Bytes::new(), &stored), r#"{"three": "5"}"#);
 }
 
 #[test]
@@ -236,17 +216,10 @@ fn a_message_in_pieces_is_one_message() {
         r#"{"branch": {"note": "second", "colour": "BLUE", "leaf": {"text": "a", "size": 1}}}"#,
     );
     // A rival between two pieces clears the first.
-    let stored = [
-        piece(r#"{"one": {"size": 1}}"#),
-        piece(r#"{"two": "t"}"#),
-        piece(r#"{"one": {"tags": ["u"]}}"#),
-    ]
-    .concat();
+    let stored =
+        [piece(r#"{"one": {"size": 1}}"#), piece(r#"{"two": "t"}"#), piece(r#"{"one": {"tags": ["u"]}}"#)].concat();
     let known = OLDER.encode(r#"{"one": {"text": "a"}}"#);
-    NEWER.assert_same(
-        &OLDER.schema().splice(known, &stored.into()),
-        r#"{"one": {"text": "a", "tags": ["u"]}}"#,
-    );
+    NEWER.assert_same(&OLDER.schema().splice(known, &stored.into()), r#"{"one": {"text": "a", "tags": ["u"]}}"#);
 }
 
 #[test]
@@ -273,19 +246,12 @@ fn malformed_bytes_add_nothing() {
 fn a_stored_row_keeps_what_a_newer_client_wrote() {
     use canopy_proto::Wire;
     use canopy_proto::chat::v1::Message;
-    let mut newer = Message {
-        text: "old".into(),
-        ..Message::default()
-    }
-    .encode_to_vec();
+    let mut newer = Message { text: "old".into(), ..Message::default() }.encode_to_vec();
     newer.extend(number(200, 7));
     let stored: Wire<Message> = Wire::from_bytes(newer.into());
     let mut message = stored.decode().unwrap();
     message.text = "new".into();
     let updated = stored.with(&message);
     assert_eq!(updated.decode().unwrap().text, "new");
-    assert_eq!(
-        updated.bytes()[..],
-        [number(200, 7), message.encode_to_vec()].concat()
-    );
+    assert_eq!(updated.bytes()[..], [number(200, 7), message.encode_to_vec()].concat());
 }

@@ -55,140 +55,51 @@ fn malformed_bytes_are_refused_with_their_place() {
     let cases: Vec<(Vec<u8>, &str, &str)> = vec![
         (vec![0x80], "", "the bytes end within a varint at byte 0"),
         (vec![0x18], "", "the bytes end within a varint at byte 1"),
-        (
-            [vec![0x18], vec![0xff; 11]].concat(),
-            "",
-            "a varint is longer than 10 bytes at byte 1",
-        ),
-        (
-            [vec![0x18], vec![0xff; 9], vec![2]].concat(),
-            "",
-            "a varint is above 64 bits at byte 1",
-        ),
+        ([vec![0x18], vec![0xff; 11]].concat(), "", "a varint is longer than 10 bytes at byte 1"),
+        ([vec![0x18], vec![0xff; 9], vec![2]].concat(), "", "a varint is above 64 bits at byte 1"),
         (vec![0x00], "", "a field number is zero at byte 0"),
         (vec![0x02, 0x00], "", "a field number is zero at byte 0"),
-        (
-            varint(1 << 32),
-            "",
-            "a field number is above 2^29-1 at byte 0",
-        ),
+        (varint(1 << 32), "", "a field number is above 2^29-1 at byte 0"),
         (vec![0x1e], "", "a wire type is unknown at byte 0"),
         (vec![0x1f], "", "a wire type is unknown at byte 0"),
         (vec![0x1c], "", "a group ends that was not begun at byte 1"),
         (group.clone(), "", "the bytes end within a varint at byte 4"),
-        (
-            [group, varint(98 << 3 | 4)].concat(),
-            "",
-            "a group ends that was not begun at byte 6",
-        ),
-        (
-            vec![0x72, 0x05, b'a'],
-            "",
-            "a field is longer than its message at byte 1",
-        ),
-        (
-            [vec![0x72], varint(u64::MAX)].concat(),
-            "",
-            "a field is longer than its message at byte 1",
-        ),
-        (
-            vec![0x0d, 0, 0],
-            "",
-            "the bytes end within a fixed32 at byte 1",
-        ),
-        (
-            vec![0x09, 0, 0, 0, 0, 0, 0],
-            "",
-            "the bytes end within a fixed64 at byte 1",
-        ),
-        (
-            bytes(14, [b'a', 0xff]),
-            "n",
-            "a string is not UTF-8 at byte 3",
-        ),
-        (
-            bytes(14, [0xed, 0xa0, 0x80]),
-            "n",
-            "a string is not UTF-8 at byte 2",
-        ),
-        (
-            [bytes(19, "a"), bytes(19, [0xff])].concat(),
-            "names[1]",
-            "a string is not UTF-8 at byte 7",
-        ),
-        (
-            bytes(17, bytes(18, bytes(14, [0xff]))),
-            "child.children[0].n",
-            "a string is not UTF-8 at byte 8",
-        ),
+        ([group, varint(98 << 3 | 4)].concat(), "", "a group ends that was not begun at byte 6"),
+        (vec![0x72, 0x05, b'a'], "", "a field is longer than its message at byte 1"),
+        ([vec![0x72], varint(u64::MAX)].concat(), "", "a field is longer than its message at byte 1"),
+        (vec![0x0d, 0, 0], "", "the bytes end within a fixed32 at byte 1"),
+        (vec![0x09, 0, 0, 0, 0, 0, 0], "", "the bytes end within a fixed64 at byte 1"),
+        (bytes(14, [b'a', 0xff]), "n", "a string is not UTF-8 at byte 3"),
+        (bytes(14, [0xed, 0xa0, 0x80]), "n", "a string is not UTF-8 at byte 2"),
+        ([bytes(19, "a"), bytes(19, [0xff])].concat(), "names[1]", "a string is not UTF-8 at byte 7"),
+        (bytes(17, bytes(18, bytes(14, [0xff]))), "child.children[0].n", "a string is not UTF-8 at byte 8"),
         (
             bytes(22, [bytes(1, "k"), bytes(2, bytes(14, [0xff]))].concat()),
             "by_name[\"k\"].n",
             "a string is not UTF-8 at byte 10",
         ),
-        (
-            bytes(20, [1, 0x80]),
-            "packed",
-            "the bytes end within a varint at byte 4",
-        ),
-        (
-            bytes(21, [0; 9]),
-            "loose",
-            "the bytes end within a fixed64 at byte 11",
-        ),
-        (
-            bytes(17, [0x80]),
-            "child",
-            "the bytes end within a varint at byte 3",
-        ),
-        (
-            number(14, 1),
-            "n",
-            "a field has the wire type of another type at byte 0",
-        ),
-        (
-            bytes(3, "a"),
-            "c",
-            "a field has the wire type of another type at byte 0",
-        ),
-        (
-            fixed32(1, [0; 4]),
-            "a",
-            "a field has the wire type of another type at byte 0",
-        ),
-        (
-            fixed64(2, [0; 8]),
-            "b",
-            "a field has the wire type of another type at byte 0",
-        ),
-        (
-            number(17, 1),
-            "child",
-            "a field has the wire type of another type at byte 0",
-        ),
+        (bytes(20, [1, 0x80]), "packed", "the bytes end within a varint at byte 4"),
+        (bytes(21, [0; 9]), "loose", "the bytes end within a fixed64 at byte 11"),
+        (bytes(17, [0x80]), "child", "the bytes end within a varint at byte 3"),
+        (number(14, 1), "n", "a field has the wire type of another type at byte 0"),
+        (bytes(3, "a"), "c", "a field has the wire type of another type at byte 0"),
+        (fixed32(1, [0; 4]), "a", "a field has the wire type of another type at byte 0"),
+        (fixed64(2, [0; 8]), "b", "a field has the wire type of another type at byte 0"),
+        (number(17, 1), "child", "a field has the wire type of another type at byte 0"),
         (
             [varint(14 << 3 | 3), varint(14 << 3 | 4)].concat(),
             "n",
             "a field has the wire type of another type at byte 0",
         ),
-        (
-            fixed32(20, [0; 4]),
-            "packed",
-            "a field has the wire type of another type at byte 0",
-        ),
+        (fixed32(20, [0; 4]), "packed", "a field has the wire type of another type at byte 0"),
     ];
     for (bytes, field, why) in cases {
         let found = check(&bytes).expect_err(why);
-        let [violation] = found.as_slice() else {
-            panic!("{bytes:?}: {found:?}")
-        };
+        let [violation] = found.as_slice() else { panic!("{bytes:?}: {found:?}") };
         assert_eq!(violation.rule, "wire");
         assert_eq!(violation.field, field, "{bytes:?}");
         // The bounds of offsets within values are those of the value.
-        let message = violation
-            .message
-            .strip_prefix("cannot be decoded: ")
-            .unwrap();
+        let message = violation.message.strip_prefix("cannot be decoded: ").unwrap();
         assert_eq!(message, why, "{bytes:?}");
         assert!(decode(&bytes).is_err(), "{bytes:?} is refused, and decodes");
     }
@@ -222,23 +133,12 @@ fn depth_is_bounded() {
     let nested = |depth: u32| (0..depth).fold(Vec::new(), |inner, _| bytes(17, inner));
     assert_eq!(check(&nested(DEPTH_MAX)), Ok(()));
     assert!(decode(&nested(DEPTH_MAX)).is_ok());
-    let [violation] = &check(&nested(DEPTH_MAX + 1)).unwrap_err()[..] else {
-        panic!("one")
-    };
+    let [violation] = &check(&nested(DEPTH_MAX + 1)).unwrap_err()[..] else { panic!("one") };
     assert_eq!(violation.rule, "wire");
-    assert!(
-        violation.message.contains("messages nest too deeply"),
-        "{violation}"
-    );
+    assert!(violation.message.contains("messages nest too deeply"), "{violation}");
     assert!(decode(&nested(DEPTH_MAX + 1)).is_err());
 
-    let groups = |depth: usize| {
-        [
-            varint(99 << 3 | 3).repeat(depth),
-            varint(99 << 3 | 4).repeat(depth),
-        ]
-        .concat()
-    };
+    let groups = |depth: usize| [varint(99 << 3 | 3).repeat(depth), varint(99 << 3 | 4).repeat(depth)].concat();
     assert_eq!(check(&groups(DEPTH_MAX as usize)), Ok(()));
     assert!(check(&groups(DEPTH_MAX as usize + 1)).is_err());
     assert!(check(&groups(1_000_000)).is_err());
@@ -265,10 +165,7 @@ fn each_prefix_of_a_message_is_judged_as_a_decoder_does() {
         assert_eq!(is_ok, decode(&whole[..len]).is_ok(), "at {len} bytes");
         refused += usize::from(!is_ok);
     }
-    assert!(
-        refused * 10 > whole.len() * 9,
-        "most prefixes end within something"
-    );
+    assert!(refused * 10 > whole.len() * 9, "most prefixes end within something");
 }
 
 proptest! {

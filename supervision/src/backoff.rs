@@ -41,14 +41,9 @@ mod tests {
 
     #[allow(clippy::cast_possible_truncation)]
     fn check(jitter: f64, unit: f64, expected_ms: &[u64]) {
-        let backoff = Backoff {
-            base: Duration::from_millis(100),
-            max: Duration::from_secs(1),
-            jitter,
-        };
-        let delays: Vec<u64> = (0..expected_ms.len())
-            .map(|attempt| backoff.delay(attempt as u32, unit).as_millis() as u64)
-            .collect();
+        let backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_secs(1), jitter };
+        let delays: Vec<u64> =
+            (0..expected_ms.len()).map(|attempt| backoff.delay(attempt as u32, unit).as_millis() as u64).collect();
         assert_eq!(delays, expected_ms);
     }
 
@@ -67,9 +62,6 @@ mod tests {
     fn a_large_attempt_does_not_overflow() {
         let long = doubled(Duration::from_secs(3600), Duration::MAX, u32::MAX);
         assert!(long >= Duration::from_secs(3600));
-        assert_eq!(
-            doubled(Duration::MAX, Duration::from_secs(9), 5),
-            Duration::from_secs(9)
-        );
+        assert_eq!(doubled(Duration::MAX, Duration::from_secs(9), 5), Duration::from_secs(9));
     }
 }

@@ -11,24 +11,14 @@ use tokio::time::Instant;
 
 static ANCHOR: LazyLock<(u64, Instant)> = LazyLock::new(|| (wall_ms(), now()));
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "this module is where time comes in"
-)]
+#[allow(clippy::disallowed_methods, reason = "this module is where time comes in")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "this module is where time comes in"
-)]
+#[allow(clippy::disallowed_methods, reason = "this module is where time comes in")]
 fn wall_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Milliseconds since the Unix epoch.

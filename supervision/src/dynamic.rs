@@ -110,15 +110,7 @@ impl DynamicSupervisor {
     pub fn new(spec: DynamicSpec) -> Self {
         let policy = match spec.on_crash_loop {
             OnCrashLoop::Meltdown => None,
-            OnCrashLoop::Quarantine {
-                base,
-                max,
-                limit_entries,
-            } => Some(QuarantinePolicy {
-                base,
-                max,
-                limit_entries,
-            }),
+            OnCrashLoop::Quarantine { base, max, limit_entries } => Some(QuarantinePolicy { base, max, limit_entries }),
         };
         let id = || spec.id.to_string();
         let shared = Shared {
@@ -129,9 +121,7 @@ impl DynamicSupervisor {
             quarantined: metrics::gauge!(crate::QUARANTINED, "supervisor" => id()),
             spec,
         };
-        Self {
-            shared: Arc::new(shared),
-        }
+        Self { shared: Arc::new(shared) }
     }
 
     /// Starts the supervisor, without children, linked to `parent` if there is
@@ -177,11 +167,7 @@ impl DynamicSupervisor {
     ///   [`StartError::ChildLimit`], [`StartError::NotRunning`];
     /// * [`StartError::InvalidSpec`] for a significant child;
     /// * what the child's own start failed with.
-    pub async fn start_child(
-        &self,
-        key: impl Into<Arc<str>>,
-        spec: ChildSpec,
-    ) -> Result<ActorCell, StartError> {
+    pub async fn start_child(&self, key: impl Into<Arc<str>>, spec: ChildSpec) -> Result<ActorCell, StartError> {
         let key = key.into();
         if spec.significant {
             return Err(StartError::InvalidSpec {
@@ -195,8 +181,7 @@ impl DynamicSupervisor {
                 let mut table = self.shared.table.lock();
                 let reservation = table.reserve(&key, &spec, &self.shared.spec, clock::now())?;
                 self.shared.report_quarantine(&table);
-                reservation
-                    .map_started(|ticket| starting::run(&self.shared, actor, ticket, spec.clone()))
+                reservation.map_started(|ticket| starting::run(&self.shared, actor, ticket, spec.clone()))
             };
             match reservation {
                 Reservation::Started(task) => {
@@ -229,11 +214,7 @@ impl DynamicSupervisor {
                         return Ok(());
                     }
                 }
-                Termination::Stop {
-                    cell,
-                    shutdown,
-                    gate,
-                } => {
+                Termination::Stop { cell, shutdown, gate } => {
                     let shared = Arc::clone(&self.shared);
                     let key = key.to_owned();
                     let stop = async move {
@@ -303,10 +284,7 @@ impl DynamicSupervisor {
 
     fn actor(&self) -> Option<ActorRef<Msg>> {
         let actor = self.shared.actor.lock();
-        actor
-            .as_ref()
-            .filter(|actor| actor.get_status() != ActorStatus::Stopped)
-            .cloned()
+        actor.as_ref().filter(|actor| actor.get_status() != ActorStatus::Stopped).cloned()
     }
 
     /// Returns when the supervisor has seen every exit that ractor had reported
@@ -328,9 +306,7 @@ impl DynamicSupervisor {
 
 impl Shared {
     fn not_running(&self) -> StartError {
-        StartError::NotRunning {
-            supervisor: Arc::clone(&self.spec.id),
-        }
+        StartError::NotRunning { supervisor: Arc::clone(&self.spec.id) }
     }
 
     fn report_quarantine(&self, table: &Table) {

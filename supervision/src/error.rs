@@ -18,16 +18,10 @@ pub enum StartError {
     /// A supervisor's child did not start, so neither did the supervisor:
     /// OTP's `{failed_to_start_child, Id, Reason}`.
     #[error("child {child} did not start: {source}")]
-    Child {
-        child: Arc<str>,
-        source: Box<StartError>,
-    },
+    Child { child: Arc<str>, source: Box<StartError> },
     /// The spec contradicts itself or its supervisor; correct it.
     #[error("child spec {child} is invalid: {reason}")]
-    InvalidSpec {
-        child: Arc<str>,
-        reason: &'static str,
-    },
+    InvalidSpec { child: Arc<str>, reason: &'static str },
     /// The factory returned an actor that is not linked to its supervisor;
     /// it has been killed. Spawn it with `Actor::spawn_linked`.
     #[error("the started actor is not linked to its supervisor: spawn it with spawn_linked")]
@@ -39,20 +33,11 @@ pub enum StartError {
     #[error("{key} is being restarted: ask again shortly")]
     Restarting { key: Arc<str> },
     /// The key crashed too often. One trial start is allowed from `until` on.
-    #[error(
-        "{key} is quarantined after crashing repeatedly: wait, or release it; last error: {last_error}"
-    )]
-    Quarantined {
-        key: Arc<str>,
-        until: Instant,
-        last_error: Arc<str>,
-    },
+    #[error("{key} is quarantined after crashing repeatedly: wait, or release it; last error: {last_error}")]
+    Quarantined { key: Arc<str>, until: Instant, last_error: Arc<str> },
     /// The supervisor has `children_max` children.
     #[error("supervisor {supervisor} has {children_max} children, its limit: try again later")]
-    ChildLimit {
-        supervisor: Arc<str>,
-        children_max: usize,
-    },
+    ChildLimit { supervisor: Arc<str>, children_max: usize },
     /// The supervisor is not started, or is stopping.
     #[error("supervisor {supervisor} is not running: try again once it is")]
     NotRunning { supervisor: Arc<str> },
@@ -76,13 +61,9 @@ impl From<SpawnErr> for StartError {
         match error {
             SpawnErr::StartupFailed(inner) => match inner.downcast::<Self>() {
                 Ok(start_error) => *start_error,
-                Err(other) => Self::Failed {
-                    error: chain(other.as_ref()),
-                },
+                Err(other) => Self::Failed { error: chain(other.as_ref()) },
             },
-            other => Self::Failed {
-                error: other.to_string(),
-            },
+            other => Self::Failed { error: other.to_string() },
         }
     }
 }

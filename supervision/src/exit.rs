@@ -57,9 +57,7 @@ impl Exit {
     /// The actor that ended, and how; `None` for events that are no exit.
     pub(crate) fn of_event(event: SupervisionEvent) -> Option<(ActorCell, Self)> {
         match event {
-            SupervisionEvent::ActorTerminated(cell, _state, reason) => {
-                Some((cell, Self::of_reason(reason.as_deref())))
-            }
+            SupervisionEvent::ActorTerminated(cell, _state, reason) => Some((cell, Self::of_reason(reason.as_deref()))),
             SupervisionEvent::ActorFailed(cell, error) => {
                 let error = chain(error.as_ref());
                 Some((cell, Self::Abnormal(error)))

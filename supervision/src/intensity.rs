@@ -19,10 +19,7 @@ pub struct Intensity {
 impl Default for Intensity {
     /// OTP's defaults: one restart in five seconds.
     fn default() -> Self {
-        Self {
-            restarts_max: 1,
-            period: Duration::from_secs(5),
-        }
+        Self { restarts_max: 1, period: Duration::from_secs(5) }
     }
 }
 
@@ -37,11 +34,7 @@ pub struct RestartWindow {
 impl RestartWindow {
     /// Counts a restart at `now`; false when that is one too many.
     pub fn admit(&mut self, intensity: Intensity, now: Instant) -> bool {
-        while self
-            .times
-            .front()
-            .is_some_and(|&at| now.saturating_duration_since(at) > intensity.period)
-        {
+        while self.times.front().is_some_and(|&at| now.saturating_duration_since(at) > intensity.period) {
             self.times.pop_front();
         }
         self.times.push_back(now);
@@ -64,10 +57,7 @@ mod tests {
     /// `script` is the milliseconds at which a restart is wanted; the answer
     /// has a `+` for each that is admitted and a `-` for each that is not.
     fn check(restarts_max: u32, period_ms: u64, script: &[u64], expected: &str) {
-        let intensity = Intensity {
-            restarts_max,
-            period: Duration::from_millis(period_ms),
-        };
+        let intensity = Intensity { restarts_max, period: Duration::from_millis(period_ms) };
         let origin = Instant::now();
         let mut window = RestartWindow::default();
         let answer: String = script

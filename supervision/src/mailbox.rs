@@ -88,11 +88,7 @@ impl<M> Permitted<M> {
 /// Why a message was not queued; it comes back unharmed.
 pub enum SendError<M> {
     /// `messages_max` messages are queued: refuse the caller, do not wait.
-    Full {
-        message: M,
-        mailbox: Arc<str>,
-        messages_max: usize,
-    },
+    Full { message: M, mailbox: Arc<str>, messages_max: usize },
     /// The actor has ended or is ending.
     Closed { message: M, mailbox: Arc<str> },
 }
@@ -118,14 +114,9 @@ impl<M> fmt::Debug for SendError<M> {
 impl<M> fmt::Display for SendError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full {
-                mailbox,
-                messages_max,
-                ..
-            } => write!(
-                f,
-                "mailbox {mailbox} holds {messages_max} messages, its limit: retry later"
-            ),
+            Self::Full { mailbox, messages_max, .. } => {
+                write!(f, "mailbox {mailbox} holds {messages_max} messages, its limit: retry later")
+            }
             Self::Closed { mailbox, .. } => {
                 write!(f, "mailbox {mailbox} is closed: resolve its address again")
             }
@@ -150,10 +141,7 @@ pub enum CallError {
 
 impl<M> Clone for Mailbox<M> {
     fn clone(&self) -> Self {
-        Self {
-            actor: self.actor.clone(),
-            queue: Arc::clone(&self.queue),
-        }
+        Self { actor: self.actor.clone(), queue: Arc::clone(&self.queue) }
     }
 }
 
@@ -164,24 +152,13 @@ impl<M: Send + 'static> Mailbox<M> {
     /// # Panics
     /// When `actor` was made from an `ActorCell` of another message type, which
     /// ractor's types do not prevent.
-    pub fn new(
-        name: impl Into<Arc<str>>,
-        actor: ActorRef<Permitted<M>>,
-        messages_max: usize,
-    ) -> Self {
+    pub fn new(name: impl Into<Arc<str>>, actor: ActorRef<Permitted<M>>, messages_max: usize) -> Self {
         let name = name.into();
         assert!(
             actor.is_message_type_of::<Permitted<M>>() != Some(false),
             "mailbox {name}: the actor takes another type of message"
         );
-        Self {
-            actor,
-            queue: Arc::new(Queue {
-                name,
-                messages_max,
-                places: Arc::new(()),
-            }),
-        }
+        Self { actor, queue: Arc::new(Queue { name, messages_max, places: Arc::new(()) }) }
     }
 
     /// Queues `message`, without ever waiting.
@@ -189,9 +166,7 @@ impl<M: Send + 'static> Mailbox<M> {
     /// # Errors
     /// [`SendError::Full`] and [`SendError::Closed`] hand the message back.
     pub fn try_send(&self, message: M) -> Result<(), SendError<M>> {
-        let permit = Permit {
-            _place: Arc::clone(&self.queue.places),
-        };
+        let permit = Permit { _place: Arc::clone(&self.queue.places) };
         if self.queue.depth() > self.queue.messages_max {
             return Err(SendError::Full {
                 message,
@@ -199,19 +174,16 @@ impl<M: Send + 'static> Mailbox<M> {
                 messages_max: self.queue.messages_max,
             });
         }
-        self.actor
-            .send_message(Permitted { message, permit })
-            .map_err(|error| match error {
-                MessagingErr::SendErr(permitted) => SendError::Closed {
-                    message: permitted.into_inner(),
-                    mailbox: Arc::clone(&self.queue.name),
-                },
-                MessagingErr::ChannelClosed | MessagingErr::InvalidActorType => {
-                    // The type was checked when this handle was made, and a closed
-                    // channel hands the message back as SendErr.
-                    unreachable!("ractor lost a typed message")
-                }
-            })
+        self.actor.send_message(Permitted { message, permit }).map_err(|error| match error {
+            MessagingErr::SendErr(permitted) => {
+                SendError::Closed { message: permitted.into_inner(), mailbox: Arc::clone(&self.queue.name) }
+            }
+            MessagingErr::ChannelClosed | MessagingErr::InvalidActorType => {
+                // The type was checked when this handle was made, and a closed
+                // channel hands the message back as SendErr.
+                unreachable!("ractor lost a typed message")
+            }
+        })
     }
 
     /// Sends what `request` makes of a reply channel, and waits for the reply.
@@ -219,10 +191,7 @@ impl<M: Send + 'static> Mailbox<M> {
     /// # Errors
     /// [`CallError::Aborted`] when the channel closes without a reply, or when
     /// the actor has ended and no reply came within [`LATE_REPLY_WAIT_MAX`].
-    pub async fn call<R>(
-        &self,
-        request: impl FnOnce(oneshot::Sender<R>) -> M,
-    ) -> Result<R, CallError> {
+    pub async fn call<R>(&self, request: impl FnOnce(oneshot::Sender<R>) -> M) -> Result<R, CallError> {
         let (reply, mut replied) = oneshot::channel();
         self.try_send(request(reply)).map_err(|error| match error {
             SendError::Full { .. } => CallError::Full,

@@ -37,10 +37,7 @@ impl Probe {
 
     /// The probe of a supervisor, through which its parent sees its children.
     pub(crate) fn of_subtree(subtree: Arc<dyn Observe>) -> Arc<Self> {
-        Arc::new(Self {
-            subtree: Some(subtree),
-            ..Self::default()
-        })
+        Arc::new(Self { subtree: Some(subtree), ..Self::default() })
     }
 
     /// Shows the depth of this mailbox; a restarted child calls it again.

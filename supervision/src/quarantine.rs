@@ -72,14 +72,7 @@ enum Standing {
 
 impl Quarantine {
     pub(crate) fn new(policy: QuarantinePolicy, intensity: Intensity) -> Self {
-        Self {
-            policy,
-            intensity,
-            records: HashMap::new(),
-            by_age: BTreeMap::new(),
-            next_number: 0,
-            held: 0,
-        }
+        Self { policy, intensity, records: HashMap::new(), by_age: BTreeMap::new(), next_number: 0, held: 0 }
     }
 
     /// Whether `key` may start now. Admitting a key whose hold has passed puts
@@ -91,10 +84,7 @@ impl Quarantine {
         };
         match record.standing {
             Standing::Free => Ok(()),
-            Standing::Held(until) if now < until => Err(Refusal {
-                until,
-                last_error: Arc::clone(&record.last_error),
-            }),
+            Standing::Held(until) if now < until => Err(Refusal { until, last_error: Arc::clone(&record.last_error) }),
             Standing::Held(_) | Standing::Trial => {
                 if record.standing != Standing::Trial {
                     record.standing = Standing::Trial;
@@ -215,19 +205,10 @@ mod tests {
 
     impl Scene {
         fn new(restarts_max: u32, limit_entries: usize) -> Self {
-            let policy = QuarantinePolicy {
-                base: Duration::from_secs(10),
-                max: Duration::from_secs(35),
-                limit_entries,
-            };
-            let intensity = Intensity {
-                restarts_max,
-                period: Duration::from_secs(5),
-            };
-            Self {
-                quarantine: Quarantine::new(policy, intensity),
-                origin: Instant::now(),
-            }
+            let policy =
+                QuarantinePolicy { base: Duration::from_secs(10), max: Duration::from_secs(35), limit_entries };
+            let intensity = Intensity { restarts_max, period: Duration::from_secs(5) };
+            Self { quarantine: Quarantine::new(policy, intensity), origin: Instant::now() }
         }
 
         fn at(&self, at_s: u64) -> Instant {
@@ -256,10 +237,7 @@ mod tests {
             assert_eq!(quarantine.held, quarantine.held().count());
             assert!(quarantine.records.len() <= quarantine.policy.limit_entries.max(1));
             for (age, key) in &quarantine.by_age {
-                assert_eq!(
-                    quarantine.records.get(key).map(|record| record.age),
-                    Some(*age)
-                );
+                assert_eq!(quarantine.records.get(key).map(|record| record.age), Some(*age));
             }
         }
     }
@@ -287,10 +265,7 @@ mod tests {
         assert_eq!(scene.crash("a", 7), Some(17));
         assert!(scene.admits("a", 20));
         // The trial began at 20 and the period is 5: at 26 it has been passed.
-        assert_eq!(
-            [scene.crash("a", 26), scene.crash("a", 27)],
-            [None, Some(37)]
-        );
+        assert_eq!([scene.crash("a", 26), scene.crash("a", 27)], [None, Some(37)]);
         // Nobody asked for it: forgotten a period after the hold.
         assert!(scene.admits("a", 43));
         assert_eq!(scene.quarantine.records.len(), 0);

@@ -115,20 +115,13 @@ impl ChildSpec {
 
     /// Runs the factory. A panic in it is a failed start, as `do_start_child_i`
     /// in `supervisor.erl` catches one.
-    pub(crate) async fn start_under(
-        &self,
-        supervisor: &ActorCell,
-    ) -> Result<ActorCell, StartError> {
+    pub(crate) async fn start_under(&self, supervisor: &ActorCell) -> Result<ActorCell, StartError> {
         let start = Arc::clone(&self.start);
         let linked_to = supervisor.clone();
         let cell = AssertUnwindSafe(async move { start(linked_to).await })
             .catch_unwind()
             .await
-            .unwrap_or_else(|panic| {
-                Err(StartError::Failed {
-                    error: panic_text(panic.as_ref()),
-                })
-            })?;
+            .unwrap_or_else(|panic| Err(StartError::Failed { error: panic_text(panic.as_ref()) }))?;
         // One that is ending already has been unlinked by ractor, and its exit
         // waits in the supervisor's queue.
         let linked = cell.try_get_supervisor().as_ref() == Some(supervisor);

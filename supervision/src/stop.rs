@@ -27,19 +27,12 @@ pub(crate) async fn stop_child(name: &str, cell: &ActorCell, shutdown: Shutdown)
             if timeout(wait_max, ended(cell)).await.is_ok() {
                 return;
             }
-            tracing::warn!(
-                child = name,
-                ?wait_max,
-                "child did not stop in time: killing it"
-            );
+            tracing::warn!(child = name, ?wait_max, "child did not stop in time: killing it");
         }
     }
     cell.kill();
     while timeout(KILL_WAIT_MAX, ended(cell)).await.is_err() {
-        tracing::error!(
-            child = name,
-            "killed child does not yield: it blocks its thread"
-        );
+        tracing::error!(child = name, "killed child does not yield: it blocks its thread");
     }
 }
 

@@ -70,12 +70,7 @@ pub(crate) fn restarts(restart: Restart, exit: &Exit) -> bool {
 }
 
 /// The verdict on the exit of child `exited`, whose own presence is ignored.
-pub(crate) fn verdict(
-    auto_shutdown: AutoShutdown,
-    slots: &[Slot],
-    exited: usize,
-    exit: &Exit,
-) -> Verdict {
+pub(crate) fn verdict(auto_shutdown: AutoShutdown, slots: &[Slot], exited: usize, exit: &Exit) -> Verdict {
     let Some(slot) = slots.get(exited) else {
         return Verdict::Stay;
     };
@@ -86,15 +81,12 @@ pub(crate) fn verdict(
         && match auto_shutdown {
             AutoShutdown::Never => false,
             AutoShutdown::AnySignificant => true,
-            AutoShutdown::AllSignificant => !slots.iter().enumerate().any(|(index, other)| {
-                index != exited && other.significant && other.presence != Presence::Absent
-            }),
+            AutoShutdown::AllSignificant => !slots
+                .iter()
+                .enumerate()
+                .any(|(index, other)| index != exited && other.significant && other.presence != Presence::Absent),
         };
-    if shutdown {
-        Verdict::Shutdown
-    } else {
-        Verdict::Stay
-    }
+    if shutdown { Verdict::Shutdown } else { Verdict::Stay }
 }
 
 /// Who is stopped, forgotten and started when one child is restarted.
@@ -113,20 +105,14 @@ pub(crate) struct Group {
 pub(crate) fn group(strategy: Strategy, slots: &[Slot], restarted: usize) -> Group {
     let first = match strategy {
         Strategy::OneForOne => {
-            return Group {
-                start: vec![restarted],
-                ..Group::default()
-            };
+            return Group { start: vec![restarted], ..Group::default() };
         }
         Strategy::OneForAll => 0,
         Strategy::RestForOne => restarted,
     };
     let affected = || slots.iter().enumerate().skip(first);
     let pick = |wanted: &dyn Fn(usize, &Slot) -> bool| -> Vec<usize> {
-        affected()
-            .filter(|(index, slot)| wanted(*index, slot))
-            .map(|(index, _)| index)
-            .collect()
+        affected().filter(|(index, slot)| wanted(*index, slot)).map(|(index, _)| index).collect()
     };
     let mut stop = pick(&|index, slot| index != restarted && slot.presence == Presence::Alive);
     stop.reverse();
@@ -165,11 +151,7 @@ mod tests {
     fn groups() {
         let check = |strategy, text: &str, restarted, stop: &[usize], start: &[usize]| {
             let group = group(strategy, &slots(text), restarted);
-            assert_eq!(
-                (&*group.stop, &*group.start),
-                (stop, start),
-                "{strategy:?} {text}"
-            );
+            assert_eq!((&*group.stop, &*group.start), (stop, start), "{strategy:?} {text}");
         };
         check(Strategy::OneForOne, "p p- p", 1, &[], &[1]);
         check(Strategy::OneForAll, "p p- p", 1, &[2, 0], &[0, 1, 2]);
@@ -195,13 +177,7 @@ mod tests {
         check(AnySignificant, "T p", 0, crash(), Verdict::Restart);
         check(AnySignificant, "X p", 0, crash(), Verdict::Shutdown);
         check(AllSignificant, "T T", 0, Exit::Shutdown, Verdict::Stay);
-        check(
-            AllSignificant,
-            "T T- p",
-            0,
-            Exit::Shutdown,
-            Verdict::Shutdown,
-        );
+        check(AllSignificant, "T T- p", 0, Exit::Shutdown, Verdict::Shutdown);
         // A significant sibling whose restart is due is still active.
         check(AllSignificant, "T T* p", 0, Exit::Normal, Verdict::Stay);
     }

@@ -91,20 +91,14 @@ impl SupervisorSpec {
             return Err(invalid(child, "a permanent child cannot be significant"));
         }
         if child.significant && self.auto_shutdown == AutoShutdown::Never {
-            return Err(invalid(
-                child,
-                "significant needs a supervisor with auto_shutdown",
-            ));
+            return Err(invalid(child, "significant needs a supervisor with auto_shutdown"));
         }
         Ok(())
     }
 }
 
 fn invalid(child: &ChildSpec, reason: &'static str) -> StartError {
-    StartError::InvalidSpec {
-        child: Arc::clone(&child.id),
-        reason,
-    }
+    StartError::InvalidSpec { child: Arc::clone(&child.id), reason }
 }
 
 /// A handle to a static supervisor.
@@ -245,10 +239,7 @@ impl Supervisor {
     /// The running supervisor's cell.
     pub fn cell(&self) -> Option<ActorCell> {
         let actor = self.shared.actor.lock();
-        actor
-            .as_ref()
-            .filter(|actor| actor.get_status() != ActorStatus::Stopped)
-            .map(|actor| actor.get_cell())
+        actor.as_ref().filter(|actor| actor.get_status() != ActorStatus::Stopped).map(|actor| actor.get_cell())
     }
 
     /// Stops the children in reverse order, then the supervisor; returns when
@@ -292,41 +283,30 @@ impl Supervisor {
     /// survive a restart of this supervisor.
     pub async fn start_child(&self, child: ChildSpec) -> Result<ActorCell, ChildError> {
         self.shared.spec.check_child(&child)?;
-        self.request(|reply| Msg::StartChild(Box::new(child), reply))
-            .await?
+        self.request(|reply| Msg::StartChild(Box::new(child), reply)).await?
     }
 
     /// `supervisor:terminate_child/2`: stops a child, which then stays away
     /// until it, or its group, is restarted. A temporary one is forgotten.
     pub async fn terminate_child(&self, id: &str) -> Result<(), ChildError> {
-        self.request(|reply| Msg::TerminateChild(id.into(), reply))
-            .await?
+        self.request(|reply| Msg::TerminateChild(id.into(), reply)).await?
     }
 
     /// `supervisor:restart_child/2`: starts a child that has no actor.
     pub async fn restart_child(&self, id: &str) -> Result<ActorCell, ChildError> {
-        self.request(|reply| Msg::RestartChild(id.into(), reply))
-            .await?
+        self.request(|reply| Msg::RestartChild(id.into(), reply)).await?
     }
 
     /// `supervisor:delete_child/2`: forgets a child that has no actor.
     pub async fn delete_child(&self, id: &str) -> Result<(), ChildError> {
-        self.request(|reply| Msg::DeleteChild(id.into(), reply))
-            .await?
+        self.request(|reply| Msg::DeleteChild(id.into(), reply)).await?
     }
 
-    async fn request<R>(
-        &self,
-        message: impl FnOnce(oneshot::Sender<R>) -> Msg,
-    ) -> Result<R, ChildError> {
-        let not_running = || ChildError::NotRunning {
-            supervisor: Arc::clone(&self.shared.spec.id),
-        };
+    async fn request<R>(&self, message: impl FnOnce(oneshot::Sender<R>) -> Msg) -> Result<R, ChildError> {
+        let not_running = || ChildError::NotRunning { supervisor: Arc::clone(&self.shared.spec.id) };
         let actor = self.shared.actor.lock().clone().ok_or_else(not_running)?;
         let (reply, replied) = oneshot::channel();
-        actor
-            .send_message(message(reply))
-            .map_err(|_| not_running())?;
+        actor.send_message(message(reply)).map_err(|_| not_running())?;
         replied.await.map_err(|_| not_running())
     }
 }

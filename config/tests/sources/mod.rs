@@ -21,18 +21,11 @@ impl Sources<'_> {
             std::fs::write(&path, text).expect("a temporary file");
             path
         });
-        load(LoadRequest {
-            file,
-            env: owned(self.env),
-            overrides: owned(self.overrides),
-        })
+        load(LoadRequest { file, env: owned(self.env), overrides: owned(self.overrides) })
     }
 
     pub(crate) fn problems(&self) -> Vec<Problem> {
-        self.load()
-            .err()
-            .map(|error| error.problems)
-            .unwrap_or_default()
+        self.load().err().map(|error| error.problems).unwrap_or_default()
     }
 
     /// Each problem as printed, without the temporary directory.
@@ -44,11 +37,7 @@ impl Sources<'_> {
                     let start = text.get(..name).and_then(|before| before.rfind([' ', '(']));
                     let start = start.map_or(0, |space| space + 1);
                     let (before, after) = (text.get(..start), text.get(name..));
-                    format!(
-                        "{}{}",
-                        before.unwrap_or_default(),
-                        after.unwrap_or_default()
-                    )
+                    format!("{}{}", before.unwrap_or_default(), after.unwrap_or_default())
                 }
                 None => text,
             }
@@ -58,29 +47,17 @@ impl Sources<'_> {
 }
 
 pub(crate) fn file(text: &str) -> Sources<'_> {
-    Sources {
-        file: Some(text),
-        ..Sources::default()
-    }
+    Sources { file: Some(text), ..Sources::default() }
 }
 
 pub(crate) fn env<'a>(variables: &'a [(&'a str, &'a str)]) -> Sources<'a> {
-    Sources {
-        env: variables,
-        ..Sources::default()
-    }
+    Sources { env: variables, ..Sources::default() }
 }
 
 pub(crate) fn overrides<'a>(pairs: &'a [(&'a str, &'a str)]) -> Sources<'a> {
-    Sources {
-        overrides: pairs,
-        ..Sources::default()
-    }
+    Sources { overrides: pairs, ..Sources::default() }
 }
 
 fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect()
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }

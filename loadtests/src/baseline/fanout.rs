@@ -55,13 +55,7 @@ impl Log {
     /// Copies messages from number `next` on; `None` when the oldest of them are gone.
     fn take(&self, next: u64, into: &mut VecDeque<Bytes>) -> Option<()> {
         let skipped = usize::try_from(next.checked_sub(self.first)?).ok()?;
-        into.extend(
-            self.messages
-                .iter()
-                .skip(skipped)
-                .take(TAKEN_MESSAGES_MAX)
-                .cloned(),
-        );
+        into.extend(self.messages.iter().skip(skipped).take(TAKEN_MESSAGES_MAX).cloned());
         Some(())
     }
 }
@@ -89,12 +83,7 @@ struct Reader {
 impl Reader {
     fn new(topic: Arc<Topic>) -> Self {
         let next = topic.log.read().end();
-        Self {
-            grown: topic.grown.subscribe(),
-            topic,
-            next,
-            taken: VecDeque::new(),
-        }
+        Self { grown: topic.grown.subscribe(), topic, next, taken: VecDeque::new() }
     }
 
     async fn message(&mut self) -> Option<Result<Bytes, Status>> {
@@ -105,16 +94,8 @@ impl Reader {
             }
             // Before the log is read, so that what comes in between is not slept through.
             self.grown.mark_unchanged();
-            if self
-                .topic
-                .log
-                .read()
-                .take(self.next, &mut self.taken)
-                .is_none()
-            {
-                return Some(Err(Status::data_loss(
-                    "the subscriber fell behind the backlog",
-                )));
+            if self.topic.log.read().take(self.next, &mut self.taken).is_none() {
+                return Some(Err(Status::data_loss("the subscriber fell behind the backlog")));
             }
             if self.taken.is_empty() && self.grown.changed().await.is_err() {
                 return None;
@@ -153,9 +134,7 @@ impl Service<http::Request<Body>> for Fanout {
                     let messages = follow(Reader::new(topic.clone()));
                     std::future::ready(Ok::<_, Status>(Response::new(messages)))
                 });
-                return Ok(Grpc::new(RawCodec::streaming())
-                    .server_streaming(subscribe, request)
-                    .await);
+                return Ok(Grpc::new(RawCodec::streaming()).server_streaming(subscribe, request).await);
             }
             let send = service_fn(|message: Request<Bytes>| {
                 topic.log.write().push(message.into_inner());

@@ -52,24 +52,14 @@ pub struct Shape {
 impl Shape {
     /// One small record: what a commit costs at least.
     pub fn single() -> Self {
-        Self {
-            records: vec![Record {
-                table: Table::Data,
-                key_bytes: KEY_BYTES_MIN,
-                value_bytes: 100,
-            }],
-        }
+        Self { records: vec![Record { table: Table::Data, key_bytes: KEY_BYTES_MIN, value_bytes: 100 }] }
     }
 }
 
 impl Default for Shape {
     /// A small command: its row, one index entry, its request id, and the feed entry.
     fn default() -> Self {
-        let record = |table, key_bytes, value_bytes| Record {
-            table,
-            key_bytes,
-            value_bytes,
-        };
+        let record = |table, key_bytes, value_bytes| Record { table, key_bytes, value_bytes };
         Self {
             records: vec![
                 record(Table::Data, 40, 200),
@@ -108,16 +98,9 @@ impl RawVaults {
             let (queue, commands) = sync_channel(QUEUE_COMMANDS_MAX);
             let shape = shape.clone();
             let writer = std::thread::spawn(move || write(&tables, &shape, &commands));
-            open.push(Vault {
-                directory,
-                queue,
-                writer,
-            });
+            open.push(Vault { directory, queue, writer });
         }
-        Ok(Self {
-            vaults: open,
-            shape: shape.clone(),
-        })
+        Ok(Self { vaults: open, shape: shape.clone() })
     }
 
     /// Commits one command; returns after its fsync.
@@ -127,14 +110,8 @@ impl RawVaults {
     pub async fn commit(&self, vault: usize) -> Result<(), LoadError> {
         let refused = |reason: &str| LoadError::Subject(format!("raw vault {vault}: {reason}"));
         let (reply, committed) = oneshot::channel();
-        let vault = self
-            .vaults
-            .get(vault)
-            .ok_or_else(|| refused("there is no such vault"))?;
-        vault
-            .queue
-            .try_send(reply)
-            .map_err(|_| refused("its queue is full or its writer is gone"))?;
+        let vault = self.vaults.get(vault).ok_or_else(|| refused("there is no such vault"))?;
+        vault.queue.try_send(reply).map_err(|_| refused("its queue is full or its writer is gone"))?;
         committed.await.map_err(|_| refused("its writer is gone"))?
     }
 
@@ -144,16 +121,9 @@ impl RawVaults {
     /// [`LoadError::Store`] when a vault cannot be opened again.
     pub fn close_and_count(self) -> Result<u64, LoadError> {
         let mut records = 0;
-        for Vault {
-            directory,
-            queue,
-            writer,
-        } in self.vaults
-        {
+        for Vault { directory, queue, writer } in self.vaults {
             drop(queue);
-            writer
-                .join()
-                .map_err(|_| LoadError::Subject("a raw writer panicked".to_owned()))?;
+            writer.join().map_err(|_| LoadError::Subject("a raw writer panicked".to_owned()))?;
             let tables = Tables::open(&directory)?;
             records += tables.data.len()? + tables.feed.len()?;
         }
@@ -182,11 +152,7 @@ impl Tables {
             .open()?;
         let data = database.keyspace("data", options)?;
         let feed = database.keyspace("feed", options)?;
-        Ok(Self {
-            database,
-            data,
-            feed,
-        })
+        Ok(Self { database, data, feed })
     }
 }
 
@@ -218,20 +184,12 @@ fn write(tables: &Tables, shape: &Shape, commands: &Receiver<Reply>) {
         let mut result = batch.commit();
         if result.is_ok() && memtable_bytes > MEMTABLE_BYTES_MAX {
             memtable_bytes = 0;
-            result = tables
-                .data
-                .rotate_memtable()
-                .and_then(|_| tables.feed.rotate_memtable())
-                .map(drop);
+            result = tables.data.rotate_memtable().and_then(|_| tables.feed.rotate_memtable()).map(drop);
         }
         let failure = result.err().map(|error| error.to_string());
         for reply in replies.drain(..) {
             // Fails only for a caller that has stopped waiting.
-            let _ = reply.send(
-                failure
-                    .clone()
-                    .map_or(Ok(()), |reason| Err(LoadError::Subject(reason))),
-            );
+            let _ = reply.send(failure.clone().map_or(Ok(()), |reason| Err(LoadError::Subject(reason))));
         }
     }
 }
@@ -242,9 +200,7 @@ fn key(record: &Record, command_number: u64, index: usize) -> Vec<u8> {
     let mut key = Vec::with_capacity(record.key_bytes.max(KEY_BYTES_MIN));
     match record.table {
         Table::Data => {
-            key.extend_from_slice(
-                &scramble(command_number.wrapping_mul(16).wrapping_add(index)).to_be_bytes(),
-            );
+            key.extend_from_slice(&scramble(command_number.wrapping_mul(16).wrapping_add(index)).to_be_bytes());
             key.extend_from_slice(&(command_number << 4 | index).to_be_bytes());
         }
         Table::Feed => {
@@ -273,19 +229,12 @@ struct Values {
 impl Values {
     fn new() -> Self {
         let words = 0..u64::try_from(RANDOM_BYTES / 8).unwrap_or_default();
-        Self {
-            pool: words
-                .flat_map(|word| scramble(word).to_le_bytes())
-                .collect(),
-            offset: 0,
-        }
+        Self { pool: words.flat_map(|word| scramble(word).to_le_bytes()).collect(), offset: 0 }
     }
 
     fn next(&mut self, bytes: usize) -> &[u8] {
         // An odd stride, so that values differ for a long time.
         self.offset = (self.offset + 4_099) % self.pool.len().saturating_sub(bytes).max(1);
-        self.pool
-            .get(self.offset..self.offset + bytes)
-            .unwrap_or_default()
+        self.pool.get(self.offset..self.offset + bytes).unwrap_or_default()
     }
 }

@@ -23,23 +23,17 @@ pub enum Kind {
 /// # Errors
 /// When no port can be bound, or the certificate cannot be made.
 pub async fn serve(kind: Kind, tls: bool) -> Result<(), LoadError> {
-    let listener = TcpListener::bind(("127.0.0.1", 0))
-        .await
-        .map_err(LoadError::io("bind a loopback port"))?;
-    let address = listener
-        .local_addr()
-        .map_err(LoadError::io("read the bound address"))?;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(LoadError::io("bind a loopback port"))?;
+    let address = listener.local_addr().map_err(LoadError::io("read the bound address"))?;
     let mut server = Server::builder();
     let mut ca = None;
     if tls {
         let made = |reason: String| LoadError::Tls(reason);
         let CertifiedKey { cert, signing_key } =
-            generate_simple_self_signed(["localhost".to_owned()])
-                .map_err(|error| made(error.to_string()))?;
+            generate_simple_self_signed(["localhost".to_owned()]).map_err(|error| made(error.to_string()))?;
         let identity = Identity::from_pem(cert.pem(), signing_key.serialize_pem());
-        server = server
-            .tls_config(ServerTlsConfig::new().identity(identity))
-            .map_err(|error| made(error.to_string()))?;
+        server =
+            server.tls_config(ServerTlsConfig::new().identity(identity)).map_err(|error| made(error.to_string()))?;
         ca = Some(cert.pem());
     }
     let router = match kind {
@@ -73,12 +67,8 @@ pub async fn spin(cpu_ms: u64) -> Result<(), LoadError> {
             std::hint::spin_loop();
         }
     });
-    let burnt_ms = burnt_ms
-        .await
-        .map_err(|error| LoadError::Subject(error.to_string()))?;
-    print_line(
-        &serde_json::json!({ "ready": true, "address": "127.0.0.1:0", "burnt_ms": burnt_ms }),
-    )?;
+    let burnt_ms = burnt_ms.await.map_err(|error| LoadError::Subject(error.to_string()))?;
+    print_line(&serde_json::json!({ "ready": true, "address": "127.0.0.1:0", "burnt_ms": burnt_ms }))?;
     stdin_closed().await;
     Ok(())
 }
@@ -91,9 +81,7 @@ fn process_cpu_ms() -> u64 {
 
 fn print_line(value: &serde_json::Value) -> Result<(), LoadError> {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{value}")
-        .and_then(|()| stdout.flush())
-        .map_err(LoadError::io("print the ready line"))
+    writeln!(stdout, "{value}").and_then(|()| stdout.flush()).map_err(LoadError::io("print the ready line"))
 }
 
 /// Returns when the parent is gone or has closed our stdin.

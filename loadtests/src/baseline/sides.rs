@@ -44,26 +44,15 @@ impl Baseline {
 
 /// The endpoint of a server that says in its ready line where it listens and whom to trust.
 pub(crate) fn endpoint(ready: &Ready) -> Endpoint {
-    Endpoint {
-        ca_pem: ready.ca.clone(),
-        ..Endpoint::plain(ready.address)
-    }
+    Endpoint { ca_pem: ready.ca.clone(), ..Endpoint::plain(ready.address) }
 }
 
 impl edge::Target for Baseline {
-    fn launch(
-        &self,
-        tls: bool,
-        payload_bytes: usize,
-    ) -> BoxFuture<'_, Result<edge::Side, LoadError>> {
+    fn launch(&self, tls: bool, payload_bytes: usize) -> BoxFuture<'_, Result<edge::Side, LoadError>> {
         async move {
             let server = self.serve(Kind::Echo, tls).await?;
             let endpoint = endpoint(server.ready());
-            Ok(edge::Side {
-                server,
-                endpoint,
-                call: Call::new(&echo::PATH, &vec![b'x'; payload_bytes]),
-            })
+            Ok(edge::Side { server, endpoint, call: Call::new(&echo::PATH, &vec![b'x'; payload_bytes]) })
         }
         .boxed()
     }
@@ -106,8 +95,8 @@ impl commit::Committer for RawVaults {
 
     fn close_and_count(self: Arc<Self>) -> BoxFuture<'static, Result<u64, LoadError>> {
         async move {
-            let vaults = Arc::into_inner(self)
-                .ok_or_else(|| LoadError::Subject("raw vaults closed while in use".to_owned()))?;
+            let vaults =
+                Arc::into_inner(self).ok_or_else(|| LoadError::Subject("raw vaults closed while in use".to_owned()))?;
             tokio::task::spawn_blocking(move || vaults.close_and_count())
                 .await
                 .map_err(|error| LoadError::Subject(error.to_string()))?
@@ -130,11 +119,7 @@ impl start::Target for Baseline {
     }
 
     /// An echo stores nothing, so there is no full directory to start on.
-    fn fill<'a>(
-        &'a self,
-        _server: &'a ServerProcess,
-        _messages: u64,
-    ) -> BoxFuture<'a, Result<u64, LoadError>> {
+    fn fill<'a>(&'a self, _server: &'a ServerProcess, _messages: u64) -> BoxFuture<'a, Result<u64, LoadError>> {
         async { Ok(0) }.boxed()
     }
 

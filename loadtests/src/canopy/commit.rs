@@ -46,11 +46,7 @@ impl Target for Actors {
         }
     }
 
-    fn open<'a>(
-        &'a self,
-        directory: &'a Path,
-        vaults: usize,
-    ) -> BoxFuture<'a, Result<Arc<dyn Committer>, LoadError>> {
+    fn open<'a>(&'a self, directory: &'a Path, vaults: usize) -> BoxFuture<'a, Result<Arc<dyn Committer>, LoadError>> {
         async move {
             let chats: Vec<Address> = (0..vaults)
                 .map(|_| {

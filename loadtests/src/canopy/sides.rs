@@ -5,7 +5,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use canopy_proto::Wire;
-use canopy_proto::chat::v1::{ChannelPosition, ListMessagesRequest, Message as ChatMessage, Order, SendMessageRequest, SubscribeRequest};
+use canopy_proto::chat::v1::{
+    ChannelPosition, ListMessagesRequest, Message as ChatMessage, Order, SendMessageRequest, SubscribeRequest,
+};
 use canopy_proto::methods::chat as methods;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;

@@ -28,11 +28,7 @@ pub async fn closed_loop<C, F>(
 ) -> Result<Sample, LoadError>
 where
     C: Send + 'static,
-    F: for<'a> Fn(&'a mut C) -> futures::future::BoxFuture<'a, Result<(), LoadError>>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
+    F: for<'a> Fn(&'a mut C) -> futures::future::BoxFuture<'a, Result<(), LoadError>> + Clone + Send + Sync + 'static,
 {
     let cpu_before = cpu_s()?;
     let start_ns = now_ns();

@@ -17,15 +17,11 @@ pub struct RawCodec {
 
 impl RawCodec {
     pub fn unary() -> Self {
-        Self {
-            buffers: BufferSettings::new(UNARY_BUFFER_BYTES, STREAM_BUFFER_BYTES),
-        }
+        Self { buffers: BufferSettings::new(UNARY_BUFFER_BYTES, STREAM_BUFFER_BYTES) }
     }
 
     pub fn streaming() -> Self {
-        Self {
-            buffers: BufferSettings::new(STREAM_BUFFER_BYTES, STREAM_BUFFER_BYTES),
-        }
+        Self { buffers: BufferSettings::new(STREAM_BUFFER_BYTES, STREAM_BUFFER_BYTES) }
     }
 }
 

@@ -39,18 +39,11 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn plain(address: SocketAddr) -> Self {
-        Self {
-            address,
-            ca_pem: None,
-            server_name: "localhost".to_owned(),
-        }
+        Self { address, ca_pem: None, server_name: "localhost".to_owned() }
     }
 
     pub fn tls(address: SocketAddr, ca_pem: impl Into<String>) -> Self {
-        Self {
-            ca_pem: Some(ca_pem.into()),
-            ..Self::plain(address)
-        }
+        Self { ca_pem: Some(ca_pem.into()), ..Self::plain(address) }
     }
 }
 
@@ -70,11 +63,7 @@ impl Call {
         frame.put_u8(0);
         frame.put_u32(u32::try_from(message.len()).expect("load payloads are far below 4 GiB"));
         frame.put_slice(message);
-        Self {
-            path: path.clone(),
-            frame: frame.freeze(),
-            authorization: None,
-        }
+        Self { path: path.clone(), frame: frame.freeze(), authorization: None }
     }
 
     /// Adds an authorization header, for example `Bearer …`.
@@ -103,10 +92,7 @@ impl Call {
     }
 
     fn failed(&self, reason: impl ToString) -> LoadError {
-        LoadError::Call {
-            path: self.path.to_string(),
-            reason: reason.to_string(),
-        }
+        LoadError::Call { path: self.path.to_string(), reason: reason.to_string() }
     }
 }
 
@@ -121,15 +107,8 @@ impl Connection {
     /// [`LoadError::Connect`] when nobody answers, [`LoadError::Tls`] when the certificate is no PEM.
     pub async fn open(endpoint: &Endpoint) -> Result<Self, LoadError> {
         let address = endpoint.address;
-        let connect = |source| LoadError::Connect {
-            address: address.to_string(),
-            source,
-        };
-        let scheme = if endpoint.ca_pem.is_some() {
-            "https"
-        } else {
-            "http"
-        };
+        let connect = |source| LoadError::Connect { address: address.to_string(), source };
+        let scheme = if endpoint.ca_pem.is_some() { "https" } else { "http" };
         let mut builder = Channel::from_shared(format!("{scheme}://{address}"))
             .expect("a socket address makes a valid URI")
             .connect_timeout(CONNECT_TIMEOUT)
@@ -140,13 +119,9 @@ impl Connection {
             let tls = ClientTlsConfig::new()
                 .ca_certificate(Certificate::from_pem(pem))
                 .domain_name(endpoint.server_name.clone());
-            builder = builder
-                .tls_config(tls)
-                .map_err(|source| LoadError::Tls(source.to_string()))?;
+            builder = builder.tls_config(tls).map_err(|source| LoadError::Tls(source.to_string()))?;
         }
-        Ok(Self {
-            channel: builder.connect().await.map_err(connect)?,
-        })
+        Ok(Self { channel: builder.connect().await.map_err(connect)? })
     }
 
     /// Opens `count` connections, one after the other.
@@ -159,15 +134,8 @@ impl Connection {
     }
 
     async fn send(&mut self, call: &Call) -> Result<http::Response<Body>, LoadError> {
-        let channel = self
-            .channel
-            .ready()
-            .await
-            .map_err(|error| call.failed(error))?;
-        let response = channel
-            .call(call.request())
-            .await
-            .map_err(|error| call.failed(error))?;
+        let channel = self.channel.ready().await.map_err(|error| call.failed(error))?;
+        let response = channel.call(call.request()).await.map_err(|error| call.failed(error))?;
         if response.status() != http::StatusCode::OK {
             return Err(call.failed(format!("HTTP status {}", response.status())));
         }

@@ -60,10 +60,7 @@ pub struct Deliveries {
 
 impl Deliveries {
     pub(super) fn new(body: Body) -> Self {
-        Self {
-            body,
-            framing: Framing::default(),
-        }
+        Self { body, framing: Framing::default() }
     }
 
     /// Waits for data; `None` when the server ended the stream with status OK. Safe to cancel.
@@ -80,9 +77,7 @@ impl Deliveries {
                 Ok(data) => return Ok(Some(data)),
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
-                        return check_status(&trailers)
-                            .map(|()| None)
-                            .map_err(LoadError::Stream);
+                        return check_status(&trailers).map(|()| None).map_err(LoadError::Stream);
                     }
                 }
             }

@@ -17,15 +17,12 @@ pub struct Latencies {
 
 impl Default for Latencies {
     fn default() -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::new(empty())).collect(),
-        }
+        Self { shards: (0..SHARDS).map(|_| Mutex::new(empty())).collect() }
     }
 }
 
 fn empty() -> Histogram<u64> {
-    Histogram::new_with_bounds(LATENCY_NS_MIN, LATENCY_NS_MAX, DIGITS)
-        .expect("the bounds are constants in range")
+    Histogram::new_with_bounds(LATENCY_NS_MIN, LATENCY_NS_MAX, DIGITS).expect("the bounds are constants in range")
 }
 
 impl Latencies {
@@ -53,6 +50,5 @@ impl Latencies {
 
 /// A percentile (0–100) in milliseconds.
 pub fn percentile_ms(latencies: &Histogram<u64>, percentile: f64) -> f64 {
-    std::time::Duration::from_nanos(latencies.value_at_percentile(percentile)).as_secs_f64()
-        * 1_000.0
+    std::time::Duration::from_nanos(latencies.value_at_percentile(percentile)).as_secs_f64() * 1_000.0
 }

@@ -28,8 +28,7 @@ impl Schedule {
     /// When request `index` starts. Computed from the index, so that no rounding adds up.
     pub fn due_ns(&self, index: u64) -> u64 {
         let offset = u128::from(index) * NS_PER_S / u128::from(self.rate_per_s.max(1));
-        self.start_ns
-            .saturating_add(u64::try_from(offset).unwrap_or(u64::MAX))
+        self.start_ns.saturating_add(u64::try_from(offset).unwrap_or(u64::MAX))
     }
 
     /// How many requests the schedule holds in `seconds`.
@@ -74,10 +73,7 @@ where
     let cpu_before = cpu_s()?;
     let latencies = Arc::new(Latencies::default());
     let (succeeded, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let schedule = Schedule {
-        start_ns: now_ns(),
-        rate_per_s: plan.rate_per_s.max(1),
-    };
+    let schedule = Schedule { start_ns: now_ns(), rate_per_s: plan.rate_per_s.max(1) };
     // Each task holds a sender: the channel closes when the last one has ended.
     let (running, mut all_ended) = mpsc::channel::<()>(1);
     let runtime = tokio::runtime::Handle::current();
@@ -96,11 +92,7 @@ where
             let (latencies, running) = (latencies.clone(), running.clone());
             let (succeeded, failed) = (succeeded.clone(), failed.clone());
             runtime.spawn(async move {
-                let counter = if request.await.is_ok() {
-                    succeeded
-                } else {
-                    failed
-                };
+                let counter = if request.await.is_ok() { succeeded } else { failed };
                 counter.fetch_add(1, Ordering::Relaxed);
                 let lane = usize::try_from(index).unwrap_or_default();
                 latencies.record(lane, [schedule.latency_ns(index, now_ns())]);
@@ -109,9 +101,7 @@ where
         }
     });
     all_ended.recv().await;
-    dispatcher
-        .join()
-        .map_err(|_| LoadError::Subject("a call panicked as it was made".to_owned()))?;
+    dispatcher.join().map_err(|_| LoadError::Subject("a call panicked as it was made".to_owned()))?;
     let histogram = latencies.take();
     let sample = Sample {
         operations: succeeded.load(Ordering::Relaxed),

@@ -39,20 +39,11 @@ pub struct Comparison {
 impl Comparison {
     /// Median over rounds of `a`'s measure to `b`'s of the same round.
     pub fn ratio(&self, measure: impl Fn(&Sample) -> f64) -> f64 {
-        median(
-            self.a
-                .iter()
-                .zip(&self.b)
-                .map(|(a, b)| measure(a) / measure(b)),
-        )
+        median(self.a.iter().zip(&self.b).map(|(a, b)| measure(a) / measure(b)))
     }
 
     pub fn errors(&self) -> u64 {
-        self.a
-            .iter()
-            .chain(&self.b)
-            .map(|sample| sample.errors)
-            .sum()
+        self.a.iter().chain(&self.b).map(|sample| sample.errors).sum()
     }
 }
 
@@ -84,8 +75,5 @@ pub async fn interleave(
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
-    values
-        .get(values.len().saturating_sub(1) / 2)
-        .copied()
-        .unwrap_or(f64::NAN)
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
 }

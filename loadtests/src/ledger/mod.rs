@@ -47,12 +47,7 @@ pub struct Ledger {
 impl Ledger {
     /// A message is late when it comes more than `late_after_ns` nanoseconds after it was sent.
     pub fn new(late_after_ns: u64) -> Self {
-        Self {
-            late_after_ns,
-            received: 0,
-            late: 0,
-            tracks: Vec::new(),
-        }
+        Self { late_after_ns, received: 0, late: 0, tracks: Vec::new() }
     }
 
     /// Enters a delivery at `now_ns`; returns its latency in nanoseconds.
@@ -73,11 +68,7 @@ impl Ledger {
     /// Closes the books: `sent` holds how many messages each sender has sent, by sender.
     /// A number that its sender never sent counts as duplicated: something made it up.
     pub fn tally(&self, sent: &[u64]) -> Tally {
-        let mut tally = Tally {
-            received: self.received,
-            late: self.late,
-            ..Tally::default()
-        };
+        let mut tally = Tally { received: self.received, late: self.late, ..Tally::default() };
         let none = Track::default();
         for sender in 0..self.tracks.len().max(sent.len()) {
             let track = self.tracks.get(sender).unwrap_or(&none);

@@ -22,16 +22,8 @@ pub struct Stamp {
 impl Stamp {
     /// A text of `text_bytes` (at least [`STAMP_BYTES`]) that begins with the stamp; the rest is filler.
     pub fn text(&self, text_bytes: usize) -> String {
-        let Self {
-            sender,
-            number,
-            sent_ns,
-        } = self;
-        format!(
-            "~cl~{sender:04x}{number:010x}{sent_ns:012x}{:.<1$}",
-            "",
-            text_bytes.saturating_sub(STAMP_BYTES)
-        )
+        let Self { sender, number, sent_ns } = self;
+        format!("~cl~{sender:04x}{number:010x}{sent_ns:012x}{:.<1$}", "", text_bytes.saturating_sub(STAMP_BYTES))
     }
 
     /// Calls `each` for every stamp in `message`, whatever surrounds them: a protobuf envelope,

@@ -52,21 +52,13 @@ impl Track {
 
     /// Of the first `sent` numbers, how many never came.
     pub fn lost(&self, sent: u64) -> u64 {
-        let open: u64 = self
-            .gaps
-            .iter()
-            .map(|gap| gap.end.min(sent).saturating_sub(gap.start))
-            .sum();
+        let open: u64 = self.gaps.iter().map(|gap| gap.end.min(sent).saturating_sub(gap.start)).sum();
         open + self.written_off + sent.saturating_sub(self.next)
     }
 
     /// Numbers received at or above `sent`.
     pub fn invented(&self, sent: u64) -> u64 {
-        let missing: u64 = self
-            .gaps
-            .iter()
-            .map(|gap| gap.end.saturating_sub(gap.start.max(sent)))
-            .sum();
+        let missing: u64 = self.gaps.iter().map(|gap| gap.end.saturating_sub(gap.start.max(sent))).sum();
         self.next.saturating_sub(sent).saturating_sub(missing)
     }
 

@@ -7,26 +7,19 @@ use crate::LoadError;
 const UTIME_AFTER_STATE: usize = 11;
 
 fn read(pid: u32, file: &str) -> Result<String, LoadError> {
-    std::fs::read_to_string(format!("/proc/{pid}/{file}")).map_err(|error| LoadError::Process {
-        pid,
-        reason: format!("/proc/{pid}/{file}: {error}"),
-    })
+    std::fs::read_to_string(format!("/proc/{pid}/{file}"))
+        .map_err(|error| LoadError::Process { pid, reason: format!("/proc/{pid}/{file}: {error}") })
 }
 
 /// User and system CPU seconds of all threads so far, in steps of a clock tick (10 ms).
 ///
 /// # Errors
 /// [`LoadError::Process`] when there is no such process.
-#[allow(
-    clippy::cast_precision_loss,
-    reason = "ticks of a load run stay far below 2^52"
-)]
+#[allow(clippy::cast_precision_loss, reason = "ticks of a load run stay far below 2^52")]
 pub fn cpu_s(pid: u32) -> Result<f64, LoadError> {
     let stat = read(pid, "stat")?;
-    let ticks = cpu_ticks(&stat).ok_or_else(|| LoadError::Process {
-        pid,
-        reason: "its stat file is not as proc(5) says".to_owned(),
-    })?;
+    let ticks = cpu_ticks(&stat)
+        .ok_or_else(|| LoadError::Process { pid, reason: "its stat file is not as proc(5) says".to_owned() })?;
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
@@ -51,17 +44,12 @@ fn times(stat: &str, count: usize) -> Option<u64> {
 ///
 /// # Errors
 /// [`LoadError::Process`] when /proc cannot be read.
-#[allow(
-    clippy::cast_precision_loss,
-    reason = "ticks of a load run stay far below 2^52"
-)]
+#[allow(clippy::cast_precision_loss, reason = "ticks of a load run stay far below 2^52")]
 pub fn family_cpu_s() -> Result<f64, LoadError> {
     let pid = std::process::id();
     let stat = read(pid, "stat")?;
-    let ticks = times(&stat, 4).ok_or_else(|| LoadError::Process {
-        pid,
-        reason: "its stat file is not as proc(5) says".to_owned(),
-    })?;
+    let ticks = times(&stat, 4)
+        .ok_or_else(|| LoadError::Process { pid, reason: "its stat file is not as proc(5) says".to_owned() })?;
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
@@ -69,10 +57,7 @@ pub fn family_cpu_s() -> Result<f64, LoadError> {
 ///
 /// # Errors
 /// [`LoadError::Io`] when /proc cannot be read.
-#[allow(
-    clippy::cast_precision_loss,
-    reason = "ticks of a machine's life stay far below 2^52"
-)]
+#[allow(clippy::cast_precision_loss, reason = "ticks of a machine's life stay far below 2^52")]
 pub fn machine_cpu_s() -> Result<f64, LoadError> {
     let stat = std::fs::read_to_string("/proc/stat").map_err(LoadError::io("read /proc/stat"))?;
     let ticks = machine_ticks(&stat).unwrap_or_default();
@@ -81,15 +66,8 @@ pub fn machine_cpu_s() -> Result<f64, LoadError> {
 
 /// proc(5): user, nice, system, idle, iowait, irq, softirq, steal.
 fn machine_ticks(stat: &str) -> Option<u64> {
-    let fields = stat
-        .lines()
-        .next()?
-        .strip_prefix("cpu ")?
-        .split_ascii_whitespace();
-    let busy = fields
-        .take(8)
-        .enumerate()
-        .filter(|(field, _)| !matches!(field, 3 | 4));
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
+    let busy = fields.take(8).enumerate().filter(|(field, _)| !matches!(field, 3 | 4));
     busy.map(|(_, ticks)| ticks.parse::<u64>().ok()).sum()
 }
 
@@ -101,16 +79,11 @@ pub fn rss_bytes(pid: u32) -> Result<u64, LoadError> {
     let status = read(pid, "status")?;
     rss_kib(&status)
         .map(|kib| kib * 1024)
-        .ok_or_else(|| LoadError::Process {
-            pid,
-            reason: "it has no VmRSS, so it has ended".to_owned(),
-        })
+        .ok_or_else(|| LoadError::Process { pid, reason: "it has no VmRSS, so it has ended".to_owned() })
 }
 
 fn rss_kib(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
@@ -120,8 +93,7 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_does_not_shift_the_fields() {
-        let stat =
-            "42 (a) b (c)) S 1 42 42 0 -1 4194304 100 0 0 0 250 31 7 9 20 0 4 0 100 1000 200";
+        let stat = "42 (a) b (c)) S 1 42 42 0 -1 4194304 100 0 0 0 250 31 7 9 20 0 4 0 100 1000 200";
         assert_eq!(cpu_ticks(stat), Some(281));
         assert_eq!(cpu_ticks("42 (a) S 1"), None);
     }
@@ -141,10 +113,7 @@ mod tests {
 
     #[test]
     fn resident_memory_is_read_in_kibibytes() {
-        assert_eq!(
-            rss_kib("Name:\tx\nVmHWM:\t  99 kB\nVmRSS:\t  1234 kB\n"),
-            Some(1234)
-        );
+        assert_eq!(rss_kib("Name:\tx\nVmHWM:\t  99 kB\nVmRSS:\t  1234 kB\n"), Some(1234));
         assert_eq!(rss_kib("Name:\tzombie\n"), None);
     }
 }

@@ -48,12 +48,7 @@ impl ServerProcess {
     /// [`LoadError::NotReady`] with the last of its stderr when it ends or stays silent for 60 s.
     pub async fn spawn(mut command: Command) -> Result<Self, LoadError> {
         let (child, ready, started_ns) = start(&mut command).await?;
-        Ok(Self {
-            command,
-            child,
-            ready,
-            started_ns,
-        })
+        Ok(Self { command, child, ready, started_ns })
     }
 
     /// Kills the server with SIGKILL and waits until it is gone.
@@ -62,10 +57,7 @@ impl ServerProcess {
     /// [`LoadError::Process`] when the system refuses.
     pub fn kill(&mut self) -> Result<(), LoadError> {
         let pid = self.pid();
-        let process = |error: std::io::Error| LoadError::Process {
-            pid,
-            reason: error.to_string(),
-        };
+        let process = |error: std::io::Error| LoadError::Process { pid, reason: error.to_string() };
         self.child.kill().map_err(process)?;
         self.child.wait().map_err(process)?;
         Ok(())
@@ -88,13 +80,9 @@ impl ServerProcess {
     pub async fn finish(mut self) -> Result<bool, LoadError> {
         let pid = self.pid();
         drop(self.child.stdin.take());
-        let waited =
-            tokio::task::spawn_blocking(move || self.child.wait().map(|status| status.success()))
-                .await;
+        let waited = tokio::task::spawn_blocking(move || self.child.wait().map(|status| status.success())).await;
         let process = |reason: String| LoadError::Process { pid, reason };
-        waited
-            .map_err(|error| process(error.to_string()))?
-            .map_err(|error| process(error.to_string()))
+        waited.map_err(|error| process(error.to_string()))?.map_err(|error| process(error.to_string()))
     }
 
     pub fn ready(&self) -> &Ready {
@@ -142,11 +130,8 @@ impl Drop for ServerProcess {
 
 async fn start(command: &mut Command) -> Result<(Child, Ready, u64), LoadError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let mut log =
-        tempfile::tempfile().map_err(LoadError::io("make a file for the server's stderr"))?;
-    let stderr = log
-        .try_clone()
-        .map_err(LoadError::io("share the file for the server's stderr"))?;
+    let mut log = tempfile::tempfile().map_err(LoadError::io("make a file for the server's stderr"))?;
+    let stderr = log.try_clone().map_err(LoadError::io("share the file for the server's stderr"))?;
     let started_ns = now_ns();
     let mut child = command
         .stdin(Stdio::piped())
@@ -176,11 +161,7 @@ async fn start(command: &mut Command) -> Result<(Child, Ready, u64), LoadError> 
     };
     let _ = child.kill();
     let _ = child.wait();
-    Err(LoadError::NotReady {
-        program,
-        reason,
-        output: tail(&mut log).unwrap_or_default(),
-    })
+    Err(LoadError::NotReady { program, reason, output: tail(&mut log).unwrap_or_default() })
 }
 
 fn tail(log: &mut std::fs::File) -> std::io::Result<String> {

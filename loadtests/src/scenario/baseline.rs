@@ -37,10 +37,7 @@ pub async fn run(settings: &Settings) -> Result<Report, LoadError> {
     fjall(settings, &mut report).await?;
     let bare = start::run(&settings.baseline(), settings).await?;
     report.set("start_ms", bare.figure("empty_ms").unwrap_or(f64::NAN));
-    report.set(
-        "start_rss_mb",
-        bare.figure("idle_rss_mb").unwrap_or(f64::NAN),
-    );
+    report.set("start_rss_mb", bare.figure("idle_rss_mb").unwrap_or(f64::NAN));
     Ok(report)
 }
 
@@ -65,13 +62,7 @@ async fn echo(settings: &Settings, report: &mut Report) -> Result<(), LoadError>
 async fn fanout(settings: &Settings, report: &mut Report) -> Result<(), LoadError> {
     settings.say("baseline: fan-out");
     let target: &dyn chat::Target = &settings.baseline();
-    let room = Room::open(
-        target.launch(SUBSCRIBERS).await?,
-        SUBSCRIBERS,
-        PAYLOAD_BYTES,
-        settings,
-    )
-    .await?;
+    let room = Room::open(target.launch(SUBSCRIBERS).await?, SUBSCRIBERS, PAYLOAD_BYTES, settings).await?;
     let senders = settings.callers.unwrap_or(SENDERS);
     let mut rounds = Vec::new();
     for _ in 0..settings.rounds {
@@ -115,13 +106,7 @@ async fn fjall(settings: &Settings, report: &mut Report) -> Result<(), LoadError
 }
 
 fn enter(report: &mut Report, prefix: &str, unit: &str, rounds: &[Sample]) {
-    report.set(
-        &format!("{prefix}_{unit}per_s"),
-        median(rounds.iter().map(Sample::per_s)),
-    );
-    report.set(
-        &format!("{prefix}_{unit}per_cpu_s"),
-        median(rounds.iter().map(Sample::per_cpu_s)),
-    );
+    report.set(&format!("{prefix}_{unit}per_s"), median(rounds.iter().map(Sample::per_s)));
+    report.set(&format!("{prefix}_{unit}per_cpu_s"), median(rounds.iter().map(Sample::per_cpu_s)));
     report.errors += rounds.iter().map(|round| round.errors).sum::<u64>();
 }

@@ -16,10 +16,7 @@ use crate::threshold::{Bound, Threshold};
 pub const SCENARIO: Scenario = Scenario {
     name: "chat",
     about: "one channel, 1,000 subscribers, durable sends, to a bare tonic fan-out",
-    thresholds: &[
-        Threshold::gate("ratio", Bound::AtLeast(0.50)),
-        Threshold::goal("ratio", Bound::AtLeast(0.70)),
-    ],
+    thresholds: &[Threshold::gate("ratio", Bound::AtLeast(0.50)), Threshold::goal("ratio", Bound::AtLeast(0.70))],
 };
 
 pub(super) const SUBSCRIBERS: usize = 1_000;
@@ -56,26 +53,12 @@ pub struct Side {
 /// When a server does not start, a subscription ends, or deliveries stall.
 pub async fn run(subject: &dyn Target, settings: &Settings) -> Result<Report, LoadError> {
     let mut report = Report::new(SCENARIO.name);
-    let ours = Room::open(
-        subject.launch(SUBSCRIBERS).await?,
-        SUBSCRIBERS,
-        TEXT_BYTES,
-        settings,
-    )
-    .await?;
+    let ours = Room::open(subject.launch(SUBSCRIBERS).await?, SUBSCRIBERS, TEXT_BYTES, settings).await?;
     // One message over our side tells how many bytes a delivery takes: the fan-out sends as many.
     let bytes = ours.probe().await?;
     let fanout: &dyn Target = &settings.baseline();
-    let fanout = Room::open(
-        fanout.launch(SUBSCRIBERS).await?,
-        SUBSCRIBERS,
-        bytes.max(STAMP_BYTES),
-        settings,
-    )
-    .await?;
-    settings.say(&format!(
-        "chat: {SUBSCRIBERS} subscribers, deliveries of {bytes} bytes"
-    ));
+    let fanout = Room::open(fanout.launch(SUBSCRIBERS).await?, SUBSCRIBERS, bytes.max(STAMP_BYTES), settings).await?;
+    settings.say(&format!("chat: {SUBSCRIBERS} subscribers, deliveries of {bytes} bytes"));
     let senders = settings.callers.unwrap_or(SENDERS);
     let peak = interleave(
         settings.rounds,
@@ -87,20 +70,12 @@ pub async fn run(subject: &dyn Target, settings: &Settings) -> Result<Report, Lo
     report.set("ratio", peak.ratio(Sample::per_s));
     report.set("cpu_ratio", peak.ratio(Sample::per_cpu_s));
     report.set("deliveries_per_s", median(peak.a.iter().map(Sample::per_s)));
-    report.set(
-        "deliveries_per_cpu_s",
-        median(peak.a.iter().map(Sample::per_cpu_s)),
-    );
+    report.set("deliveries_per_cpu_s", median(peak.a.iter().map(Sample::per_cpu_s)));
     report.set("fanout_per_s", median(peak.b.iter().map(Sample::per_s)));
-    report.set(
-        "fanout_per_cpu_s",
-        median(peak.b.iter().map(Sample::per_cpu_s)),
-    );
+    report.set("fanout_per_cpu_s", median(peak.b.iter().map(Sample::per_cpu_s)));
     let sends_per_s = median(peak.a.iter().map(Sample::per_s)) / ours.subscribers_f64();
     let rate = Settings::half(sends_per_s);
-    settings.say(&format!(
-        "chat: latencies at {rate} sends/s, half of the peak"
-    ));
+    settings.say(&format!("chat: latencies at {rate} sends/s, half of the peak"));
     let mut p99_ms = Vec::new();
     for _ in 0..settings.rounds {
         let paced = ours.at_rate(rate, settings.seconds).await?;

@@ -34,11 +34,7 @@ pub trait Target: Send + Sync {
     fn shape(&self) -> Shape;
 
     /// Opens `vaults` vaults under `directory`, ready for commands.
-    fn open<'a>(
-        &'a self,
-        directory: &'a Path,
-        vaults: usize,
-    ) -> BoxFuture<'a, Result<Arc<dyn Committer>, LoadError>>;
+    fn open<'a>(&'a self, directory: &'a Path, vaults: usize) -> BoxFuture<'a, Result<Arc<dyn Committer>, LoadError>>;
 }
 
 /// Open vaults that take commands.
@@ -51,17 +47,10 @@ pub trait Committer: Send + Sync {
 }
 
 /// Opens the baseline.
-pub(crate) async fn raw(
-    directory: &Path,
-    vaults: usize,
-    shape: Shape,
-) -> Result<Arc<dyn Committer>, LoadError> {
+pub(crate) async fn raw(directory: &Path, vaults: usize, shape: Shape) -> Result<Arc<dyn Committer>, LoadError> {
     let directory = directory.to_owned();
-    let opened =
-        tokio::task::spawn_blocking(move || RawVaults::open(&directory, vaults, &shape)).await;
-    Ok(Arc::new(opened.map_err(|error| {
-        LoadError::Subject(error.to_string())
-    })??))
+    let opened = tokio::task::spawn_blocking(move || RawVaults::open(&directory, vaults, &shape)).await;
+    Ok(Arc::new(opened.map_err(|error| LoadError::Subject(error.to_string()))??))
 }
 
 /// A committer under load, and how many commands it has acknowledged.
@@ -76,13 +65,7 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn new(committer: Arc<dyn Committer>, vaults: usize, settings: &Settings) -> Self {
         let callers = settings.callers.unwrap_or(CALLERS).max(1);
-        Self {
-            committer,
-            vaults,
-            callers,
-            acknowledged: 0,
-            errors: 0,
-        }
+        Self { committer, vaults, callers, acknowledged: 0, errors: 0 }
     }
 
     fn enter(&mut self, sample: Sample) -> Sample {
@@ -93,10 +76,7 @@ impl Bench {
 
     pub(super) async fn peak(&mut self, seconds: f64) -> Result<Sample, LoadError> {
         let sample = closed_loop(
-            ClosedPlan {
-                callers: self.callers,
-                seconds,
-            },
+            ClosedPlan { callers: self.callers, seconds },
             own_cpu_s,
             |index| (self.committer.clone(), index % self.vaults),
             |(committer, vault)| committer.commit(*vault),
@@ -105,24 +85,13 @@ impl Bench {
         Ok(self.enter(sample))
     }
 
-    pub(super) async fn at_rate(
-        &mut self,
-        rate_per_s: u64,
-        seconds: f64,
-    ) -> Result<Sample, LoadError> {
+    pub(super) async fn at_rate(&mut self, rate_per_s: u64, seconds: f64) -> Result<Sample, LoadError> {
         let (committer, vaults) = (self.committer.clone(), self.vaults);
-        let (sample, _) = open_loop(
-            OpenPlan {
-                rate_per_s,
-                seconds,
-            },
-            own_cpu_s,
-            move |arrival| {
-                let vault = usize::try_from(arrival.index).unwrap_or_default() % vaults;
-                let committer = committer.clone();
-                async move { committer.commit(vault).await }
-            },
-        )
+        let (sample, _) = open_loop(OpenPlan { rate_per_s, seconds }, own_cpu_s, move |arrival| {
+            let vault = usize::try_from(arrival.index).unwrap_or_default() % vaults;
+            let committer = committer.clone();
+            async move { committer.commit(vault).await }
+        })
         .await?;
         Ok(self.enter(sample))
     }
@@ -132,10 +101,7 @@ impl Bench {
     pub(super) async fn close(self) -> Result<(u64, u64), LoadError> {
         let found = self.committer.close_and_count().await?;
         let attempted = self.acknowledged + self.errors;
-        Ok((
-            self.acknowledged.saturating_sub(found),
-            found.saturating_sub(attempted),
-        ))
+        Ok((self.acknowledged.saturating_sub(found), found.saturating_sub(attempted)))
     }
 }
 
@@ -164,45 +130,22 @@ pub async fn run(subject: &dyn Target, settings: &Settings) -> Result<Report, Lo
     let mut report = Report::new(SCENARIO.name);
     for (vaults, prefix) in [(VAULTS, ""), (1, "hot_")] {
         let (ours_data, raw_data) = (settings.scratch()?, settings.scratch()?);
-        let mut ours = Bench::new(
-            subject.open(ours_data.path(), vaults).await?,
-            vaults,
-            settings,
-        );
-        let mut raw = Bench::new(
-            raw(raw_data.path(), vaults, subject.shape()).await?,
-            vaults,
-            settings,
-        );
-        settings.say(&format!(
-            "commit: {} callers, {vaults} vaults, {:?}",
-            ours.callers,
-            subject.shape().records
-        ));
-        let peak = interleave(
-            settings.rounds,
-            settings.seconds,
-            async |s| ours.peak(s).await,
-            async |s| raw.peak(s).await,
-        )
-        .await?;
+        let mut ours = Bench::new(subject.open(ours_data.path(), vaults).await?, vaults, settings);
+        let mut raw = Bench::new(raw(raw_data.path(), vaults, subject.shape()).await?, vaults, settings);
+        settings.say(&format!("commit: {} callers, {vaults} vaults, {:?}", ours.callers, subject.shape().records));
+        let peak =
+            interleave(settings.rounds, settings.seconds, async |s| ours.peak(s).await, async |s| raw.peak(s).await)
+                .await?;
         let peak_per_s = median(peak.a.iter().map(Sample::per_s));
         let mut p99_ms = Vec::new();
         for _ in 0..settings.rounds {
-            p99_ms.push(
-                ours.at_rate(Settings::half(peak_per_s), settings.seconds)
-                    .await?
-                    .p99_ms,
-            );
+            p99_ms.push(ours.at_rate(Settings::half(peak_per_s), settings.seconds).await?.p99_ms);
         }
         let figures = [
             ("ratio", peak.ratio(Sample::per_s)),
             ("cpu_ratio", peak.ratio(Sample::per_cpu_s)),
             ("commits_per_s", peak_per_s),
-            (
-                "commits_per_cpu_s",
-                median(peak.a.iter().map(Sample::per_cpu_s)),
-            ),
+            ("commits_per_cpu_s", median(peak.a.iter().map(Sample::per_cpu_s))),
             ("raw_per_s", median(peak.b.iter().map(Sample::per_s))),
             ("p99_ms", median(p99_ms)),
         ];

@@ -7,8 +7,7 @@ use futures::future::BoxFuture;
 use super::{CONNECTIONS, Scenario, Settings};
 use crate::LoadError;
 use crate::client::{
-    Call, ClosedPlan, Comparison, Connection, Endpoint, OpenPlan, Sample, closed_loop, interleave,
-    median, open_loop,
+    Call, ClosedPlan, Comparison, Connection, Endpoint, OpenPlan, Sample, closed_loop, interleave, median, open_loop,
 };
 use crate::process::ServerProcess;
 use crate::report::Report;
@@ -65,21 +64,13 @@ impl Station {
             reply_bytes = connection.unary(&side.call).await?.len();
         }
         let callers = settings.callers.unwrap_or(CALLERS).max(1);
-        let station = Self {
-            side,
-            connections,
-            callers,
-            reply_bytes,
-        };
+        let station = Self { side, connections, callers, reply_bytes };
         station.peak(settings.seconds * WARM_UP).await?;
         Ok(station)
     }
 
     fn connection(&self, index: usize) -> Connection {
-        self.connections
-            .get(index % self.connections.len())
-            .expect("at least one connection is open")
-            .clone()
+        self.connections.get(index % self.connections.len()).expect("at least one connection is open").clone()
     }
 
     /// As many calls as the server answers.
@@ -99,10 +90,7 @@ impl Station {
         let connections = self.connections.clone();
         let call = self.side.call.clone();
         let (sample, _) = open_loop(
-            OpenPlan {
-                rate_per_s,
-                seconds,
-            },
+            OpenPlan { rate_per_s, seconds },
             || self.side.server.cpu_s(),
             move |arrival| {
                 let index = usize::try_from(arrival.index).unwrap_or_default() % connections.len();
@@ -136,17 +124,10 @@ pub async fn run(subject: &dyn Target, settings: &Settings) -> Result<Report, Lo
             ours.reply_bytes
         ));
         let seconds = settings.seconds;
-        let peak = interleave(
-            settings.rounds,
-            seconds,
-            async |s| ours.peak(s).await,
-            async |s| echo.peak(s).await,
-        )
-        .await?;
+        let peak =
+            interleave(settings.rounds, seconds, async |s| ours.peak(s).await, async |s| echo.peak(s).await).await?;
         let rate = Settings::half(median(peak.b.iter().map(Sample::per_s)));
-        settings.say(&format!(
-            "edge: latencies at {rate} calls/s, half of the echo's peak"
-        ));
+        settings.say(&format!("edge: latencies at {rate} calls/s, half of the echo's peak"));
         let paced = interleave(
             settings.rounds,
             seconds,
@@ -164,21 +145,12 @@ fn enter(report: &mut Report, prefix: &str, peak: &Comparison, paced: &Compariso
         ("ratio", peak.ratio(Sample::per_s)),
         ("cpu_ratio", peak.ratio(Sample::per_cpu_s)),
         ("calls_per_s", median(peak.a.iter().map(Sample::per_s))),
-        (
-            "calls_per_cpu_s",
-            median(peak.a.iter().map(Sample::per_cpu_s)),
-        ),
+        ("calls_per_cpu_s", median(peak.a.iter().map(Sample::per_cpu_s))),
         ("echo_per_s", median(peak.b.iter().map(Sample::per_s))),
-        (
-            "echo_per_cpu_s",
-            median(peak.b.iter().map(Sample::per_cpu_s)),
-        ),
+        ("echo_per_cpu_s", median(peak.b.iter().map(Sample::per_cpu_s))),
         ("p99_ratio", paced.ratio(|sample| sample.p99_ms)),
         ("p99_ms", median(paced.a.iter().map(|sample| sample.p99_ms))),
-        (
-            "echo_p99_ms",
-            median(paced.b.iter().map(|sample| sample.p99_ms)),
-        ),
+        ("echo_p99_ms", median(paced.b.iter().map(|sample| sample.p99_ms))),
     ];
     for (name, value) in figures {
         report.set(&format!("{prefix}{name}"), value);

@@ -53,9 +53,7 @@ impl Settings {
     }
 
     pub fn baseline(&self) -> Baseline {
-        Baseline {
-            program: self.program.clone(),
-        }
+        Baseline { program: self.program.clone() }
     }
 
     pub(crate) fn say(&self, text: &str) {
@@ -66,18 +64,11 @@ impl Settings {
 
     /// A directory that is removed afterwards.
     pub(crate) fn scratch(&self) -> Result<tempfile::TempDir, LoadError> {
-        tempfile::tempdir_in(&self.data).map_err(LoadError::io(format!(
-            "make a directory in {}",
-            self.data.display()
-        )))
+        tempfile::tempdir_in(&self.data).map_err(LoadError::io(format!("make a directory in {}", self.data.display())))
     }
 
     /// Half of a measured peak: the rate at which latencies are taken, at least 1 per second.
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a rate is positive and small"
-    )]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is positive and small")]
     pub(crate) fn half(peak_per_s: f64) -> u64 {
         ((peak_per_s / 2.0) as u64).max(1)
     }
@@ -95,9 +86,7 @@ pub struct Subject {
 impl Subject {
     /// Canopy: its server as a child of `program`, its actors in this process.
     pub fn canopy(program: &std::path::Path) -> Self {
-        let server = Arc::new(crate::canopy::Canopy {
-            program: program.to_owned(),
-        });
+        let server = Arc::new(crate::canopy::Canopy { program: program.to_owned() });
         Self {
             edge: Some(server.clone()),
             commit: Some(Arc::new(crate::canopy::Actors)),
@@ -126,13 +115,8 @@ pub struct Scenario {
     pub thresholds: &'static [Threshold],
 }
 
-pub const CATALOG: [Scenario; 5] = [
-    edge::SCENARIO,
-    commit::SCENARIO,
-    chat::SCENARIO,
-    start::SCENARIO,
-    baseline::SCENARIO,
-];
+pub const CATALOG: [Scenario; 5] =
+    [edge::SCENARIO, commit::SCENARIO, chat::SCENARIO, start::SCENARIO, baseline::SCENARIO];
 
 /// # Errors
 /// [`LoadError::UnknownScenario`].
@@ -149,11 +133,7 @@ pub fn find(name: &str) -> Result<Scenario, LoadError> {
 ///
 /// # Errors
 /// When a side cannot be started or stops answering; failed calls are counted in the report.
-pub async fn run(
-    scenario: &Scenario,
-    subject: &Subject,
-    settings: &Settings,
-) -> Result<Report, LoadError> {
+pub async fn run(scenario: &Scenario, subject: &Subject, settings: &Settings) -> Result<Report, LoadError> {
     let (start_ns, machine_s, own_s) = (now_ns(), machine_cpu_s()?, family_cpu_s()?);
     let mut report = measure(scenario, subject, settings).await?;
     let elsewhere_s = (machine_cpu_s()? - machine_s) - (family_cpu_s()? - own_s);
@@ -164,11 +144,7 @@ pub async fn run(
     Ok(report)
 }
 
-async fn measure(
-    scenario: &Scenario,
-    subject: &Subject,
-    settings: &Settings,
-) -> Result<Report, LoadError> {
+async fn measure(scenario: &Scenario, subject: &Subject, settings: &Settings) -> Result<Report, LoadError> {
     let absent = LoadError::NoSubject(scenario.name);
     match scenario.name {
         "edge" => edge::run(subject.edge.as_deref().ok_or(absent)?, settings).await,

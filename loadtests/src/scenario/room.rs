@@ -11,9 +11,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::chat::Side;
 use super::{CONNECTIONS, Settings};
 use crate::LoadError;
-use crate::client::{
-    Connection, Deliveries, Latencies, OpenPlan, Sample, open_loop, percentile_ms,
-};
+use crate::client::{Connection, Deliveries, Latencies, OpenPlan, Sample, open_loop, percentile_ms};
 use crate::clock::{nanoseconds, now_ns, seconds_between};
 use crate::ledger::{Ledger, Stamp, Tally};
 
@@ -45,8 +43,7 @@ impl Progress {
         let before = self.delivered.fetch_add(messages, Ordering::AcqRel);
         let rounds = (before + messages) / self.subscribers - before / self.subscribers;
         if rounds > 0 {
-            self.window
-                .add_permits(usize::try_from(rounds).unwrap_or_default());
+            self.window.add_permits(usize::try_from(rounds).unwrap_or_default());
             self.advanced.notify_one();
         }
     }
@@ -101,10 +98,7 @@ impl Room {
         text_bytes: usize,
         settings: &Settings,
     ) -> Result<Self, LoadError> {
-        let count = settings
-            .connections
-            .unwrap_or(CONNECTIONS)
-            .clamp(1, subscribers.max(1));
+        let count = settings.connections.unwrap_or(CONNECTIONS).clamp(1, subscribers.max(1));
         let mut connections = Connection::open_many(&side.endpoint, count).await?;
         let progress = Arc::new(Progress {
             subscribers: u64::try_from(subscribers.max(1)).unwrap_or(u64::MAX),
@@ -118,18 +112,11 @@ impl Room {
         });
         let (mut ledgers, mut followers) = (Vec::new(), Vec::new());
         for subscriber in 0..subscribers {
-            let connection = connections
-                .get_mut(subscriber % count)
-                .expect("the index is below the length");
+            let connection = connections.get_mut(subscriber % count).expect("the index is below the length");
             let deliveries = connection.subscribe(&(side.subscribe)(subscriber)).await?;
             let ledger = Arc::new(Mutex::new(Ledger::new(LATE_AFTER_NS)));
             ledgers.push(ledger.clone());
-            let follower = tokio::spawn(follow(
-                deliveries,
-                ledger,
-                progress.clone(),
-                subscriber % count,
-            ));
+            let follower = tokio::spawn(follow(deliveries, ledger, progress.clone(), subscriber % count));
             followers.push(follower.abort_handle());
         }
         let sending = Connection::open_many(&side.endpoint, SEND_CONNECTIONS).await?;
@@ -179,11 +166,7 @@ impl Room {
             return Ok(());
         }
         let delivered = self.progress.delivered.load(Ordering::Acquire);
-        Err(LoadError::Stalled {
-            delivered,
-            expected,
-            seconds: STALL_SECONDS,
-        })
+        Err(LoadError::Stalled { delivered, expected, seconds: STALL_SECONDS })
     }
 
     /// Sends as fast as deliveries are made. The sample counts deliveries and runs to the last one.
@@ -201,9 +184,7 @@ impl Room {
                 let mut errors = 0;
                 while now_ns() < end_ns {
                     let stall = Duration::from_secs(STALL_SECONDS);
-                    let Ok(Ok(permit)) =
-                        tokio::time::timeout(stall, progress.window.acquire()).await
-                    else {
+                    let Ok(Ok(permit)) = tokio::time::timeout(stall, progress.window.acquire()).await else {
                         return errors + 1;
                     };
                     // Returned by the deliveries.
@@ -227,26 +208,17 @@ impl Room {
     /// Sends by schedule. `p99_ms` is from a message's scheduled time to its delivery, over all
     /// subscribers.
     pub(super) async fn at_rate(&self, rate_per_s: u64, seconds: f64) -> Result<Sample, LoadError> {
-        let posts: Vec<Post> = (0..SEND_CONNECTIONS)
-            .map(|index| self.post(index))
-            .collect();
+        let posts: Vec<Post> = (0..SEND_CONNECTIONS).map(|index| self.post(index)).collect();
         let _ = self.progress.latencies.take();
         self.progress.timing.store(true, Ordering::Release);
-        let plan = OpenPlan {
-            rate_per_s,
-            seconds,
-        };
+        let plan = OpenPlan { rate_per_s, seconds };
         let (mut sample, _) = open_loop(
             plan,
             || self.side.server.cpu_s(),
             move |arrival| {
                 let index = usize::try_from(arrival.index).unwrap_or_default() % SEND_CONNECTIONS;
                 let post = posts.get(index).cloned();
-                async move {
-                    post.expect("the index is below the length")
-                        .message(arrival.due_ns)
-                        .await
-                }
+                async move { post.expect("the index is below the length").message(arrival.due_ns).await }
             },
         )
         .await?;
@@ -254,11 +226,7 @@ impl Room {
         self.progress.timing.store(false, Ordering::Release);
         sample.p99_ms = percentile_ms(&self.progress.latencies.take(), 99.0);
         // The peak's window was passed by: its permits came back without having been taken.
-        let surplus = self
-            .progress
-            .window
-            .available_permits()
-            .saturating_sub(WINDOW_MESSAGES);
+        let surplus = self.progress.window.available_permits().saturating_sub(WINDOW_MESSAGES);
         self.progress.window.forget_permits(surplus);
         Ok(sample)
     }
@@ -303,22 +271,15 @@ impl Post {
                 Some(sender) => sender,
                 None => {
                     let id = senders.made;
-                    senders.made = id.checked_add(1).ok_or_else(|| {
-                        LoadError::Subject("65,535 sends are unanswered; lower the rate".to_owned())
-                    })?;
+                    senders.made = id
+                        .checked_add(1)
+                        .ok_or_else(|| LoadError::Subject("65,535 sends are unanswered; lower the rate".to_owned()))?;
                     Sender { id, sent: 0 }
                 }
             }
         };
-        let stamp = Stamp {
-            sender: sender.id,
-            number: sender.sent,
-            sent_ns,
-        };
-        let result = self
-            .connection
-            .unary(&(self.send)(&stamp.text(self.text_bytes)))
-            .await;
+        let stamp = Stamp { sender: sender.id, number: sender.sent, sent_ns };
+        let result = self.connection.unary(&(self.send)(&stamp.text(self.text_bytes))).await;
         // A failed send may have been delivered; it is an error anyway, and counts as sent.
         sender.sent += 1;
         self.sent.fetch_add(1, Ordering::AcqRel);
@@ -328,12 +289,7 @@ impl Post {
 }
 
 /// Enters a subscriber's deliveries until its stream ends.
-async fn follow(
-    mut deliveries: Deliveries,
-    ledger: Arc<Mutex<Ledger>>,
-    progress: Arc<Progress>,
-    lane: usize,
-) {
+async fn follow(mut deliveries: Deliveries, ledger: Arc<Mutex<Ledger>>, progress: Arc<Progress>, lane: usize) {
     let mut latencies_ns = Vec::new();
     loop {
         let data = match deliveries.data().await {

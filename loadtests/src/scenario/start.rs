@@ -43,11 +43,7 @@ pub trait Target: Send + Sync {
     fn prepare<'a>(&'a self, data: &'a Path) -> BoxFuture<'a, Result<(), LoadError>>;
 
     /// Stores messages in a running server; returns how many, 0 when this side stores nothing.
-    fn fill<'a>(
-        &'a self,
-        server: &'a ServerProcess,
-        messages: u64,
-    ) -> BoxFuture<'a, Result<u64, LoadError>>;
+    fn fill<'a>(&'a self, server: &'a ServerProcess, messages: u64) -> BoxFuture<'a, Result<u64, LoadError>>;
 
     /// The authenticated read that ends the measurement.
     ///
@@ -71,11 +67,7 @@ async fn first_read_s(target: &dyn Target, server: &ServerProcess) -> Result<f64
 }
 
 /// Median over rounds of kill -9, start, first read, in milliseconds.
-async fn restart_ms(
-    target: &dyn Target,
-    server: &mut ServerProcess,
-    rounds: usize,
-) -> Result<f64, LoadError> {
+async fn restart_ms(target: &dyn Target, server: &mut ServerProcess, rounds: usize) -> Result<f64, LoadError> {
     let mut times_ms = Vec::new();
     for _ in 0..rounds {
         server.restart().await?;
@@ -94,10 +86,7 @@ pub async fn run(subject: &dyn Target, settings: &Settings) -> Result<Report, Lo
     subject.prepare(data.path()).await?;
     let mut server = ServerProcess::spawn(subject.command(data.path())).await?;
     first_read_s(subject, &server).await?;
-    report.set(
-        "empty_ms",
-        restart_ms(subject, &mut server, settings.rounds).await?,
-    );
+    report.set("empty_ms", restart_ms(subject, &mut server, settings.rounds).await?);
     tokio::time::sleep(IDLE).await;
     report.set("idle_rss_mb", server.rss_bytes()? as f64 / MB);
     settings.say(&format!("start: storing {MESSAGES} messages"));
@@ -105,18 +94,13 @@ pub async fn run(subject: &dyn Target, settings: &Settings) -> Result<Report, Lo
     if stored > 0 {
         report.set("messages", stored as f64);
         report.lost += MESSAGES.saturating_sub(stored);
-        report.set(
-            "full_ms",
-            restart_ms(subject, &mut server, settings.rounds).await?,
-        );
+        report.set("full_ms", restart_ms(subject, &mut server, settings.rounds).await?);
         tokio::time::sleep(IDLE).await;
         report.set("full_idle_rss_mb", server.rss_bytes()? as f64 / MB);
     }
     server.kill()?;
     let program = subject.program();
-    let size = std::fs::metadata(&program)
-        .map_err(LoadError::io(format!("look at {}", program.display())))?
-        .len();
+    let size = std::fs::metadata(&program).map_err(LoadError::io(format!("look at {}", program.display())))?.len();
     report.set("binary_mb", size as f64 / MB);
     Ok(report)
 }

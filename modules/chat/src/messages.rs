@@ -28,12 +28,7 @@ fn sent(message: Option<&Wire<Message>>) -> Result<Message, Refusal> {
 }
 
 /// The message named `<chat>/channel/<id or slug>/message/<number>`.
-fn find(
-    state: &State<'_>,
-    cx: &Context<'_>,
-    field: &str,
-    name: &str,
-) -> Result<(Vec<u8>, Wire<Message>), Refusal> {
+fn find(state: &State<'_>, cx: &Context<'_>, field: &str, name: &str) -> Result<(Vec<u8>, Wire<Message>), Refusal> {
     let [channel, number] = cx.address.held(field, name, ["channel", "message"])?;
     let not_found = || Refusal::not_found(name);
     let number: u64 = number.parse().map_err(|_| not_found())?;

@@ -42,10 +42,7 @@ impl Address {
         let address = Self(text.into());
         match address.kind() {
             Some(_) => Ok(address),
-            None => Err(AddressError::WrongKind {
-                found: name.as_str().into(),
-                expected: "an actor's address".into(),
-            }),
+            None => Err(AddressError::WrongKind { found: name.as_str().into(), expected: "an actor's address".into() }),
         }
     }
 
@@ -256,10 +253,7 @@ impl<'a> Name<'a> {
         let fits = pattern.iter().all(|p| segments.next().is_some_and(|s| *p == "*" || *p == s));
         match self.prefix(pattern.len()) {
             Some(prefix) if fits => Ok(prefix),
-            _ => Err(AddressError::WrongKind {
-                found: self.0.into(),
-                expected: pattern.join("/"),
-            }),
+            _ => Err(AddressError::WrongKind { found: self.0.into(), expected: pattern.join("/") }),
         }
     }
 }

@@ -21,7 +21,7 @@ pub use draft::{Change, Draft, DraftParts, Effect};
 pub use id::Id;
 pub use mask::Mask;
 pub use module::{Module, Modules, Subscription, Watch};
-pub use page::{PageRequest, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
+pub use page::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, PageRequest};
 pub use principal::{Origin, Principal};
 pub use reader::{Order, Reader, Span, State, decode};
 pub use refusal::{Code, FieldViolation, Refusal};

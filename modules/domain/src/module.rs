@@ -110,8 +110,7 @@ impl Module {
         Q: Message + Default + 'static,
         R: Message + 'static,
     {
-        let prepare: Box<Prepare> =
-            Box::new(move |state, request, cx| prepare(state, &decode_request(request)?, cx));
+        let prepare: Box<Prepare> = Box::new(move |state, request, cx| prepare(state, &decode_request(request)?, cx));
         let command = Command { prepare: Some(prepare), decide: erase_decide(decide) };
         self.commands.insert(method.path, command);
         self
@@ -128,9 +127,8 @@ impl Module {
         Q: Message + Default + 'static,
         R: Message + 'static,
     {
-        let erased: Box<Query> = Box::new(move |state, request, cx| {
-            Ok(query(state, decode_request(request)?, cx)?.encode_to_vec().into())
-        });
+        let erased: Box<Query> =
+            Box::new(move |state, request, cx| Ok(query(state, decode_request(request)?, cx)?.encode_to_vec().into()));
         self.queries.insert(method.path, erased);
         self
     }
@@ -211,13 +209,7 @@ impl Module {
     ///
     /// # Errors
     /// The query is refused.
-    pub fn ask(
-        &self,
-        method: &str,
-        reader: &dyn Reader,
-        request: &Bytes,
-        cx: &Context<'_>,
-    ) -> Result<Bytes, Refusal> {
+    pub fn ask(&self, method: &str, reader: &dyn Reader, request: &Bytes, cx: &Context<'_>) -> Result<Bytes, Refusal> {
         let query = self.queries.get(method).ok_or_else(|| unimplemented(method))?;
         query(&State(reader), request, cx)
     }
@@ -246,9 +238,7 @@ impl Modules {
     }
 }
 
-fn erase_decide<Q, R>(
-    decide: fn(&State<'_>, Q, &Context<'_>, &mut Draft) -> Result<R, Refusal>,
-) -> Box<Decide>
+fn erase_decide<Q, R>(decide: fn(&State<'_>, Q, &Context<'_>, &mut Draft) -> Result<R, Refusal>) -> Box<Decide>
 where
     Q: Message + Default + 'static,
     R: Message + 'static,

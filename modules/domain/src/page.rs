@@ -66,19 +66,15 @@ impl PageRequest<'_> {
         token: &str,
     ) -> Result<Vec<u8>, Refusal> {
         let refuse = || {
-            let mut refusal = Refusal::invalid("page_token", "is not a token of this list")
-                .hint("start again without a page token");
+            let mut refusal =
+                Refusal::invalid("page_token", "is not a token of this list").hint("start again without a page token");
             refusal.code = Code::InvalidArgument;
             refusal
         };
         let bytes = from_hex(token).ok_or_else(refuse)?;
         let (proof, key) = bytes.split_at_checked(PROOF_BYTES).ok_or_else(refuse)?;
         let fits = key.len() <= TOKEN_KEY_BYTES_MAX && key.starts_with(prefix);
-        if fits && proof == proof_of(reader, table, prefix, order, key) {
-            Ok(key.to_vec())
-        } else {
-            Err(refuse())
-        }
+        if fits && proof == proof_of(reader, table, prefix, order, key) { Ok(key.to_vec()) } else { Err(refuse()) }
     }
 }
 

@@ -86,11 +86,7 @@ impl<'a> State<'a> {
     ///
     /// # Errors
     /// The store failed.
-    pub fn scan<T: Row>(
-        &self,
-        table: &Table<T>,
-        span: Span<'_>,
-    ) -> Result<Vec<(Bytes, Wire<T>)>, Refusal> {
+    pub fn scan<T: Row>(&self, table: &Table<T>, span: Span<'_>) -> Result<Vec<(Bytes, Wire<T>)>, Refusal> {
         let rows = self.0.scan(table.id, span)?;
         Ok(rows.into_iter().map(|(key, row)| (key, table.row(row))).collect())
     }
@@ -114,7 +110,5 @@ impl<'a> State<'a> {
 /// # Errors
 /// `INTERNAL`: stored bytes are not what the table says.
 pub fn decode<T: Row>(row: &Wire<T>) -> Result<T, Refusal> {
-    row.decode().map_err(|e| {
-        Refusal::new(crate::Code::Internal, format!("a stored {} cannot be read: {e}", T::NAME))
-    })
+    row.decode().map_err(|e| Refusal::new(crate::Code::Internal, format!("a stored {} cannot be read: {e}", T::NAME)))
 }

@@ -73,12 +73,8 @@ fn confirm(
         }
         Some(held) if held.confirmed => Ok(held),
         _ => {
-            let confirmed = Reservation {
-                space: request.space,
-                holder: request.holder,
-                confirmed: true,
-                expire_time_ms: 0,
-            };
+            let confirmed =
+                Reservation { space: request.space, holder: request.holder, confirmed: true, expire_time_ms: 0 };
             draft.put(&RESERVATIONS, key, before.as_ref(), &Wire::new(&confirmed));
             Ok(confirmed)
         }
@@ -102,8 +98,5 @@ fn release(
 
 fn resolve(state: &State<'_>, request: ResolveRequest, _: &Context<'_>) -> Result<Reservation, Refusal> {
     let key = key(state, &request.space, &request.key);
-    state
-        .read(&RESERVATIONS, &key)?
-        .filter(|held| held.confirmed)
-        .ok_or_else(|| Refusal::not_found(&request.key))
+    state.read(&RESERVATIONS, &key)?.filter(|held| held.confirmed).ok_or_else(|| Refusal::not_found(&request.key))
 }

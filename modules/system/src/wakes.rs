@@ -3,9 +3,7 @@
 
 use canopy_domain::{Context, Draft, Module, Order, Refusal, Span, State, Table, Wire, decode};
 use canopy_proto::methods::wakes as methods;
-use canopy_proto::system::v1::{
-    ListWakesRequest, ListWakesResponse, SetWakeRequest, SetWakeResponse, Wake,
-};
+use canopy_proto::system::v1::{ListWakesRequest, ListWakesResponse, SetWakeRequest, SetWakeResponse, Wake};
 
 /// By keyed digest of the address.
 const BY_ADDRESS: Table<Wake> = Table::new(1, "wakes_by_address", 1);
@@ -51,11 +49,7 @@ fn set_wake(
     Ok(SetWakeResponse {})
 }
 
-fn list_wakes(
-    state: &State<'_>,
-    request: ListWakesRequest,
-    _: &Context<'_>,
-) -> Result<ListWakesResponse, Refusal> {
+fn list_wakes(state: &State<'_>, request: ListWakesRequest, _: &Context<'_>) -> Result<ListWakesResponse, Refusal> {
     let limit = (request.limit as usize).clamp(1, LIST_MAX);
     let span = Span { prefix: &[], after: None, order: Order::Ascending, limit: limit + 1 };
     let mut answer = ListWakesResponse::default();

@@ -31,12 +31,7 @@ struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    const EMPTY: Self = Self {
-        last: None,
-        count: 0,
-        first: 0,
-        last_at: 0,
-    };
+    const EMPTY: Self = Self { last: None, count: 0, first: 0, last_at: 0 };
 }
 
 /// Kept on the stack; messages with more take one allocation.
@@ -56,11 +51,7 @@ struct Part<'t, 'a> {
 impl Part<'_, '_> {
     fn place_of<'p>(&'p self, name: &'p str) -> Place<'p> {
         let is_inside = self.table.is_map_entry;
-        self.place.child(if is_inside {
-            Step::Inside
-        } else {
-            Step::Field(name)
-        })
+        self.place.child(if is_inside { Step::Inside } else { Step::Field(name) })
     }
 }
 
@@ -70,33 +61,15 @@ struct Checker<'t> {
 }
 
 pub(super) fn check(tables: &[Table], table: &Table, bytes: &[u8]) -> Result<(), Vec<Violation>> {
-    let mut checker = Checker {
-        tables,
-        violations: Vec::new(),
-    };
-    let whole = Part {
-        table,
-        bytes,
-        at: 0,
-        depth: DEPTH_MAX,
-        mode: Mode::Full,
-        place: &ROOT,
-    };
+    let mut checker = Checker { tables, violations: Vec::new() };
+    let whole = Part { table, bytes, at: 0, depth: DEPTH_MAX, mode: Mode::Full, place: &ROOT };
     let _ = checker.message(&whole);
-    if checker.violations.is_empty() {
-        Ok(())
-    } else {
-        Err(checker.violations)
-    }
+    if checker.violations.is_empty() { Ok(()) } else { Err(checker.violations) }
 }
 
 impl<'t> Checker<'t> {
     fn message(&mut self, part: &Part<'t, '_>) -> ControlFlow<()> {
-        let needed = if part.mode == Mode::Structure {
-            0
-        } else {
-            part.table.slots
-        };
+        let needed = if part.mode == Mode::Structure { 0 } else { part.table.slots };
         let mut inline = [Slot::EMPTY; SLOTS_INLINE];
         let mut allocated = Vec::new();
         let slots = match inline.get_mut(..needed) {
@@ -128,27 +101,13 @@ impl<'t> Checker<'t> {
                 self.repeated(part, known, field.raw, at, slot)?;
             } else if let Some(index) = slot {
                 self.fits(part, known, field.raw, start, at)?;
-                self.remember(
-                    part,
-                    known,
-                    index,
-                    Seen {
-                        raw: field.raw,
-                        start,
-                        at,
-                    },
-                    slots,
-                )?;
+                self.remember(part, known, index, Seen { raw: field.raw, start, at }, slots)?;
             } else {
                 self.fits(part, known, field.raw, start, at)?;
                 self.structure(part, known, field.raw, at)?;
             }
         }
-        if part.mode == Mode::Structure {
-            ControlFlow::Continue(())
-        } else {
-            self.rules(part, slots)
-        }
+        if part.mode == Mode::Structure { ControlFlow::Continue(()) } else { self.rules(part, slots) }
     }
 
     /// The wire type, and UTF-8. `start` is the key's offset in the message.
@@ -162,43 +121,25 @@ impl<'t> Checker<'t> {
         at: usize,
     ) -> ControlFlow<()> {
         if !known.kind.fits(raw) {
-            let malformed = Malformed {
-                at: start,
-                why: "a field has the wire type of another type",
-            };
+            let malformed = Malformed { at: start, why: "a field has the wire type of another type" };
             return self.malformed(malformed, part.at, &part.place_of(&known.name));
         }
         self.utf8(part, known, raw, at)
     }
 
     #[inline]
-    fn utf8(
-        &mut self,
-        part: &Part<'t, '_>,
-        known: &FieldTable,
-        raw: Raw<'_>,
-        at: usize,
-    ) -> ControlFlow<()> {
+    fn utf8(&mut self, part: &Part<'t, '_>, known: &FieldTable, raw: Raw<'_>, at: usize) -> ControlFlow<()> {
         if let (Kind::String, Raw::Bytes(bytes)) = (known.kind, raw)
             && let Err(error) = str::from_utf8(bytes)
         {
-            let malformed = Malformed {
-                at: error.valid_up_to(),
-                why: "a string is not UTF-8",
-            };
+            let malformed = Malformed { at: error.valid_up_to(), why: "a string is not UTF-8" };
             return self.malformed(malformed, at, &part.place_of(&known.name));
         }
         ControlFlow::Continue(())
     }
 
     /// Looks at a singular message's bytes whose rules do not count.
-    fn structure(
-        &mut self,
-        part: &Part<'t, '_>,
-        known: &FieldTable,
-        raw: Raw<'_>,
-        at: usize,
-    ) -> ControlFlow<()> {
+    fn structure(&mut self, part: &Part<'t, '_>, known: &FieldTable, raw: Raw<'_>, at: usize) -> ControlFlow<()> {
         let place = part.place_of(&known.name);
         self.nested(part, known, raw, at, Mode::Structure, &place)
     }
@@ -216,24 +157,11 @@ impl<'t> Checker<'t> {
             return ControlFlow::Continue(());
         };
         let Some(depth) = part.depth.checked_sub(1) else {
-            let malformed = Malformed {
-                at,
-                why: "messages nest too deeply",
-            };
+            let malformed = Malformed { at, why: "messages nest too deeply" };
             return self.malformed(malformed, 0, place);
         };
-        let table = self
-            .tables
-            .get(table)
-            .expect("tables name each other by index");
-        self.message(&Part {
-            table,
-            bytes,
-            at,
-            depth,
-            mode,
-            place,
-        })
+        let table = self.tables.get(table).expect("tables name each other by index");
+        self.message(&Part { table, bytes, at, depth, mode, place })
     }
 
     /// Keeps the last value. What it replaces is not looked at again, but
@@ -251,12 +179,7 @@ impl<'t> Checker<'t> {
                 let Some(slot) = slots.get_mut(*rival) else {
                     continue;
                 };
-                let Slot {
-                    last: Some(raw),
-                    last_at,
-                    ..
-                } = std::mem::replace(slot, Slot::EMPTY)
-                else {
+                let Slot { last: Some(raw), last_at, .. } = std::mem::replace(slot, Slot::EMPTY) else {
                     continue;
                 };
                 let mut fields = part.table.fields().iter();
@@ -340,29 +263,17 @@ impl<'t> Checker<'t> {
         if let (Kind::String, Raw::Bytes(bytes)) = (known.kind, raw)
             && let Err(error) = str::from_utf8(bytes)
         {
-            let malformed = Malformed {
-                at: error.valid_up_to(),
-                why: "a string is not UTF-8",
-            };
+            let malformed = Malformed { at: error.valid_up_to(), why: "a string is not UTF-8" };
             return self.malformed(malformed, at, &place);
         }
         if part.mode != Mode::Structure
-            && let Some(Rules {
-                of: RulesOf::List {
-                    items: Some(rules), ..
-                },
-                ..
-            }) = &known.rules
+            && let Some(Rules { of: RulesOf::List { items: Some(rules), .. }, .. }) = &known.rules
         {
             self.value(known, rules, raw, &place)?;
         }
         // An element is sent as a whole, in an update too.
         let is_exempt = part.mode == Mode::Structure || known.is_exempt;
-        let mode = if is_exempt {
-            Mode::Structure
-        } else {
-            Mode::Full
-        };
+        let mode = if is_exempt { Mode::Structure } else { Mode::Full };
         self.nested(part, known, raw, at, mode, &place)
     }
 
@@ -391,12 +302,7 @@ impl<'t> Checker<'t> {
         ControlFlow::Continue(())
     }
 
-    fn counts(
-        &mut self,
-        part: &Part<'t, '_>,
-        known: &FieldTable,
-        slot: &Slot<'_>,
-    ) -> ControlFlow<()> {
+    fn counts(&mut self, part: &Part<'t, '_>, known: &FieldTable, slot: &Slot<'_>) -> ControlFlow<()> {
         let Some(rules) = &known.rules else {
             return ControlFlow::Continue(());
         };
@@ -407,11 +313,7 @@ impl<'t> Checker<'t> {
         if slot.count == 0 && rules.is_required {
             return self.report(&place, "required", "must not be empty".into());
         }
-        let count = if rules.counts_pairs() {
-            self.distinct_keys(part, known)
-        } else {
-            slot.count
-        };
+        let count = if rules.counts_pairs() { self.distinct_keys(part, known) } else { slot.count };
         let violations = &mut self.violations;
         rules.count(count, &mut |rule, message| {
             push(violations, &place, rule, message);
@@ -441,23 +343,13 @@ impl<'t> Checker<'t> {
             return self.nested(part, known, Raw::Bytes(&[]), part.at, Mode::Full, &place);
         }
         match &known.rules {
-            Some(rules) if !known.has_presence => {
-                self.value(known, rules, known.kind.zero(), &place)
-            }
-            Some(rules) if rules.is_required => {
-                self.report(&place, "required", "must be set".into())
-            }
+            Some(rules) if !known.has_presence => self.value(known, rules, known.kind.zero(), &place),
+            Some(rules) if rules.is_required => self.report(&place, "required", "must be set".into()),
             _ => ControlFlow::Continue(()),
         }
     }
 
-    fn present(
-        &mut self,
-        part: &Part<'t, '_>,
-        known: &FieldTable,
-        raw: Raw<'_>,
-        slot: &Slot<'_>,
-    ) -> ControlFlow<()> {
+    fn present(&mut self, part: &Part<'t, '_>, known: &FieldTable, raw: Raw<'_>, slot: &Slot<'_>) -> ControlFlow<()> {
         let place = part.place_of(&known.name);
         if let Some(rules) = &known.rules {
             self.value(known, rules, raw, &place)?;
@@ -481,13 +373,7 @@ impl<'t> Checker<'t> {
         self.nested(part, known, Raw::Bytes(&merged), slot.last_at, mode, &place)
     }
 
-    fn value(
-        &mut self,
-        known: &FieldTable,
-        rules: &Rules,
-        raw: Raw<'_>,
-        place: &Place<'_>,
-    ) -> ControlFlow<()> {
+    fn value(&mut self, known: &FieldTable, rules: &Rules, raw: Raw<'_>, place: &Place<'_>) -> ControlFlow<()> {
         if !known.has_presence && known.kind.is_zero(raw) {
             if rules.is_required {
                 return self.report(place, "required", "must be set".into());
@@ -504,31 +390,17 @@ impl<'t> Checker<'t> {
     }
 
     fn go_on(&self) -> ControlFlow<()> {
-        if self.violations.len() < VIOLATIONS_MAX {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
+        if self.violations.len() < VIOLATIONS_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
-    fn report(
-        &mut self,
-        place: &Place<'_>,
-        rule: &'static str,
-        message: String,
-    ) -> ControlFlow<()> {
+    fn report(&mut self, place: &Place<'_>, rule: &'static str, message: String) -> ControlFlow<()> {
         push(&mut self.violations, place, rule, message);
         self.go_on()
     }
 
     /// Ends the check: what follows cannot be trusted.
     #[cold]
-    fn malformed(
-        &mut self,
-        malformed: Malformed,
-        base: usize,
-        place: &Place<'_>,
-    ) -> ControlFlow<()> {
+    fn malformed(&mut self, malformed: Malformed, base: usize, place: &Place<'_>) -> ControlFlow<()> {
         let at = base + malformed.at;
         let message = format!("cannot be decoded: {} at byte {at}", malformed.why);
         push(&mut self.violations, place, "wire", message);

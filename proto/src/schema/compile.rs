@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind as Described, MessageDescriptor,
-    OneofDescriptor, Value,
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind as Described, MessageDescriptor, OneofDescriptor, Value,
 };
 
 use super::kind::Kind;
@@ -49,9 +48,7 @@ pub enum SchemaError {
 }
 
 /// Tables of all messages, and where each stands.
-pub(super) fn tables(
-    pool: &DescriptorPool,
-) -> Result<(Vec<Table>, HashMap<String, usize>), SchemaError> {
+pub(super) fn tables(pool: &DescriptorPool) -> Result<(Vec<Table>, HashMap<String, usize>), SchemaError> {
     let mut descriptors: Vec<MessageDescriptor> = Vec::new();
     let mut index: HashMap<String, usize> = HashMap::new();
     let mut waiting: Vec<MessageDescriptor> = pool.all_messages().collect();
@@ -67,10 +64,7 @@ pub(super) fn tables(
     Ok((tables.collect::<Result<_, _>>()?, index))
 }
 
-fn table(
-    message: &MessageDescriptor,
-    index: &HashMap<String, usize>,
-) -> Result<Table, SchemaError> {
+fn table(message: &MessageDescriptor, index: &HashMap<String, usize>) -> Result<Table, SchemaError> {
     let options = message.options();
     rule_options::refuse_message_rules(message.full_name(), &options)?;
     let oneofs: Vec<OneofDescriptor> = message.oneofs().filter(|o| !o.is_synthetic()).collect();
@@ -78,10 +72,8 @@ fn table(
         let of = field.containing_oneof()?;
         oneofs.iter().position(|oneof| *oneof == of)
     };
-    let fields = message
-        .fields()
-        .map(|field| field_table(&field, position(&field), index))
-        .collect::<Result<_, _>>()?;
+    let fields =
+        message.fields().map(|field| field_table(&field, position(&field), index)).collect::<Result<_, _>>()?;
     let oneof_tables = oneofs
         .iter()
         .map(|oneof| {
@@ -98,12 +90,7 @@ fn table(
     table.is_stored = flag(&options, "canopy.options.v1.stored");
     table.is_update = message
         .get_field_by_name("update_mask")
-        .is_some_and(|field| {
-            field
-                .kind()
-                .as_message()
-                .is_some_and(|m| m.full_name() == "google.protobuf.FieldMask")
-        });
+        .is_some_and(|field| field.kind().as_message().is_some_and(|m| m.full_name() == "google.protobuf.FieldMask"));
     Ok(table)
 }
 
@@ -113,9 +100,7 @@ fn field_table(
     index: &HashMap<String, usize>,
 ) -> Result<FieldTable, SchemaError> {
     if field.is_group() {
-        return Err(SchemaError::Group {
-            of: field.full_name().to_owned(),
-        });
+        return Err(SchemaError::Group { of: field.full_name().to_owned() });
     }
     let options = field.options();
     let is_output_only = flag(&options, "canopy.options.v1.output_only");
@@ -143,9 +128,7 @@ fn field_table(
 fn map_field(field: &FieldDescriptor) -> Option<FieldDescriptor> {
     let entry = field.parent_message();
     let holder = entry.parent_message().filter(|_| entry.is_map_entry())?;
-    holder
-        .fields()
-        .find(|f| f.is_map() && f.kind().as_message() == Some(entry))
+    holder.fields().find(|f| f.is_map() && f.kind().as_message() == Some(entry))
 }
 
 fn kind(field: &FieldDescriptor, index: &HashMap<String, usize>) -> Kind {
@@ -174,7 +157,5 @@ fn kind(field: &FieldDescriptor, index: &HashMap<String, usize>) -> Kind {
 }
 
 fn flag(options: &DynamicMessage, extension: &str) -> bool {
-    options
-        .extensions()
-        .any(|(e, value)| e.full_name() == extension && matches!(value, Value::Bool(true)))
+    options.extensions().any(|(e, value)| e.full_name() == extension && matches!(value, Value::Bool(true)))
 }

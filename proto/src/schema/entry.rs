@@ -32,9 +32,7 @@ pub(super) fn concatenated(bytes: &[u8], number: u32) -> Vec<u8> {
 
 /// Keys of the entries in map `number`, in order.
 pub(super) fn keys(bytes: &[u8], number: u32, kind: Kind) -> Vec<Key<'_>> {
-    payloads(bytes, number)
-        .map(|entry| key(entry, kind))
-        .collect()
+    payloads(bytes, number).map(|entry| key(entry, kind)).collect()
 }
 
 /// The key of an encoded entry.
@@ -49,9 +47,7 @@ pub(super) fn key(entry: &[u8], kind: Kind) -> Key<'_> {
     match (kind, raw) {
         (Kind::String, Raw::Bytes(text)) => Key::Text(text),
         (Kind::Bool, _) => Key::Unsigned(u64::from(kind.unsigned(raw) != 0)),
-        (Kind::Uint32 | Kind::Uint64 | Kind::Fixed32 | Kind::Fixed64, _) => {
-            Key::Unsigned(kind.unsigned(raw))
-        }
+        (Kind::Uint32 | Kind::Uint64 | Kind::Fixed32 | Kind::Fixed64, _) => Key::Unsigned(kind.unsigned(raw)),
         _ => Key::Signed(kind.signed(raw)),
     }
 }

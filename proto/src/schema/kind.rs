@@ -95,9 +95,7 @@ impl Kind {
                 let value = low(value);
                 ((value >> 1).cast_signed() ^ -(value & 1).cast_signed()).into()
             }
-            (Self::Sint64, Raw::Varint(value)) => {
-                (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
-            }
+            (Self::Sint64, Raw::Varint(value)) => (value >> 1).cast_signed() ^ -(value & 1).cast_signed(),
             (Self::Sfixed32, Raw::Fixed32(value)) => value.cast_signed().into(),
             (Self::Sfixed64, Raw::Fixed64(value)) => value.cast_signed(),
             _ => 0,
@@ -126,10 +124,7 @@ impl Kind {
 }
 
 /// A 32-bit field's value: decoders drop the upper bits, and so must checks.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "decoders truncate in the same way"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "decoders truncate in the same way")]
 fn low(value: u64) -> u32 {
     value as u32
 }

@@ -99,11 +99,8 @@ impl MessageSchema {
     /// sets wins over a member of it that was unknown. A malformed `known` is
     /// returned as it is, and malformed parts of sources are left out.
     pub fn merge_unknown(&self, known: Bytes, sources: &[&Bytes]) -> Bytes {
-        let sources: Vec<&[u8]> = sources
-            .iter()
-            .filter(|source| self.has_unknown(source))
-            .map(|source| source.as_ref())
-            .collect();
+        let sources: Vec<&[u8]> =
+            sources.iter().filter(|source| self.has_unknown(source)).map(|source| source.as_ref()).collect();
         if sources.is_empty() {
             return known;
         }
@@ -125,22 +122,13 @@ impl MessageSchema {
     /// `bytes` with each string at `path`, a path of this schema, that `f` has
     /// another for replaced. Everything else stays as it is, unknown fields
     /// and the order of fields included.
-    pub fn replace_string(
-        &self,
-        path: &Path,
-        bytes: &Bytes,
-        mut f: impl FnMut(&str) -> Option<String>,
-    ) -> Bytes {
-        path.replace(bytes, &mut f)
-            .map_or_else(|| bytes.clone(), Bytes::from)
+    pub fn replace_string(&self, path: &Path, bytes: &Bytes, mut f: impl FnMut(&str) -> Option<String>) -> Bytes {
+        path.replace(bytes, &mut f).map_or_else(|| bytes.clone(), Bytes::from)
     }
 
     /// The request's `request_id`; `None` where it has none or an empty one.
     pub fn request_id<'a>(&self, bytes: &'a [u8]) -> Option<&'a str> {
-        self.request_id
-            .as_ref()?
-            .string(bytes)
-            .filter(|id| !id.is_empty())
+        self.request_id.as_ref()?.string(bytes).filter(|id| !id.is_empty())
     }
 
     /// One line for a log, of at most [`REDACTED_BYTES_MAX`] bytes and a mark
@@ -156,17 +144,13 @@ impl MessageSchema {
     }
 
     fn table_at(&self, index: usize) -> &Table {
-        self.tables
-            .get(index)
-            .expect("tables name each other by index")
+        self.tables.get(index).expect("tables name each other by index")
     }
 }
 
 impl fmt::Debug for MessageSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("MessageSchema")
-            .field(&self.full_name())
-            .finish()
+        f.debug_tuple("MessageSchema").field(&self.full_name()).finish()
     }
 }
 
@@ -194,17 +178,11 @@ impl Schemas {
         let (tables, index) = compile::tables(pool)?;
         let tables: Arc<[Table]> = tables.into();
         let schema = |(name, index)| {
-            let mut schema = MessageSchema {
-                tables: tables.clone(),
-                index,
-                request_id: None,
-            };
+            let mut schema = MessageSchema { tables: tables.clone(), index, request_id: None };
             schema.request_id = schema.path("request_id").ok();
             (name, schema)
         };
-        Ok(Self {
-            by_name: index.into_iter().map(schema).collect(),
-        })
+        Ok(Self { by_name: index.into_iter().map(schema).collect() })
     }
 
     /// The schema of a message by its full name.
@@ -218,9 +196,7 @@ impl Schemas {
     /// There is no such message.
     pub fn message(&self, full_name: &str) -> &MessageSchema {
         self.find(full_name).unwrap_or_else(|| {
-            panic!(
-                "no message is called {full_name}: give the full name, as canopy.chat.v1.Message"
-            )
+            panic!("no message is called {full_name}: give the full name, as canopy.chat.v1.Message")
         })
     }
 }

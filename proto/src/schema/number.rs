@@ -22,14 +22,7 @@ pub(super) struct Bound<T> {
 
 impl<T> Default for Number<T> {
     fn default() -> Self {
-        Self {
-            constant: None,
-            lower: None,
-            upper: None,
-            one_of: Vec::new(),
-            none_of: Vec::new(),
-            is_finite: false,
-        }
+        Self { constant: None, lower: None, upper: None, one_of: Vec::new(), none_of: Vec::new(), is_finite: false }
     }
 }
 
@@ -94,38 +87,18 @@ impl Numeric for f64 {
 
 impl<T: Numeric> Bound<T> {
     fn least(self) -> String {
-        format!(
-            "{} {}",
-            if self.is_inclusive {
-                "at least"
-            } else {
-                "more than"
-            },
-            self.value
-        )
+        format!("{} {}", if self.is_inclusive { "at least" } else { "more than" }, self.value)
     }
 
     fn most(self) -> String {
-        format!(
-            "{} {}",
-            if self.is_inclusive {
-                "at most"
-            } else {
-                "less than"
-            },
-            self.value
-        )
+        format!("{} {}", if self.is_inclusive { "at most" } else { "less than" }, self.value)
     }
 }
 
 impl<T: Numeric> Number<T> {
     pub(super) fn check(&self, value: T, ids: &NumberIds, is_secret: bool, report: Report<'_>) {
         let mut say = |id, must: String| {
-            let is = if is_secret {
-                String::new()
-            } else {
-                format!(", is {value}")
-            };
+            let is = if is_secret { String::new() } else { format!(", is {value}") };
             report(id, format!("must {must}{is}"));
         };
         if let Some(constant) = self.constant.filter(|constant| value != *constant) {
@@ -148,24 +121,16 @@ impl<T: Numeric> Number<T> {
     /// With an upper bound below the lower one, what lies between the two is
     /// refused. A NaN is out of any bounds.
     fn out_of_bounds(&self, value: T, ids: &NumberIds) -> Option<(&'static str, String)> {
-        let is_above =
-            |bound: Bound<T>| value > bound.value || (bound.is_inclusive && value == bound.value);
-        let is_below =
-            |bound: Bound<T>| value < bound.value || (bound.is_inclusive && value == bound.value);
+        let is_above = |bound: Bound<T>| value > bound.value || (bound.is_inclusive && value == bound.value);
+        let is_below = |bound: Bound<T>| value < bound.value || (bound.is_inclusive && value == bound.value);
         match (self.lower, self.upper) {
             (None, None) => None,
-            (Some(lower), None) => (!is_above(lower)).then(|| {
-                (
-                    if lower.is_inclusive { ids.gte } else { ids.gt },
-                    lower.least(),
-                )
-            }),
-            (None, Some(upper)) => (!is_below(upper)).then(|| {
-                (
-                    if upper.is_inclusive { ids.lte } else { ids.lt },
-                    upper.most(),
-                )
-            }),
+            (Some(lower), None) => {
+                (!is_above(lower)).then(|| (if lower.is_inclusive { ids.gte } else { ids.gt }, lower.least()))
+            }
+            (None, Some(upper)) => {
+                (!is_below(upper)).then(|| (if upper.is_inclusive { ids.lte } else { ids.lt }, upper.most()))
+            }
             (Some(lower), Some(upper)) => {
                 let [between, outside] = match (lower.is_inclusive, upper.is_inclusive) {
                     (false, false) => ids.gt_lt,

@@ -80,10 +80,7 @@ impl Path {
         while let Some(name) = names.next() {
             let (message, field) = (|| table.full_name.clone(), || name.to_owned());
             let known = table.fields().iter().find(|field| field.name == name);
-            let known = known.ok_or_else(|| PathError::NoField {
-                message: message(),
-                field: field(),
-            })?;
+            let known = known.ok_or_else(|| PathError::NoField { message: message(), field: field() })?;
             let oneof = known.oneof.and_then(|oneof| table.oneofs.get(oneof));
             let rivals = oneof.into_iter().flat_map(|oneof| &oneof.numbers).copied();
             steps.push(Step {
@@ -95,25 +92,17 @@ impl Path {
             match (known.kind, names.peek()) {
                 (Kind::String, None) => {}
                 (_, None) => {
-                    return Err(PathError::NoString {
-                        message: message(),
-                        field: field(),
-                    });
+                    return Err(PathError::NoString { message: message(), field: field() });
                 }
                 (Kind::Message(inner), Some(_)) if !known.is_map => {
                     table = schema.table_at(inner);
                 }
                 _ => {
-                    return Err(PathError::NoMessage {
-                        message: message(),
-                        field: field(),
-                    });
+                    return Err(PathError::NoMessage { message: message(), field: field() });
                 }
             }
         }
-        Ok(Self {
-            steps: steps.into(),
-        })
+        Ok(Self { steps: steps.into() })
     }
 
     /// The strings at this path, as a decoder would have them: of a singular
@@ -126,10 +115,7 @@ impl Path {
     pub fn strings<'a>(&self, bytes: &'a [u8]) -> Strings<'a> {
         let found = if self.steps.iter().any(|step| step.is_repeated) {
             let mut many = Vec::new();
-            if self
-                .collect(&self.steps, &[bytes], &mut many, DEPTH_MAX)
-                .is_err()
-            {
+            if self.collect(&self.steps, &[bytes], &mut many, DEPTH_MAX).is_err() {
                 many.clear();
             }
             Found::Many(many.into_iter())
@@ -151,31 +137,18 @@ impl Path {
         Ok(match state {
             Last::Found(bytes) => str::from_utf8(bytes).ok(),
             Last::Missing if self.steps.len() > 1 => None,
-            Last::Missing | Last::Around => self
-                .steps
-                .last()
-                .filter(|step| !step.has_presence)
-                .map(|_| ""),
+            Last::Missing | Last::Around => self.steps.last().filter(|step| !step.has_presence).map(|_| ""),
         })
     }
 
-    fn seek<'a>(
-        steps: &[Step],
-        bytes: &'a [u8],
-        state: &mut Last<'a>,
-        depth: u32,
-    ) -> Result<(), Malformed> {
+    fn seek<'a>(steps: &[Step], bytes: &'a [u8], state: &mut Last<'a>, depth: u32) -> Result<(), Malformed> {
         let Some((step, below)) = steps.split_first() else {
             return Ok(());
         };
         let mut reader = Reader::new(bytes);
         while let Some(field) = reader.field(depth)? {
             if step.rivals.contains(&field.number) {
-                *state = if below.is_empty() {
-                    Last::Around
-                } else {
-                    Last::Missing
-                };
+                *state = if below.is_empty() { Last::Around } else { Last::Missing };
             } else if let (true, Raw::Bytes(payload)) = (field.number == step.number, field.raw) {
                 if below.is_empty() {
                     *state = Last::Found(payload);
@@ -210,8 +183,7 @@ impl Path {
             while let Some(field) = reader.field(depth)? {
                 if step.rivals.contains(&field.number) {
                     live.clear();
-                } else if let (true, Raw::Bytes(payload)) = (field.number == step.number, field.raw)
-                {
+                } else if let (true, Raw::Bytes(payload)) = (field.number == step.number, field.raw) {
                     live.push(payload);
                 }
             }
@@ -239,14 +211,8 @@ impl Path {
     /// replaced, or `None` where there is none. Everything else stays as it
     /// is, unknown fields and the order of fields included. Strings that a
     /// later occurrence makes void are replaced as well.
-    pub(super) fn replace(
-        &self,
-        bytes: &[u8],
-        f: &mut dyn FnMut(&str) -> Option<String>,
-    ) -> Option<Vec<u8>> {
-        Self::rewrite(&self.steps, bytes, f, DEPTH_MAX)
-            .ok()
-            .flatten()
+    pub(super) fn replace(&self, bytes: &[u8], f: &mut dyn FnMut(&str) -> Option<String>) -> Option<Vec<u8>> {
+        Self::rewrite(&self.steps, bytes, f, DEPTH_MAX).ok().flatten()
     }
 
     fn rewrite(
@@ -265,10 +231,7 @@ impl Path {
             let new = match field.raw {
                 Raw::Bytes(payload) if field.number == step.number => {
                     if below.is_empty() {
-                        str::from_utf8(payload)
-                            .ok()
-                            .and_then(&mut *f)
-                            .map(String::into_bytes)
+                        str::from_utf8(payload).ok().and_then(&mut *f).map(String::into_bytes)
                     } else {
                         Self::rewrite(below, payload, f, depth.saturating_sub(1))?
                     }
@@ -276,8 +239,7 @@ impl Path {
                 _ => None,
             };
             if let Some(new) = new {
-                let out =
-                    out.get_or_insert_with(|| bytes.get(..start).unwrap_or_default().to_vec());
+                let out = out.get_or_insert_with(|| bytes.get(..start).unwrap_or_default().to_vec());
                 put_delimited(field.number, &new, out);
             } else if let Some(out) = &mut out {
                 out.extend_from_slice(field.span);

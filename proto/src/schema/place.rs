@@ -26,10 +26,7 @@ pub(super) enum Step<'a> {
 
 impl Place<'_> {
     pub(super) fn child<'a>(&'a self, step: Step<'a>) -> Place<'a> {
-        Place {
-            parent: Some(self),
-            step,
-        }
+        Place { parent: Some(self), step }
     }
 
     pub(super) fn render(&self) -> String {
@@ -56,10 +53,7 @@ impl Place<'_> {
 }
 
 /// The outermost message.
-pub(super) const ROOT: Place<'static> = Place {
-    parent: None,
-    step: Step::Inside,
-};
+pub(super) const ROOT: Place<'static> = Place { parent: None, step: Step::Inside };
 
 fn key_text(entry: &[u8], kind: Kind) -> String {
     /// Keys are part of an answer's text.

@@ -52,10 +52,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            len: bytes.len(),
-            rest: bytes,
-        }
+        Self { len: bytes.len(), rest: bytes }
     }
 
     /// Bytes read so far.
@@ -77,19 +74,12 @@ impl<'a> Reader<'a> {
         let start = self.rest;
         let (number, wire_type) = self.key()?;
         let raw = self.value(number, wire_type, depth)?;
-        let span = start
-            .get(..start.len() - self.rest.len())
-            .unwrap_or_default();
+        let span = start.get(..start.len() - self.rest.len()).unwrap_or_default();
         Ok(Some(Occurrence { number, raw, span }))
     }
 
     #[inline]
-    fn value(
-        &mut self,
-        number: u32,
-        wire_type: WireType,
-        depth: u32,
-    ) -> Result<Raw<'a>, Malformed> {
+    fn value(&mut self, number: u32, wire_type: WireType, depth: u32) -> Result<Raw<'a>, Malformed> {
         Ok(match wire_type {
             WireType::Varint => Raw::Varint(self.varint()?),
             WireType::Fixed64 => Raw::Fixed64(self.fixed64()?),
@@ -190,20 +180,14 @@ impl<'a> Reader<'a> {
         let at = self.offset();
         let len = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
         let Some((bytes, rest)) = self.rest.split_at_checked(len) else {
-            return Err(Malformed {
-                at,
-                why: "a field is longer than its message",
-            });
+            return Err(Malformed { at, why: "a field is longer than its message" });
         };
         self.rest = rest;
         Ok(bytes)
     }
 
     fn malformed(&self, why: &'static str) -> Malformed {
-        Malformed {
-            at: self.offset(),
-            why,
-        }
+        Malformed { at: self.offset(), why }
     }
 }
 

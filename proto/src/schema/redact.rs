@@ -16,10 +16,7 @@ const STRING_CHARS_MAX: usize = 80;
 const CUT: &str = "…";
 
 pub(super) fn redact(tables: &[Table], table: &Table, bytes: &[u8]) -> String {
-    let mut line = Line {
-        tables,
-        text: String::new(),
-    };
+    let mut line = Line { tables, text: String::new() };
     line.message(table, bytes, table.is_stored, DEPTH_MAX);
     let mut text = line.text;
     if text.len() > REDACTED_BYTES_MAX {
@@ -44,11 +41,7 @@ impl Line<'_> {
                     match table.field(field.number) {
                         Some(known) => self.field(known, field.raw, is_stored, depth),
                         None => {
-                            self.write(format_args!(
-                                "{}: <{} bytes>",
-                                field.number,
-                                field.span.len()
-                            ));
+                            self.write(format_args!("{}: <{} bytes>", field.number, field.span.len()));
                         }
                     }
                 }
@@ -66,14 +59,12 @@ impl Line<'_> {
         }
         match (known.kind, raw) {
             (Kind::Message(inner), Raw::Bytes(bytes)) => {
-                let (Some(inner), Some(depth)) = (self.tables.get(inner), depth.checked_sub(1))
-                else {
+                let (Some(inner), Some(depth)) = (self.tables.get(inner), depth.checked_sub(1)) else {
                     return self.text.push_str(" { … }");
                 };
                 self.text.push_str(" { ");
                 self.message(inner, bytes, is_stored || inner.is_stored, depth);
-                self.text
-                    .push_str(if self.text.ends_with(' ') { "}" } else { " }" });
+                self.text.push_str(if self.text.ends_with(' ') { "}" } else { " }" });
             }
             (Kind::String, Raw::Bytes(bytes)) if !is_stored => self.string(bytes),
             (kind, Raw::Bytes(bytes)) if kind.shape() == Shape::Delimited => {
@@ -108,10 +99,7 @@ impl Line<'_> {
 
     fn malformed(&mut self, malformed: Malformed) {
         self.space();
-        self.write(format_args!(
-            "<malformed: {} at byte {}>",
-            malformed.why, malformed.at
-        ));
+        self.write(format_args!("<malformed: {} at byte {}>", malformed.why, malformed.at));
     }
 
     fn space(&mut self) {
@@ -121,8 +109,6 @@ impl Line<'_> {
     }
 
     fn write(&mut self, text: std::fmt::Arguments<'_>) {
-        self.text
-            .write_fmt(text)
-            .expect("a string takes what is written to it");
+        self.text.write_fmt(text).expect("a string takes what is written to it");
     }
 }

@@ -1,8 +1,7 @@
 //! Reads `buf.validate` options. What is not enforced is refused here.
 
 use prost_reflect::{
-    DynamicMessage, EnumDescriptor, FieldDescriptor, Kind as Described, OneofDescriptor,
-    ReflectMessage, Value,
+    DynamicMessage, EnumDescriptor, FieldDescriptor, Kind as Described, OneofDescriptor, ReflectMessage, Value,
 };
 use regex_lite::Regex;
 
@@ -59,14 +58,9 @@ pub(super) fn of_field(field: &FieldDescriptor) -> Result<FieldOptions> {
 /// Rules of `key` or `value` in the entries of `map`.
 pub(super) fn of_entry(map: &FieldDescriptor, part: &str) -> Result<FieldOptions> {
     let field_kind = map.kind();
-    let entry = field_kind
-        .as_message()
-        .expect("a map's entries are messages");
-    let (rules, field) = if part == "key" {
-        ("keys", entry.map_entry_key_field())
-    } else {
-        ("values", entry.map_entry_value_field())
-    };
+    let entry = field_kind.as_message().expect("a map's entries are messages");
+    let (rules, field) =
+        if part == "key" { ("keys", entry.map_entry_key_field()) } else { ("values", entry.map_entry_value_field()) };
     let options = extension(&map.options(), "buf.validate.field");
     let of_map = options.and_then(|options| set_message(&options, "map"));
     match of_map.and_then(|of_map| set_message(&of_map, rules)) {
@@ -76,12 +70,7 @@ pub(super) fn of_entry(map: &FieldDescriptor, part: &str) -> Result<FieldOptions
 }
 
 fn element(options: &DynamicMessage, name: &str, kind: Described) -> Result<FieldOptions> {
-    let subject = Subject {
-        name,
-        kind,
-        has_presence: false,
-        is_element: true,
-    };
+    let subject = Subject { name, kind, has_presence: false, is_element: true };
     read(options, &subject, false, false)
 }
 
@@ -111,12 +100,7 @@ pub(super) fn is_oneof_required(oneof: &OneofDescriptor) -> Result<bool> {
     Ok(is_required)
 }
 
-fn read(
-    options: &DynamicMessage,
-    subject: &Subject<'_>,
-    is_list: bool,
-    is_map: bool,
-) -> Result<FieldOptions> {
+fn read(options: &DynamicMessage, subject: &Subject<'_>, is_list: bool, is_map: bool) -> Result<FieldOptions> {
     refuse_unknown(subject.name, "field", options)?;
     let (mut is_required, mut ignore, mut of) = (false, 0, None);
     for (field, value) in options.fields() {
@@ -140,10 +124,7 @@ fn read(
     match ignore {
         0 | IGNORE_IF_ZERO_VALUE => {}
         IGNORE_ALWAYS => {
-            return Ok(FieldOptions {
-                rules: None,
-                is_ignored: true,
-            });
+            return Ok(FieldOptions { rules: None, is_ignored: true });
         }
         other => return Err(unsupported(subject.name, &format!("ignore = {other}"))),
     }
@@ -154,17 +135,14 @@ fn read(
         ignores_zero: ignore == IGNORE_IF_ZERO_VALUE && !subject.has_presence,
         of: of.unwrap_or(RulesOf::Presence),
     };
-    Ok(FieldOptions {
-        rules: (!is_empty).then_some(rules),
-        is_ignored: false,
-    })
+    Ok(FieldOptions { rules: (!is_empty).then_some(rules), is_ignored: false })
 }
 
 /// The others (`any`, `duration`, `timestamp`, `field_mask`) are not enforced.
 fn is_type(name: &str) -> bool {
     const TYPES: [&str; 18] = [
-        "float", "double", "int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32",
-        "fixed64", "sfixed32", "sfixed64", "bool", "string", "bytes", "enum", "repeated", "map",
+        "float", "double", "int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32", "fixed64", "sfixed32",
+        "sfixed64", "bool", "string", "bytes", "enum", "repeated", "map",
     ];
     TYPES.contains(&name)
 }
@@ -185,11 +163,7 @@ fn list(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<RulesOf> {
             (name, _) => return Err(unsupported(subject.name, &format!("repeated.{name}"))),
         }
     }
-    Ok(RulesOf::List {
-        items_min,
-        items_max,
-        items,
-    })
+    Ok(RulesOf::List { items_min, items_max, items })
 }
 
 fn map(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<RulesOf> {
@@ -203,16 +177,12 @@ fn map(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<RulesOf> {
             name => return Err(unsupported(subject.name, &format!("map.{name}"))),
         }
     }
-    Ok(RulesOf::Map {
-        pairs_min,
-        pairs_max,
-    })
+    Ok(RulesOf::Map { pairs_min, pairs_max })
 }
 
 fn of_type(name: &str, rules: &DynamicMessage, subject: &Subject<'_>) -> Result<RulesOf> {
     let signed = |ids: &'static NumberIds| Ok(RulesOf::Signed(numbers(name, rules, subject)?, ids));
-    let unsigned =
-        |ids: &'static NumberIds| Ok(RulesOf::Unsigned(numbers(name, rules, subject)?, ids));
+    let unsigned = |ids: &'static NumberIds| Ok(RulesOf::Unsigned(numbers(name, rules, subject)?, ids));
     let float = |ids: &'static NumberIds| Ok(RulesOf::Float(numbers(name, rules, subject)?, ids));
     match (name, &subject.kind) {
         ("float", Described::Float) => float(&number::FLOAT),
@@ -258,27 +228,11 @@ impl FromValue for f64 {
     }
 }
 
-fn numbers<T: FromValue>(
-    kind: &str,
-    rules: &DynamicMessage,
-    subject: &Subject<'_>,
-) -> Result<Number<T>> {
+fn numbers<T: FromValue>(kind: &str, rules: &DynamicMessage, subject: &Subject<'_>) -> Result<Number<T>> {
     let mut number = Number::default();
     let one = |value: &Value| T::from_value(value).expect("rules have their field's type");
-    let all = |value: &Value| {
-        value
-            .as_list()
-            .into_iter()
-            .flatten()
-            .map(one)
-            .collect::<Vec<T>>()
-    };
-    let bound = |value: &Value, is_inclusive| {
-        Some(Bound {
-            value: one(value),
-            is_inclusive,
-        })
-    };
+    let all = |value: &Value| value.as_list().into_iter().flatten().map(one).collect::<Vec<T>>();
+    let bound = |value: &Value, is_inclusive| Some(Bound { value: one(value), is_inclusive });
     for (field, value) in rules.fields() {
         match field.name() {
             "const" => number.constant = Some(one(value)),
@@ -300,11 +254,7 @@ fn boolean(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<RulesOf> {
     let mut of = RulesOf::Presence;
     for (field, value) in rules.fields() {
         match field.name() {
-            "const" => {
-                of = RulesOf::Bool {
-                    constant: value.as_bool() == Some(true),
-                }
-            }
+            "const" => of = RulesOf::Bool { constant: value.as_bool() == Some(true) },
             "example" => {}
             name => return Err(unsupported(subject.name, &format!("bool.{name}"))),
         }
@@ -312,20 +262,9 @@ fn boolean(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<RulesOf> {
     Ok(of)
 }
 
-fn enumeration(
-    rules: &DynamicMessage,
-    described: &EnumDescriptor,
-    subject: &Subject<'_>,
-) -> Result<RulesOf> {
+fn enumeration(rules: &DynamicMessage, described: &EnumDescriptor, subject: &Subject<'_>) -> Result<RulesOf> {
     let mut of = EnumRules::default();
-    let all = |value: &Value| {
-        value
-            .as_list()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_i32)
-            .collect::<Vec<_>>()
-    };
+    let all = |value: &Value| value.as_list().into_iter().flatten().filter_map(Value::as_i32).collect::<Vec<_>>();
     for (field, value) in rules.fields() {
         match field.name() {
             "const" => of.constant = value.as_i32(),
@@ -346,14 +285,7 @@ fn enumeration(
 fn text(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<TextRules> {
     let mut of = TextRules::default();
     let one = |value: &Value| value.as_str().map(str::to_owned);
-    let all = |value: &Value| {
-        value
-            .as_list()
-            .into_iter()
-            .flatten()
-            .filter_map(one)
-            .collect()
-    };
+    let all = |value: &Value| value.as_list().into_iter().flatten().filter_map(one).collect();
     let is_on = |value: &Value| value.as_bool() == Some(true);
     for (field, value) in rules.fields() {
         of.is_read |= !is_size(field.name());
@@ -382,22 +314,12 @@ fn text(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<TextRules> {
 }
 
 fn is_size(rule: &str) -> bool {
-    const SIZES: [&str; 6] = [
-        "len",
-        "min_len",
-        "max_len",
-        "len_bytes",
-        "min_bytes",
-        "max_bytes",
-    ];
+    const SIZES: [&str; 6] = ["len", "min_len", "max_len", "len_bytes", "min_bytes", "max_bytes"];
     SIZES.contains(&rule)
 }
 
 fn regex(pattern: &str, subject: &Subject<'_>) -> Result<Regex> {
-    Regex::new(pattern).map_err(|why| SchemaError::Pattern {
-        of: subject.name.into(),
-        why: why.to_string(),
-    })
+    Regex::new(pattern).map_err(|why| SchemaError::Pattern { of: subject.name.into(), why: why.to_string() })
 }
 
 fn blob(rules: &DynamicMessage, subject: &Subject<'_>) -> Result<BlobRules> {
@@ -421,11 +343,7 @@ fn extension(options: &DynamicMessage, name: &str) -> Option<DynamicMessage> {
 
 fn set_message(message: &DynamicMessage, field: &str) -> Option<DynamicMessage> {
     let descriptor = message.descriptor().get_field_by_name(field)?;
-    message
-        .has_field(&descriptor)
-        .then(|| message.get_field(&descriptor))?
-        .as_message()
-        .cloned()
+    message.has_field(&descriptor).then(|| message.get_field(&descriptor))?.as_message().cloned()
 }
 
 /// Predefined rules are extensions; rules of a newer `validate.proto` are
@@ -449,8 +367,5 @@ fn unsupported(of: &str, rule: &str) -> SchemaError {
 }
 
 fn mismatch(subject: &Subject<'_>, rule: &str) -> SchemaError {
-    SchemaError::Mismatch {
-        of: subject.name.to_owned(),
-        rule: rule.to_owned(),
-    }
+    SchemaError::Mismatch { of: subject.name.to_owned(), rule: rule.to_owned() }
 }

@@ -116,27 +116,12 @@ impl Rules {
     pub(super) fn count(&self, count: usize, report: Report<'_>) {
         let count = count as u64;
         let (least, most, least_id, most_id, what) = match &self.of {
-            RulesOf::List {
-                items_min,
-                items_max,
-                ..
-            } => (
-                *items_min,
-                *items_max,
-                "repeated.min_items",
-                "repeated.max_items",
-                "items",
-            ),
-            RulesOf::Map {
-                pairs_min,
-                pairs_max,
-            } => (
-                *pairs_min,
-                *pairs_max,
-                "map.min_pairs",
-                "map.max_pairs",
-                "pairs",
-            ),
+            RulesOf::List { items_min, items_max, .. } => {
+                (*items_min, *items_max, "repeated.min_items", "repeated.max_items", "items")
+            }
+            RulesOf::Map { pairs_min, pairs_max } => {
+                (*pairs_min, *pairs_max, "map.min_pairs", "map.max_pairs", "pairs")
+            }
             _ => return,
         };
         at_least(least, count, least_id, what, report);
@@ -171,27 +156,14 @@ impl EnumRules {
         if let Some(constant) = self.constant.filter(|constant| number != *constant) {
             report("enum.const", format!("must be {constant}, is {number}"));
         }
-        if self
-            .defined
-            .as_ref()
-            .is_some_and(|defined| defined.binary_search(&number).is_err())
-        {
-            report(
-                "enum.defined_only",
-                format!("must be a value that the enum names, is {number}"),
-            );
+        if self.defined.as_ref().is_some_and(|defined| defined.binary_search(&number).is_err()) {
+            report("enum.defined_only", format!("must be a value that the enum names, is {number}"));
         }
         if !self.one_of.is_empty() && !self.one_of.contains(&number) {
-            report(
-                "enum.in",
-                format!("must be one of {:?}, is {number}", self.one_of),
-            );
+            report("enum.in", format!("must be one of {:?}, is {number}", self.one_of));
         }
         if self.none_of.contains(&number) {
-            report(
-                "enum.not_in",
-                format!("must not be one of {:?}, is {number}", self.none_of),
-            );
+            report("enum.not_in", format!("must not be one of {:?}, is {number}", self.none_of));
         }
     }
 }
@@ -226,62 +198,33 @@ impl TextRules {
 
     /// Messages do not repeat the text: it may be secret, or long.
     fn content(&self, text: &str, report: Report<'_>) {
-        if self
-            .constant
-            .as_ref()
-            .is_some_and(|constant| text != constant)
-        {
-            report(
-                "string.const",
-                "must be the one text that is allowed".into(),
-            );
+        if self.constant.as_ref().is_some_and(|constant| text != constant) {
+            report("string.const", "must be the one text that is allowed".into());
         }
-        if let Some(pattern) = self
-            .pattern
-            .as_ref()
-            .filter(|pattern| !pattern.is_match(text))
-        {
+        if let Some(pattern) = self.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
             report("string.pattern", format!("must match `{pattern}`"));
         }
-        if let Some(prefix) = self
-            .prefix
-            .as_ref()
-            .filter(|prefix| !text.starts_with(*prefix))
-        {
+        if let Some(prefix) = self.prefix.as_ref().filter(|prefix| !text.starts_with(*prefix)) {
             report("string.prefix", format!("must start with {prefix:?}"));
         }
-        if let Some(suffix) = self
-            .suffix
-            .as_ref()
-            .filter(|suffix| !text.ends_with(*suffix))
-        {
+        if let Some(suffix) = self.suffix.as_ref().filter(|suffix| !text.ends_with(*suffix)) {
             report("string.suffix", format!("must end with {suffix:?}"));
         }
         if let Some(part) = self.contains.as_ref().filter(|part| !text.contains(*part)) {
             report("string.contains", format!("must contain {part:?}"));
         }
-        if let Some(part) = self
-            .contains_not
-            .as_ref()
-            .filter(|part| text.contains(*part))
-        {
+        if let Some(part) = self.contains_not.as_ref().filter(|part| text.contains(*part)) {
             report("string.not_contains", format!("must not contain {part:?}"));
         }
         if !self.one_of.is_empty() && !self.one_of.iter().any(|one| one == text) {
             report("string.in", format!("must be one of {:?}", self.one_of));
         }
         if self.none_of.iter().any(|one| one == text) {
-            report(
-                "string.not_in",
-                format!("must not be one of {:?}", self.none_of),
-            );
+            report("string.not_in", format!("must not be one of {:?}", self.none_of));
         }
         match &self.email {
             Some(_) if text.is_empty() => {
-                report(
-                    "string.email_empty",
-                    "must be an e-mail address, is empty".into(),
-                );
+                report("string.email_empty", "must be an e-mail address, is empty".into());
             }
             Some(email) if !email.is_match(text) => {
                 report("string.email", "must be an e-mail address".into());
@@ -299,11 +242,9 @@ impl TextRules {
 /// Five groups of hexadecimal digits (RFC 9562, section 4).
 fn is_uuid(text: &str) -> bool {
     let mut groups = text.split('-');
-    let fits = [8, 4, 4, 4, 12].into_iter().all(|len| {
-        groups
-            .next()
-            .is_some_and(|g| g.len() == len && g.bytes().all(|b| b.is_ascii_hexdigit()))
-    });
+    let fits = [8, 4, 4, 4, 12]
+        .into_iter()
+        .all(|len| groups.next().is_some_and(|g| g.len() == len && g.bytes().all(|b| b.is_ascii_hexdigit())));
     fits && groups.next().is_none()
 }
 

@@ -53,19 +53,13 @@ pub(super) struct OneofTable {
 }
 
 impl Table {
-    pub(super) fn new(
-        full_name: String,
-        mut fields: Vec<FieldTable>,
-        mut oneofs: Vec<OneofTable>,
-    ) -> Self {
+    pub(super) fn new(full_name: String, mut fields: Vec<FieldTable>, mut oneofs: Vec<OneofTable>) -> Self {
         fields.sort_by_key(|field| field.number);
         let mut slots = 0;
         for field in &mut fields {
             let is_message = matches!(field.kind, Kind::Message(_));
-            let is_needed = field.rules.is_some()
-                || field.is_repeated
-                || field.oneof.is_some()
-                || (is_message && !field.is_exempt);
+            let is_needed =
+                field.rules.is_some() || field.is_repeated || field.oneof.is_some() || (is_message && !field.is_exempt);
             if is_needed {
                 field.slot = Some(slots);
                 if let Some(oneof) = field.oneof.and_then(|index| oneofs.get_mut(index)) {
@@ -75,27 +69,14 @@ impl Table {
                 slots += 1;
             }
         }
-        let dense_len = fields
-            .iter()
-            .map(|f| f.number)
-            .filter(|n| *n <= DENSE_NUMBER_MAX)
-            .max();
+        let dense_len = fields.iter().map(|f| f.number).filter(|n| *n <= DENSE_NUMBER_MAX).max();
         let mut dense = vec![0; dense_len.map_or(0, |n| n as usize + 1)];
         for (index, field) in (1..).zip(&fields) {
             if let Some(entry) = dense.get_mut(field.number as usize) {
                 *entry = index;
             }
         }
-        Self {
-            full_name,
-            fields,
-            dense,
-            oneofs,
-            slots,
-            is_map_entry: false,
-            is_stored: false,
-            is_update: false,
-        }
+        Self { full_name, fields, dense, oneofs, slots, is_map_entry: false, is_stored: false, is_update: false }
     }
 
     pub(super) fn fields(&self) -> &[FieldTable] {
@@ -108,10 +89,7 @@ impl Table {
             let index = usize::from(*self.dense.get(number as usize)?).checked_sub(1)?;
             self.fields.get(index)
         } else {
-            let index = self
-                .fields
-                .binary_search_by_key(&number, |field| field.number)
-                .ok()?;
+            let index = self.fields.binary_search_by_key(&number, |field| field.number).ok()?;
             self.fields.get(index)
         }
     }

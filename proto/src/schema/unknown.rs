@@ -18,16 +18,12 @@ pub(super) fn has_unknown(tables: &[Table], table: &Table, bytes: &[u8], depth: 
         let is_unknown = match (table.field(field.number), field.raw) {
             // No implementation keeps these.
             (None, _) => !table.is_map_entry,
-            (
-                Some(FieldTable {
-                    kind: Kind::Message(inner),
-                    ..
-                }),
-                Raw::Bytes(payload),
-            ) => match (tables.get(*inner), depth.checked_sub(1)) {
-                (Some(inner), Some(depth)) => has_unknown(tables, inner, payload, depth),
-                _ => false,
-            },
+            (Some(FieldTable { kind: Kind::Message(inner), .. }), Raw::Bytes(payload)) => {
+                match (tables.get(*inner), depth.checked_sub(1)) {
+                    (Some(inner), Some(depth)) => has_unknown(tables, inner, payload, depth),
+                    _ => false,
+                }
+            }
             _ => false,
         };
         if is_unknown {
@@ -39,12 +35,7 @@ pub(super) fn has_unknown(tables: &[Table], table: &Table, bytes: &[u8], depth: 
 
 /// `known` with what is unknown in `sources`, of which later ones win; or
 /// `None` where that changes nothing.
-pub(super) fn merge(
-    tables: &[Table],
-    table: &Table,
-    known: &[u8],
-    sources: &[&[u8]],
-) -> Option<Vec<u8>> {
+pub(super) fn merge(tables: &[Table], table: &Table, known: &[u8], sources: &[&[u8]]) -> Option<Vec<u8>> {
     Merge { tables }.message(table, known, sources, DEPTH_MAX)
 }
 
@@ -53,35 +44,19 @@ struct Merge<'t> {
 }
 
 impl<'t> Merge<'t> {
-    fn message(
-        &self,
-        table: &Table,
-        known: &[u8],
-        sources: &[&[u8]],
-        depth: u32,
-    ) -> Option<Vec<u8>> {
-        let sources = sources
-            .iter()
-            .filter(|s| has_unknown(self.tables, table, s, depth));
-        let sources: Vec<Fields<'_>> = sources
-            .filter_map(|source| Fields::read(table, source, depth).ok())
-            .collect();
-        let known = Fields::read(table, known, depth)
-            .ok()
-            .filter(|_| !sources.is_empty())?;
+    fn message(&self, table: &Table, known: &[u8], sources: &[&[u8]], depth: u32) -> Option<Vec<u8>> {
+        let sources = sources.iter().filter(|s| has_unknown(self.tables, table, s, depth));
+        let sources: Vec<Fields<'_>> = sources.filter_map(|source| Fields::read(table, source, depth).ok()).collect();
+        let known = Fields::read(table, known, depth).ok().filter(|_| !sources.is_empty())?;
 
         let mut out = Vec::new();
         // Before the known fields, so that a oneof set by who knows it wins
         // over a member that nobody here knew.
         let mut taken: Vec<u32> = known.unknown().map(|field| field.number).collect();
         for source in sources.iter().rev() {
-            let fields = source
-                .unknown()
-                .filter(|field| !taken.contains(&field.number));
+            let fields = source.unknown().filter(|field| !taken.contains(&field.number));
             let fields: Vec<&Occurrence<'_>> = fields.collect();
-            fields
-                .iter()
-                .for_each(|field| out.extend_from_slice(field.span));
+            fields.iter().for_each(|field| out.extend_from_slice(field.span));
             taken.extend(fields.iter().map(|field| field.number));
             taken.sort_unstable();
             taken.dedup();
@@ -110,57 +85,29 @@ impl<'t> Merge<'t> {
     }
 
     /// Singular messages: all that counts, as one.
-    fn singular(
-        &self,
-        field: &FieldTable,
-        known: &Fields<'_>,
-        sources: &[Fields<'_>],
-        depth: u32,
-    ) -> Option<Vec<u8>> {
+    fn singular(&self, field: &FieldTable, known: &Fields<'_>, sources: &[Fields<'_>], depth: u32) -> Option<Vec<u8>> {
         let merged: Vec<Vec<u8>> = sources.iter().map(|s| s.merged(field.number)).collect();
         let merged: Vec<&[u8]> = merged.iter().map(Vec::as_slice).collect();
-        self.message(
-            self.inner(field)?,
-            &known.merged(field.number),
-            &merged,
-            depth,
-        )
+        self.message(self.inner(field)?, &known.merged(field.number), &merged, depth)
     }
 
     /// Elements of a list: by index, from sources of the same length.
-    fn list(
-        &self,
-        field: &FieldTable,
-        known: &Fields<'_>,
-        sources: &[Fields<'_>],
-        depth: u32,
-    ) -> Vec<Option<Vec<u8>>> {
+    fn list(&self, field: &FieldTable, known: &Fields<'_>, sources: &[Fields<'_>], depth: u32) -> Vec<Option<Vec<u8>>> {
         let elements: Vec<&[u8]> = known.payloads(field.number).collect();
-        let sources = sources
-            .iter()
-            .map(|s| s.payloads(field.number).collect::<Vec<_>>());
+        let sources = sources.iter().map(|s| s.payloads(field.number).collect::<Vec<_>>());
         let sources: Vec<Vec<&[u8]>> = sources.filter(|s| s.len() == elements.len()).collect();
         let Some(inner) = self.inner(field) else {
             return Vec::new();
         };
         let merged = elements.iter().enumerate().map(|(index, element)| {
-            let of: Vec<&[u8]> = sources
-                .iter()
-                .filter_map(|s| s.get(index).copied())
-                .collect();
+            let of: Vec<&[u8]> = sources.iter().filter_map(|s| s.get(index).copied()).collect();
             self.message(inner, element, &of, depth)
         });
         merged.collect()
     }
 
     /// Values of a map: by key.
-    fn map(
-        &self,
-        field: &FieldTable,
-        known: &Fields<'_>,
-        sources: &[Fields<'_>],
-        depth: u32,
-    ) -> Vec<Option<Vec<u8>>> {
+    fn map(&self, field: &FieldTable, known: &Fields<'_>, sources: &[Fields<'_>], depth: u32) -> Vec<Option<Vec<u8>>> {
         let entry = self.inner(field);
         let key = entry.and_then(|entry| entry.field(1));
         let value = entry.and_then(|entry| entry.field(VALUE));
@@ -170,23 +117,12 @@ impl<'t> Merge<'t> {
         };
         let by_key = |source: &Fields<'_>| -> HashMap<OwnedKey, Vec<u8>> {
             let entries = source.payloads(field.number);
-            entries
-                .map(|e| {
-                    (
-                        entry::key(e, key.kind).into(),
-                        entry::concatenated(e, VALUE),
-                    )
-                })
-                .collect()
+            entries.map(|e| (entry::key(e, key.kind).into(), entry::concatenated(e, VALUE))).collect()
         };
         let sources: Vec<HashMap<OwnedKey, Vec<u8>>> = sources.iter().map(by_key).collect();
         let merged = known.payloads(field.number).map(|entry| {
             let name = OwnedKey::from(entry::key(entry, key.kind));
-            let of: Vec<&[u8]> = sources
-                .iter()
-                .filter_map(|s| s.get(&name))
-                .map(Vec::as_slice)
-                .collect();
+            let of: Vec<&[u8]> = sources.iter().filter_map(|s| s.get(&name)).map(Vec::as_slice).collect();
             let value = entry::concatenated(entry, VALUE);
             let value = self.message(inner, &value, &of, depth)?;
             let mut out = Vec::with_capacity(entry.len() + value.len());
@@ -257,19 +193,11 @@ impl<'a> Fields<'a> {
     }
 
     fn unknown(&self) -> impl Iterator<Item = &Occurrence<'a>> {
-        self.fields
-            .iter()
-            .zip(&self.is_known)
-            .filter(|(_, known)| !**known)
-            .map(|(field, _)| field)
+        self.fields.iter().zip(&self.is_known).filter(|(_, known)| !**known).map(|(field, _)| field)
     }
 
     fn payloads(&self, number: u32) -> impl Iterator<Item = &'a [u8]> {
-        let live = self
-            .fields
-            .iter()
-            .zip(&self.live)
-            .filter(|(_, live)| **live);
+        let live = self.fields.iter().zip(&self.live).filter(|(_, live)| **live);
         live.filter_map(move |(field, _)| match field.raw {
             Raw::Bytes(payload) if field.number == number => Some(payload),
             _ => None,
@@ -295,39 +223,22 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(
-        merge: &Merge<'_>,
-        table: &Table,
-        known: &Fields<'_>,
-        sources: &[Fields<'_>],
-        depth: u32,
-    ) -> Self {
+    fn of(merge: &Merge<'_>, table: &Table, known: &Fields<'_>, sources: &[Fields<'_>], depth: u32) -> Self {
         let mut by_number = HashMap::new();
         let Some(depth) = depth.checked_sub(1) else {
             return Self { by_number };
         };
         let kept_or_merged = |part: Option<Vec<u8>>| part.map_or(Part::Kept, Part::Merged);
-        let fields = table
-            .fields()
-            .iter()
-            .filter(|f| matches!(f.kind, Kind::Message(_)));
+        let fields = table.fields().iter().filter(|f| matches!(f.kind, Kind::Message(_)));
         for field in fields {
             let count = known.payloads(field.number).count();
             if count == 0 {
                 continue;
             }
             let parts: Vec<Part> = if field.is_map {
-                merge
-                    .map(field, known, sources, depth)
-                    .into_iter()
-                    .map(kept_or_merged)
-                    .collect()
+                merge.map(field, known, sources, depth).into_iter().map(kept_or_merged).collect()
             } else if field.is_repeated {
-                merge
-                    .list(field, known, sources, depth)
-                    .into_iter()
-                    .map(kept_or_merged)
-                    .collect()
+                merge.list(field, known, sources, depth).into_iter().map(kept_or_merged).collect()
             } else if let Some(bytes) = merge.singular(field, known, sources, depth) {
                 let earlier = (1..count).map(|_| Part::Later);
                 earlier.chain([Part::Merged(bytes)]).collect()

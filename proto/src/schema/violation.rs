@@ -22,27 +22,14 @@ pub struct Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let field = if self.field.is_empty() {
-            "the message"
-        } else {
-            &self.field
-        };
+        let field = if self.field.is_empty() { "the message" } else { &self.field };
         write!(f, "{field} {} ({})", self.message, self.rule)
     }
 }
 
 /// Past the bound, violations are dropped.
-pub(super) fn push(
-    violations: &mut Vec<Violation>,
-    place: &Place<'_>,
-    rule: &'static str,
-    message: String,
-) {
+pub(super) fn push(violations: &mut Vec<Violation>, place: &Place<'_>, rule: &'static str, message: String) {
     if violations.len() < VIOLATIONS_MAX {
-        violations.push(Violation {
-            field: place.render(),
-            rule,
-            message,
-        });
+        violations.push(Violation { field: place.render(), rule, message });
     }
 }

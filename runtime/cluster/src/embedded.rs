@@ -67,7 +67,9 @@ impl<H> Default for Embedded<H> {
 impl<H: Clone> Embedded<H> {
     fn shard(&self, address: &Address) -> &Shard<H> {
         let n = self.hasher.hash_one(address) % SHARDS as u64;
-        self.shards.get(usize::try_from(n).unwrap_or_default()).expect("the remainder is smaller than the number of shards")
+        self.shards
+            .get(usize::try_from(n).unwrap_or_default())
+            .expect("the remainder is smaller than the number of shards")
     }
 
     /// The handle at an address, if an actor is active there.

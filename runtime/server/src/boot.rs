@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use canopy_actors::{Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock};
+use canopy_actors::{
+    Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
+};
 use canopy_config::{NodeConfig, RootKeySource, SignUp, TlsMode};
 use canopy_domain::{Modules, Refusal, Secret};
 use canopy_store::{Store, StoreError, StoreOptions, Unlock};
@@ -269,7 +271,9 @@ fn sign_up_token(data_dir: &Path) -> Result<Secret, BootError> {
         Err(e) => return Err(failed(e)),
     };
     if token.len() < SIGN_UP_TOKEN_BYTES_MIN {
-        let short = format!("holds less than {SIGN_UP_TOKEN_BYTES_MIN} characters: remove it, and the next start makes a new one");
+        let short = format!(
+            "holds less than {SIGN_UP_TOKEN_BYTES_MIN} characters: remove it, and the next start makes a new one"
+        );
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, short)));
     }
     Ok(Secret::new(token))

@@ -1,12 +1,9 @@
 //! A process out of file descriptors: the listener pauses, counts, and goes on when
 //! there are some again. Alone in its file, because the limit is the whole process's.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a panic is how a test fails"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
+#[path = "port/edge/mod.rs"]
 mod edge;
 
 use canopy::edge::listener::{Options, Security};
@@ -22,24 +19,17 @@ async fn accepting_goes_on_after_descriptors_ran_out() {
     let server = metrics::with_local_recorder(&recorder, || Server::start(options, echo));
     let errors = || {
         let rendered = recorder.handle().render();
-        let found = rendered
-            .lines()
-            .find_map(|line| line.strip_prefix("canopy_edge_accept_errors_total "));
+        let found = rendered.lines().find_map(|line| line.strip_prefix("canopy_edge_accept_errors_total "));
         found.map_or(0, |count| count.parse::<u64>().unwrap())
     };
-    let mut first = within(connect_plain(server.address, Version::HTTP_2))
-        .await
-        .unwrap();
+    let mut first = within(connect_plain(server.address, Version::HTTP_2)).await.unwrap();
     assert_eq!(within(first.get()).await.unwrap().0, 200);
 
     // The client's socket is made while there still are descriptors, and the listener's
     // task does not run before the limit is down: this runtime has one thread.
     let socket = std::net::TcpStream::connect(server.address).unwrap();
     let before = getrlimit(Resource::Nofile);
-    let lowered = Rlimit {
-        current: Some(3),
-        maximum: before.maximum,
-    };
+    let lowered = Rlimit { current: Some(3), maximum: before.maximum };
     setrlimit(Resource::Nofile, lowered).unwrap();
     let started = std::time::Instant::now();
     within(async {
@@ -49,16 +39,8 @@ async fn accepting_goes_on_after_descriptors_ran_out() {
     })
     .await;
     // 5 + 10 + 20 + 40 ms lie between five refusals.
-    assert!(
-        started.elapsed().as_millis() >= 75,
-        "it spins: {:?}",
-        started.elapsed()
-    );
-    assert_eq!(
-        within(first.get()).await.unwrap().0,
-        200,
-        "open connections are served"
-    );
+    assert!(started.elapsed().as_millis() >= 75, "it spins: {:?}", started.elapsed());
+    assert_eq!(within(first.get()).await.unwrap().0, 200, "open connections are served");
     setrlimit(Resource::Nofile, before).unwrap();
 
     socket.set_nonblocking(true).unwrap();

@@ -59,17 +59,9 @@ impl Process {
         let deadline = clock::now() + spec.shutdown_deadline;
         let abandoned = stop_all(&live, deadline).await;
         if abandoned > 0 {
-            tracing::error!(
-                supervisor = &*spec.id,
-                abandoned,
-                "killed children do not yield: leaving them behind"
-            );
+            tracing::error!(supervisor = &*spec.id, abandoned, "killed children do not yield: leaving them behind");
         }
-        tracing::info!(
-            supervisor = &*spec.id,
-            children = live.len(),
-            "children stopped"
-        );
+        tracing::info!(supervisor = &*spec.id, children = live.len(), "children stopped");
     }
 
     async fn melt_down(&self, child: Arc<str>, last_error: String) -> Outcome {
@@ -95,10 +87,7 @@ impl Actor for Process {
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
         {
             let mut actor = self.shared.actor.lock();
-            if let Some(other) = actor
-                .as_ref()
-                .filter(|other| other.get_status() != ActorStatus::Stopped)
-            {
+            if let Some(other) = actor.as_ref().filter(|other| other.get_status() != ActorStatus::Stopped) {
                 return Err(Box::new(StartError::AlreadyStarted {
                     key: Arc::clone(&self.shared.spec.id),
                     cell: other.get_cell(),
@@ -107,14 +96,9 @@ impl Actor for Process {
             *actor = Some(myself);
         }
         let epoch = self.shared.table.lock().open();
-        self.shared
-            .started_ms
-            .store(clock::unix_ms(), Ordering::Relaxed);
+        self.shared.started_ms.store(clock::unix_ms(), Ordering::Relaxed);
         tracing::info!(supervisor = &*self.shared.spec.id, "supervisor started");
-        Ok(State {
-            shared: Arc::clone(&self.shared),
-            epoch,
-        })
+        Ok(State { shared: Arc::clone(&self.shared), epoch })
     }
 
     async fn post_stop(&self, _: ActorRef<Msg>, _: &mut State) -> Outcome {
@@ -133,12 +117,7 @@ impl Actor for Process {
         }
     }
 
-    async fn handle_supervisor_evt(
-        &self,
-        myself: ActorRef<Msg>,
-        event: SupervisionEvent,
-        _: &mut State,
-    ) -> Outcome {
+    async fn handle_supervisor_evt(&self, myself: ActorRef<Msg>, event: SupervisionEvent, _: &mut State) -> Outcome {
         let Some((cell, exit)) = Exit::of_event(event) else {
             return Ok(());
         };

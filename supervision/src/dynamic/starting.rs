@@ -63,31 +63,19 @@ async fn start(
 
 /// Does what an exit or a failed start asks for, except for a meltdown, which
 /// it hands back: only the supervisor itself can end.
-pub(super) fn follow(
-    shared: &Arc<Shared>,
-    actor: &ActorRef<Msg>,
-    aftermath: Aftermath,
-) -> Option<(Arc<str>, String)> {
+pub(super) fn follow(shared: &Arc<Shared>, actor: &ActorRef<Msg>, aftermath: Aftermath) -> Option<(Arc<str>, String)> {
     let supervisor = &*shared.spec.id;
     match aftermath {
         Aftermath::Nothing => {}
         Aftermath::Restart { due, attempt } => {
             shared.restarts_total.increment(1);
-            let delay = shared
-                .spec
-                .backoff
-                .map_or(Duration::ZERO, |backoff| backoff.draw(attempt));
+            let delay = shared.spec.backoff.map_or(Duration::ZERO, |backoff| backoff.draw(attempt));
             tracing::info!(supervisor, child = &*due.key, ?delay, "child restarts");
             restart_later(shared, actor.clone(), due, delay);
         }
         Aftermath::Held { key, until, due } => {
             let hold = until.saturating_duration_since(clock::now());
-            tracing::warn!(
-                supervisor,
-                child = &*key,
-                ?hold,
-                "child quarantined after crashing repeatedly"
-            );
+            tracing::warn!(supervisor, child = &*key, ?hold, "child quarantined after crashing repeatedly");
             if let Some(due) = due {
                 restart_later(shared, actor.clone(), due, hold);
             }

@@ -133,15 +133,8 @@ impl<S> Reservation<S> {
 pub(super) enum Termination {
     NotFound,
     Done,
-    Busy {
-        gate: watch::Receiver<()>,
-        stopping: bool,
-    },
-    Stop {
-        cell: ActorCell,
-        shutdown: Shutdown,
-        gate: watch::Sender<()>,
-    },
+    Busy { gate: watch::Receiver<()>, stopping: bool },
+    Stop { cell: ActorCell, shutdown: Shutdown, gate: watch::Sender<()> },
 }
 
 /// A restart that is due, unless the entry has changed since.
@@ -207,9 +200,8 @@ impl Table {
         self.by_actor = HashMap::new();
         self.window.clear();
         let entries = std::mem::take(&mut self.entries).into_values();
-        let mut live: Vec<_> = entries
-            .filter_map(|entry| entry.cell().map(|cell| (cell.clone(), entry.shutdown)))
-            .collect();
+        let mut live: Vec<_> =
+            entries.filter_map(|entry| entry.cell().map(|cell| (cell.clone(), entry.shutdown))).collect();
         live.sort_unstable_by_key(|(cell, _)| std::cmp::Reverse(cell.get_id()));
         live
     }
@@ -222,9 +214,7 @@ impl Table {
         now: Instant,
     ) -> Result<Reservation<Ticket>, StartError> {
         if !self.open {
-            return Err(StartError::NotRunning {
-                supervisor: Arc::clone(&limits.id),
-            });
+            return Err(StartError::NotRunning { supervisor: Arc::clone(&limits.id) });
         }
         if let Some(entry) = self.entries.get(key) {
             match &entry.phase {
@@ -235,15 +225,10 @@ impl Table {
                     return Ok(Reservation::Ending(cell.clone()));
                 }
                 Phase::Running(cell) => {
-                    return Err(StartError::AlreadyStarted {
-                        key: Arc::clone(key),
-                        cell: cell.clone(),
-                    });
+                    return Err(StartError::AlreadyStarted { key: Arc::clone(key), cell: cell.clone() });
                 }
                 Phase::Restarting => {
-                    return Err(StartError::Restarting {
-                        key: Arc::clone(key),
-                    });
+                    return Err(StartError::Restarting { key: Arc::clone(key) });
                 }
                 Phase::Quarantined => {}
             }
@@ -263,22 +248,14 @@ impl Table {
             });
         }
         self.entries.insert(Arc::clone(key), Entry::new(spec));
-        Ok(self.begin(key).map_or_else(
-            || unreachable!("the entry has just been inserted"),
-            Reservation::Started,
-        ))
+        Ok(self.begin(key).map_or_else(|| unreachable!("the entry has just been inserted"), Reservation::Started))
     }
 
     fn begin(&mut self, key: &Arc<str>) -> Option<Ticket> {
         let (gate, opened) = watch::channel(());
         let revision = self.revise(key, Phase::Starting(opened))?;
         self.starting += 1;
-        Some(Ticket {
-            key: Arc::clone(key),
-            revision,
-            epoch: self.epoch,
-            _gate: gate,
-        })
+        Some(Ticket { key: Arc::clone(key), revision, epoch: self.epoch, _gate: gate })
     }
 
     fn revise(&mut self, key: &str, phase: Phase) -> Option<u64> {
@@ -309,11 +286,7 @@ impl Table {
         if ticket.epoch == self.epoch {
             self.starting = self.starting.saturating_sub(1);
         }
-        self.open
-            && self
-                .entries
-                .get(&ticket.key)
-                .is_some_and(|entry| entry.revision == ticket.revision)
+        self.open && self.entries.get(&ticket.key).is_some_and(|entry| entry.revision == ticket.revision)
     }
 
     /// Enters a child that has started. `None` means that nobody wants it any
@@ -341,22 +314,15 @@ impl Table {
 
     /// A start failed: the key's first, which is forgotten but for its crash
     /// history, or a restart, which is tried again.
-    pub(super) fn failed(
-        &mut self,
-        ticket: &Ticket,
-        error: &StartError,
-        now: Instant,
-    ) -> Aftermath {
+    pub(super) fn failed(&mut self, ticket: &Ticket, error: &StartError, now: Instant) -> Aftermath {
         if !self.finish(ticket) {
             return Aftermath::Nothing;
         }
         if self.starting == 0 {
             self.early = HashMap::new();
         }
-        let first = self
-            .entries
-            .get(&ticket.key)
-            .is_some_and(|entry| entry.started_ms == 0 && entry.last_error.is_none());
+        let first =
+            self.entries.get(&ticket.key).is_some_and(|entry| entry.started_ms == 0 && entry.last_error.is_none());
         self.crashed(&ticket.key, &error.to_string(), !first, now)
     }
 
@@ -377,12 +343,7 @@ impl Table {
             self.entries.remove(&key);
             return Aftermath::Nothing;
         }
-        self.crashed(
-            &key,
-            exit.error().unwrap_or("ended without an error"),
-            again,
-            now,
-        )
+        self.crashed(&key, exit.error().unwrap_or("ended without an error"), again, now)
     }
 
     /// Counts a crash, or a permanent child's end, and decides on a restart.
@@ -390,10 +351,7 @@ impl Table {
         let sentence = match &mut self.quarantine {
             Some(quarantine) => quarantine.crashed(key, error, now),
             None if again && !self.window.admit(self.intensity, now) => {
-                return Aftermath::Meltdown {
-                    key: Arc::clone(key),
-                    last_error: cut(error.to_owned()),
-                };
+                return Aftermath::Meltdown { key: Arc::clone(key), last_error: cut(error.to_owned()) };
             }
             None => Sentence::Free,
         };
@@ -411,16 +369,9 @@ impl Table {
             Sentence::HeldUntil(_) => Phase::Quarantined,
         };
         // Of an entry that was removed there is nothing to revise.
-        let due = self.revise(key, phase).map(|revision| Due {
-            key: Arc::clone(key),
-            revision,
-        });
+        let due = self.revise(key, phase).map(|revision| Due { key: Arc::clone(key), revision });
         match (sentence, due) {
-            (Sentence::HeldUntil(until), due) => Aftermath::Held {
-                key: Arc::clone(key),
-                until,
-                due,
-            },
+            (Sentence::HeldUntil(until), due) => Aftermath::Held { key: Arc::clone(key), until, due },
             (Sentence::Free, Some(due)) => Aftermath::Restart { due, attempt },
             (Sentence::Free, None) => Aftermath::Nothing,
         }
@@ -431,14 +382,8 @@ impl Table {
             return Termination::NotFound;
         };
         match &entry.phase {
-            Phase::Starting(gate) => Termination::Busy {
-                gate: gate.clone(),
-                stopping: false,
-            },
-            Phase::Stopping(_, gate) => Termination::Busy {
-                gate: gate.clone(),
-                stopping: true,
-            },
+            Phase::Starting(gate) => Termination::Busy { gate: gate.clone(), stopping: false },
+            Phase::Stopping(_, gate) => Termination::Busy { gate: gate.clone(), stopping: true },
             Phase::Restarting | Phase::Quarantined => {
                 self.entries.remove(key);
                 Termination::Done
@@ -447,11 +392,7 @@ impl Table {
                 let (gate, opened) = watch::channel(());
                 let cell = cell.clone();
                 entry.phase = Phase::Stopping(cell.clone(), opened);
-                Termination::Stop {
-                    cell,
-                    shutdown: entry.shutdown,
-                    gate,
-                }
+                Termination::Stop { cell, shutdown: entry.shutdown, gate }
             }
         }
     }
@@ -465,13 +406,9 @@ impl Table {
 
     /// Whether anything was known, and the restart that can be made now.
     pub(super) fn release(&mut self, key: &str) -> (bool, Option<Due>) {
-        let known = self
-            .quarantine
-            .as_mut()
-            .is_some_and(|quarantine| quarantine.release(key));
+        let known = self.quarantine.as_mut().is_some_and(|quarantine| quarantine.release(key));
         let held = self.entries.get_key_value(key);
-        let Some((key, _)) = held.filter(|(_, entry)| matches!(entry.phase, Phase::Quarantined))
-        else {
+        let Some((key, _)) = held.filter(|(_, entry)| matches!(entry.phase, Phase::Quarantined)) else {
             return (known, None);
         };
         let key = Arc::clone(key);

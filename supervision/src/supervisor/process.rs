@@ -10,9 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use metrics::Counter;
-use ractor::{
-    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent,
-};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use super::{Child, Shared};
@@ -68,12 +66,7 @@ impl Drop for Clear {
     fn drop(&mut self) {
         // ractor hands the state of an ended actor to its supervisor, which may
         // drop it after it has started the next incarnation.
-        let current = self
-            .shared
-            .actor
-            .lock()
-            .as_ref()
-            .map(|actor| actor.get_id());
+        let current = self.shared.actor.lock().as_ref().map(|actor| actor.get_id());
         if current != Some(self.actor) {
             return;
         }
@@ -89,35 +82,23 @@ type Outcome = Result<(), ActorProcessingErr>;
 impl Process {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let id = shared.spec.id.to_string();
-        Self {
-            restarts_total: metrics::counter!(crate::RESTARTS_TOTAL, "supervisor" => id),
-            shared,
-        }
+        Self { restarts_total: metrics::counter!(crate::RESTARTS_TOTAL, "supervisor" => id), shared }
     }
 
     /// Looks at or changes one child, which may be gone.
     fn with<R>(&self, token: u64, f: impl FnOnce(&mut Child) -> R) -> Option<R> {
         let mut children = self.shared.children.lock();
-        children
-            .iter_mut()
-            .find(|child| child.token == token)
-            .map(f)
+        children.iter_mut().find(|child| child.token == token).map(f)
     }
 
     /// The tokens and slots of all children, in start order.
     fn slots(&self) -> (Vec<u64>, Vec<Slot>) {
         let children = self.shared.children.lock();
-        children
-            .iter()
-            .map(|child| (child.token, child.slot()))
-            .unzip()
+        children.iter().map(|child| (child.token, child.slot())).unzip()
     }
 
     fn forget(&self, tokens: &[u64]) {
-        self.shared
-            .children
-            .lock()
-            .retain(|child| !tokens.contains(&child.token));
+        self.shared.children.lock().retain(|child| !tokens.contains(&child.token));
     }
 
     async fn start_one(&self, myself: &ActorCell, token: u64) -> Result<ActorCell, StartError> {
@@ -128,9 +109,7 @@ impl Process {
             child.spec.clone()
         });
         let Some(spec) = spec else {
-            return Err(StartError::NotRunning {
-                supervisor: Arc::clone(&self.shared.spec.id),
-            });
+            return Err(StartError::NotRunning { supervisor: Arc::clone(&self.shared.spec.id) });
         };
         let started = spec.start_under(myself).await;
         self.with(token, |child| match &started {
@@ -140,12 +119,7 @@ impl Process {
                 child.restarts += u64::from(child.started_at.is_some());
                 child.started_at = Some(clock::now());
                 child.started_ms = clock::unix_ms();
-                tracing::info!(
-                    supervisor,
-                    child = &*spec.id,
-                    restarts = child.restarts,
-                    "child started"
-                );
+                tracing::info!(supervisor, child = &*spec.id, restarts = child.restarts, "child started");
             }
             Err(error) => {
                 child.status = Status::Stopped;
@@ -166,11 +140,7 @@ impl Process {
         });
         if let Some((cell, id, shutdown)) = found.flatten() {
             stop_child(&id, &cell, shutdown).await;
-            tracing::info!(
-                supervisor = &*self.shared.spec.id,
-                child = &*id,
-                "child stopped"
-            );
+            tracing::info!(supervisor = &*self.shared.spec.id, child = &*id, "child stopped");
         }
         self.with(token, |child| {
             child.cell = None;
@@ -186,13 +156,7 @@ impl Process {
         }
     }
 
-    async fn exited(
-        &self,
-        myself: &ActorRef<Msg>,
-        state: &mut State,
-        cell: &ActorCell,
-        exit: Exit,
-    ) -> Outcome {
+    async fn exited(&self, myself: &ActorRef<Msg>, state: &mut State, cell: &ActorCell, exit: Exit) -> Outcome {
         let spec = &self.shared.spec;
         // ractor notifies just before it calls the actor stopped: two
         // incarnations of a child shall not overlap.
@@ -200,10 +164,7 @@ impl Process {
         // Unknown are the exits of children that this supervisor has stopped.
         let token = {
             let mut children = self.shared.children.lock();
-            let Some(child) = children
-                .iter_mut()
-                .find(|child| child.cell.as_ref() == Some(cell))
-            else {
+            let Some(child) = children.iter_mut().find(|child| child.cell.as_ref() == Some(cell)) else {
                 return Ok(());
             };
             child.cell = None;
@@ -211,27 +172,14 @@ impl Process {
             child.revision += 1;
             if let Some(error) = exit.error() {
                 child.last_error = Some(cut(error.to_owned()));
-                tracing::warn!(
-                    supervisor = &*spec.id,
-                    child = &*child.spec.id,
-                    error,
-                    "child failed"
-                );
+                tracing::warn!(supervisor = &*spec.id, child = &*child.spec.id, error, "child failed");
             } else {
-                tracing::info!(
-                    supervisor = &*spec.id,
-                    child = &*child.spec.id,
-                    ?exit,
-                    "child ended"
-                );
+                tracing::info!(supervisor = &*spec.id, child = &*child.spec.id, ?exit, "child ended");
             }
             child.token
         };
         let (tokens, slots) = self.slots();
-        let index = tokens
-            .iter()
-            .position(|&other| other == token)
-            .unwrap_or(usize::MAX);
+        let index = tokens.iter().position(|&other| other == token).unwrap_or(usize::MAX);
         let verdict = verdict(spec.auto_shutdown, &slots, index, &exit);
         if verdict == Verdict::Restart {
             return self.restart(myself, state, token).await;
@@ -240,10 +188,7 @@ impl Process {
             self.forget(&[token]);
         }
         if verdict == Verdict::Shutdown {
-            tracing::info!(
-                supervisor = &*spec.id,
-                "significant children ended: shutting down"
-            );
+            tracing::info!(supervisor = &*spec.id, "significant children ended: shutting down");
             myself.stop(Some(SHUTDOWN.to_owned()));
         }
         Ok(())
@@ -264,9 +209,8 @@ impl Process {
             return Ok(());
         };
         let due = self.with(token, |child| {
-            let ran_quietly = child
-                .started_at
-                .is_some_and(|at| now.saturating_duration_since(at) > spec.intensity.period);
+            let ran_quietly =
+                child.started_at.is_some_and(|at| now.saturating_duration_since(at) > spec.intensity.period);
             let attempt = if ran_quietly { 0 } else { child.attempt };
             child.attempt = attempt.saturating_add(1);
             (attempt, Self::mark_due(child))
@@ -282,16 +226,11 @@ impl Process {
     fn mark_due(child: &mut Child) -> Due {
         child.status = Status::Restarting;
         child.revision += 1;
-        Due {
-            token: child.token,
-            revision: child.revision,
-        }
+        Due { token: child.token, revision: child.revision }
     }
 
     fn is_due(&self, due: Due) -> bool {
-        self.with(due.token, |child| {
-            child.status == Status::Restarting && child.revision == due.revision
-        }) == Some(true)
+        self.with(due.token, |child| child.status == Status::Restarting && child.revision == due.revision) == Some(true)
     }
 
     /// Stops the live siblings in the child's group and returns the group's
@@ -303,10 +242,7 @@ impl Process {
         };
         let group = group(self.shared.spec.strategy, &slots, index);
         let named = |indices: &[usize]| -> Vec<u64> {
-            indices
-                .iter()
-                .filter_map(|&index| tokens.get(index).copied())
-                .collect()
+            indices.iter().filter_map(|&index| tokens.get(index).copied()).collect()
         };
         for sibling in named(&group.stop) {
             self.stop_one(sibling).await;
@@ -341,9 +277,7 @@ impl Process {
     async fn melt_down(&self, token: u64) -> Outcome {
         let spec = &self.shared.spec;
         let (child, last_error) = self
-            .with(token, |child| {
-                (Arc::clone(&child.spec.id), child.last_error.clone())
-            })
+            .with(token, |child| (Arc::clone(&child.spec.id), child.last_error.clone()))
             .unwrap_or_else(|| (Arc::clone(&spec.id), None));
         let meltdown = Meltdown {
             supervisor: Arc::clone(&spec.id),
@@ -363,28 +297,18 @@ impl Process {
             .iter()
             .find(|child| child.spec.id == *id)
             .map(|child| (child.token, child.status, child.spec.restart))
-            .ok_or_else(|| ChildError::NotFound {
-                key: Arc::clone(id),
-            })
+            .ok_or_else(|| ChildError::NotFound { key: Arc::clone(id) })
     }
 
-    async fn add(
-        &self,
-        myself: &ActorCell,
-        state: &mut State,
-        spec: ChildSpec,
-    ) -> Result<ActorCell, ChildError> {
+    async fn add(&self, myself: &ActorCell, state: &mut State, spec: ChildSpec) -> Result<ActorCell, ChildError> {
         let id = Arc::clone(&spec.id);
         if let Ok((token, _, _)) = self.find(&id) {
             let cell = self.with(token, |child| child.cell.clone()).flatten();
             return Err(match cell {
                 Some(cell) => StartError::AlreadyStarted { key: id, cell }.into(),
                 // OTP's already_present.
-                None => StartError::InvalidSpec {
-                    child: id,
-                    reason: "its id is taken: restart or delete that child",
-                }
-                .into(),
+                None => StartError::InvalidSpec { child: id, reason: "its id is taken: restart or delete that child" }
+                    .into(),
             });
         }
         let token = state.next_token;
@@ -426,46 +350,26 @@ impl Actor for Process {
         let spec = &self.shared.spec;
         {
             let mut actor = self.shared.actor.lock();
-            if let Some(other) = actor
-                .as_ref()
-                .filter(|other| other.get_status() != ActorStatus::Stopped)
-            {
-                return Err(Box::new(StartError::AlreadyStarted {
-                    key: Arc::clone(&spec.id),
-                    cell: other.get_cell(),
-                }));
+            if let Some(other) = actor.as_ref().filter(|other| other.get_status() != ActorStatus::Stopped) {
+                return Err(Box::new(StartError::AlreadyStarted { key: Arc::clone(&spec.id), cell: other.get_cell() }));
             }
             *actor = Some(myself.clone());
         }
         let numbered = (0_u64..).zip(&spec.children);
-        *self.shared.children.lock() = numbered
-            .map(|(token, child)| Child::new(token, child.clone()))
-            .collect();
-        self.shared
-            .started_ms
-            .store(clock::unix_ms(), Ordering::Relaxed);
+        *self.shared.children.lock() = numbered.map(|(token, child)| Child::new(token, child.clone())).collect();
+        self.shared.started_ms.store(clock::unix_ms(), Ordering::Relaxed);
         let state = State {
             window: RestartWindow::default(),
             next_token: spec.children.len() as u64,
-            _clear: Clear {
-                shared: Arc::clone(&self.shared),
-                actor: myself.get_id(),
-            },
+            _clear: Clear { shared: Arc::clone(&self.shared), actor: myself.get_id() },
         };
         for (token, child) in (0_u64..).zip(&spec.children) {
             if let Err(source) = self.start_one(&myself.get_cell(), token).await {
                 self.stop_children().await;
-                return Err(Box::new(StartError::Child {
-                    child: Arc::clone(&child.id),
-                    source: Box::new(source),
-                }));
+                return Err(Box::new(StartError::Child { child: Arc::clone(&child.id), source: Box::new(source) }));
             }
         }
-        tracing::info!(
-            supervisor = &*spec.id,
-            children = spec.children.len(),
-            "supervisor started"
-        );
+        tracing::info!(supervisor = &*spec.id, children = spec.children.len(), "supervisor started");
         Ok(state)
     }
 
@@ -491,10 +395,7 @@ impl Actor for Process {
             }
             Msg::RestartChild(id, reply) => {
                 let answer = match self.find_idle(&id) {
-                    Ok(token) => self
-                        .start_one(&myself.get_cell(), token)
-                        .await
-                        .map_err(Into::into),
+                    Ok(token) => self.start_one(&myself.get_cell(), token).await.map_err(Into::into),
                     Err(error) => Err(error),
                 };
                 let _ = reply.send(answer);

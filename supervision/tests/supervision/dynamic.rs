@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use canopy_supervision::{
-    Backoff, ChildError, ChildSpec, DynamicSpec, DynamicSupervisor, Intensity, StartError, Status,
-    Supervisor,
+    Backoff, ChildError, ChildSpec, DynamicSpec, DynamicSupervisor, Intensity, StartError, Status, Supervisor,
 };
 
 use crate::stage::{Order, Stage, settle, watcher};
@@ -19,19 +18,13 @@ async fn started(spec: DynamicSpec) -> (Stage, DynamicSupervisor) {
 
 async fn start(supervisor: &DynamicSupervisor, stage: &Stage, line: &str) {
     let key = line.split_whitespace().next().expect("a key");
-    supervisor
-        .start_child(key, stage.child(line))
-        .await
-        .expect("starts");
+    supervisor.start_child(key, stage.child(line)).await.expect("starts");
 }
 
 #[tokio::test(start_paused = true)]
 async fn restart_types() {
     let spec = DynamicSpec {
-        intensity: Intensity {
-            restarts_max: 10,
-            period: Duration::from_secs(5),
-        },
+        intensity: Intensity { restarts_max: 10, period: Duration::from_secs(5) },
         ..DynamicSpec::new("d")
     };
     let (stage, supervisor) = started(spec).await;
@@ -58,10 +51,7 @@ async fn a_key_is_started_once_and_again_when_it_has_ended() {
     let (stage, supervisor) = started(DynamicSpec::new("d")).await;
     let child = || stage.child("a temporary slow=100");
     // Two callers meet: one starts it, the other gets the same actor.
-    let (one, two) = tokio::join!(
-        supervisor.start_child("a", child()),
-        supervisor.start_child("a", child())
-    );
+    let (one, two) = tokio::join!(supervisor.start_child("a", child()), supervisor.start_child("a", child()));
     let cell = one.expect("the first starts it");
     assert!(matches!(two, Err(StartError::AlreadyStarted { cell: same, .. }) if same == cell));
     // A start that meets an actor on its way out waits, and makes the next one.
@@ -88,10 +78,7 @@ async fn terminate_waits_kills_and_forgets() {
     assert_eq!(stage.events(), "started a, started b, stopped a");
     let again = stage.child("b temporary");
     // A start during the stop waits for it.
-    let (ended, next) = tokio::join!(
-        supervisor.terminate_child("b"),
-        supervisor.start_child("b", again)
-    );
+    let (ended, next) = tokio::join!(supervisor.terminate_child("b"), supervisor.start_child("b", again));
     ended.expect("known");
     next.expect("starts after the stop");
     assert_eq!(stage.events(), "killed b, started b");
@@ -101,18 +88,9 @@ async fn terminate_waits_kills_and_forgets() {
 
 #[tokio::test(start_paused = true)]
 async fn stopping_asks_all_at_once_newest_first_under_one_deadline() {
-    let spec = DynamicSpec {
-        shutdown_deadline: Duration::from_secs(1),
-        ..DynamicSpec::new("d")
-    };
+    let spec = DynamicSpec { shutdown_deadline: Duration::from_secs(1), ..DynamicSpec::new("d") };
     let (stage, supervisor) = started(spec).await;
-    for line in [
-        "a infinity",
-        "b",
-        "c slow=900",
-        "d slow=5000 infinity",
-        "e slow=800",
-    ] {
+    for line in ["a infinity", "b", "c slow=900", "d slow=5000 infinity", "e slow=800"] {
         start(&supervisor, &stage, line).await;
     }
     stage.events();
@@ -120,10 +98,7 @@ async fn stopping_asks_all_at_once_newest_first_under_one_deadline() {
     supervisor.stop().await;
     assert_eq!(begun.elapsed().as_millis(), 1000);
     settle().await;
-    assert_eq!(
-        stage.events(),
-        "stopped b, stopped a, stopped e, stopped c, killed d, supervisor ended: shutdown"
-    );
+    assert_eq!(stage.events(), "stopped b, stopped a, stopped e, stopped c, killed d, supervisor ended: shutdown");
     let late = supervisor.start_child("f", stage.child("f")).await;
     assert!(matches!(late, Err(StartError::NotRunning { .. })));
 }
@@ -131,10 +106,7 @@ async fn stopping_asks_all_at_once_newest_first_under_one_deadline() {
 #[tokio::test(start_paused = true)]
 async fn meltdown_counts_all_keys_together() {
     let spec = DynamicSpec {
-        intensity: Intensity {
-            restarts_max: 1,
-            period: Duration::from_secs(5),
-        },
+        intensity: Intensity { restarts_max: 1, period: Duration::from_secs(5) },
         ..DynamicSpec::new("d")
     };
     let (stage, supervisor) = started(spec).await;
@@ -172,11 +144,7 @@ async fn a_restart_that_cannot_start_melts_down_too() {
 #[tokio::test(start_paused = true)]
 async fn restarts_back_off() {
     let spec = DynamicSpec {
-        backoff: Some(Backoff {
-            base: Duration::from_millis(100),
-            max: Duration::from_secs(1),
-            jitter: 0.0,
-        }),
+        backoff: Some(Backoff { base: Duration::from_millis(100), max: Duration::from_secs(1), jitter: 0.0 }),
         ..DynamicSpec::new("d")
     };
     let (stage, supervisor) = started(spec).await;
@@ -193,21 +161,12 @@ async fn restarts_back_off() {
 
 #[tokio::test(start_paused = true)]
 async fn the_number_of_children_is_bounded() {
-    let spec = DynamicSpec {
-        children_max: 2,
-        ..DynamicSpec::new("d")
-    };
+    let spec = DynamicSpec { children_max: 2, ..DynamicSpec::new("d") };
     let (stage, supervisor) = started(spec).await;
     start(&supervisor, &stage, "a temporary").await;
     start(&supervisor, &stage, "b temporary").await;
     let third = supervisor.start_child("c", stage.child("c")).await;
-    assert!(matches!(
-        third,
-        Err(StartError::ChildLimit {
-            children_max: 2,
-            ..
-        })
-    ));
+    assert!(matches!(third, Err(StartError::ChildLimit { children_max: 2, .. })));
     supervisor.terminate_child("a").await.expect("known");
     start(&supervisor, &stage, "c temporary").await;
 }
@@ -223,8 +182,7 @@ async fn a_start_goes_on_when_its_caller_goes_away() {
             start(cell).await
         }
     });
-    let impatient =
-        tokio::time::timeout(Duration::from_millis(10), supervisor.start_child("a", slow)).await;
+    let impatient = tokio::time::timeout(Duration::from_millis(10), supervisor.start_child("a", slow)).await;
     assert!(impatient.is_err());
     assert_eq!(supervisor.which_children(9)[0].status, Status::Starting);
     // Others keep starting meanwhile.
@@ -250,10 +208,7 @@ async fn a_child_that_ends_within_its_start_leaves_nothing_behind() {
         }
     })
     .restart(canopy_supervision::Restart::Temporary);
-    supervisor
-        .start_child("a", brief)
-        .await
-        .expect("it did start");
+    supervisor.start_child("a", brief).await.expect("it did start");
     assert_eq!(supervisor.count_children(), 0);
     start(&supervisor, &stage, "a temporary").await;
     assert_eq!(stage.events(), "started a, stopped a, started a");
@@ -282,19 +237,12 @@ async fn many_come_and_go() {
 async fn the_handle_follows_a_restart_by_the_parent() {
     let stage = Stage::default();
     let supervisor = DynamicSupervisor::new(DynamicSpec::new("d"));
-    let root = Supervisor::new(
-        stage
-            .supervisor("root one_for_all\n a")
-            .child(supervisor.child_spec()),
-    );
+    let root = Supervisor::new(stage.supervisor("root one_for_all\n a").child(supervisor.child_spec()));
     root.start(None).await.expect("starts");
     start(&supervisor, &stage, "x temporary").await;
     stage.order("a", Order::Crash);
     settle().await;
-    assert_eq!(
-        stage.events(),
-        "started a, started x, crashed a, stopped x, started a"
-    );
+    assert_eq!(stage.events(), "started a, started x, crashed a, stopped x, started a");
     assert_eq!(supervisor.count_children(), 0);
     start(&supervisor, &stage, "x temporary").await;
     settle().await;

@@ -27,11 +27,7 @@ impl Actor for Echo {
     type State = Option<Permit>;
     type Arguments = ();
 
-    async fn pre_start(
-        &self,
-        _: ActorRef<Self::Msg>,
-        (): (),
-    ) -> Result<Self::State, ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<Self::State, ActorProcessingErr> {
         Ok(None)
     }
 
@@ -90,21 +86,10 @@ async fn full_hands_the_message_back_and_permits_return() {
     }
     let (ask, mut replied) = echo();
     let error = mailbox.clone().try_send(ask).expect_err("full");
-    assert_eq!(
-        error.to_string(),
-        "mailbox org/1 holds 3 messages, its limit: retry later"
-    );
-    assert!(matches!(
-        error,
-        SendError::Full {
-            messages_max: 3,
-            ..
-        }
-    ));
+    assert_eq!(error.to_string(), "mailbox org/1 holds 3 messages, its limit: retry later");
+    assert!(matches!(error, SendError::Full { messages_max: 3, .. }));
     assert!(replied.try_recv().is_err());
-    let Ask::Echo(number, reply) = error.into_message() else {
-        panic!("another message came back")
-    };
+    let Ask::Echo(number, reply) = error.into_message() else { panic!("another message came back") };
     reply.send(number).expect("its reply channel is open");
     assert_eq!(mailbox.depth(), 3);
     settle().await;
@@ -129,9 +114,7 @@ async fn a_kept_permit_counts_until_it_is_dropped() {
     let mailbox = mailbox(1).await;
     let (go, until) = oneshot::channel();
     let (reply, replied) = oneshot::channel();
-    mailbox
-        .try_send(Ask::Hold(until, reply))
-        .expect("there is room");
+    mailbox.try_send(Ask::Hold(until, reply)).expect("there is room");
     settle().await;
     assert_eq!(mailbox.depth(), 1);
     assert!(mailbox.try_send(echo().0).is_err());
@@ -168,20 +151,13 @@ async fn nothing_disappears_with_its_reply_channel_open() {
         }
         settle().await;
         for replied in &mut replies {
-            assert_ne!(
-                replied.try_recv(),
-                Err(oneshot::error::TryRecvError::Empty),
-                "{name}"
-            );
+            assert_ne!(replied.try_recv(), Err(oneshot::error::TryRecvError::Empty), "{name}");
         }
         assert_eq!(mailbox.depth(), 0, "{name}");
         let (ask, mut replied) = echo();
         let error = mailbox.try_send(ask).expect_err("closed");
         assert!(matches!(error, SendError::Closed { .. }), "{name}: {error}");
-        assert!(
-            replied.try_recv() == Err(oneshot::error::TryRecvError::Empty),
-            "it came back unharmed"
-        );
+        assert!(replied.try_recv() == Err(oneshot::error::TryRecvError::Empty), "it came back unharmed");
         drop(error);
         assert!(replied.await.is_err());
     }

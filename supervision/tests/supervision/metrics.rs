@@ -7,10 +7,7 @@ use std::time::Duration;
 use canopy_supervision::{
     DynamicSpec, DynamicSupervisor, Intensity, OnCrashLoop, QUARANTINED, RESTARTS_TOTAL, Supervisor,
 };
-use metrics::{
-    Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString,
-    Unit,
-};
+use metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use parking_lot::Mutex;
 
 use crate::stage::{Order, Stage, settle};
@@ -25,14 +22,8 @@ struct Line {
 
 impl Line {
     fn of(ledger: &Ledger, key: &Key) -> Arc<Self> {
-        let labels: Vec<String> = key
-            .labels()
-            .map(|label| format!("{}={}", label.key(), label.value()))
-            .collect();
-        Arc::new(Self {
-            ledger: ledger.clone(),
-            name: format!("{} {}", key.name(), labels.join(",")),
-        })
+        let labels: Vec<String> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        Arc::new(Self { ledger: ledger.clone(), name: format!("{} {}", key.name(), labels.join(",")) })
     }
 
     fn change(&self, f: impl FnOnce(f64) -> f64) {
@@ -81,9 +72,7 @@ impl Recorder for Ledger {
 async fn scene(ledger: Ledger) {
     let read = |metric: &str, supervisor: &str| {
         let lines = ledger.0.lock();
-        lines
-            .get(&format!("{metric} supervisor={supervisor}"))
-            .copied()
+        lines.get(&format!("{metric} supervisor={supervisor}")).copied()
     };
     let stage = Stage::default();
     let root = Supervisor::new(stage.supervisor("root one_for_all\n a\n b"));
@@ -92,17 +81,10 @@ async fn scene(ledger: Ledger) {
         stage.order("a", Order::Crash);
         settle().await;
     }
-    assert_eq!(
-        read(RESTARTS_TOTAL, "root"),
-        Some(2.0),
-        "once for the group"
-    );
+    assert_eq!(read(RESTARTS_TOTAL, "root"), Some(2.0), "once for the group");
 
     let orgs = DynamicSupervisor::new(DynamicSpec {
-        intensity: Intensity {
-            restarts_max: 1,
-            period: Duration::from_secs(5),
-        },
+        intensity: Intensity { restarts_max: 1, period: Duration::from_secs(5) },
         on_crash_loop: OnCrashLoop::Quarantine {
             base: Duration::from_secs(10),
             max: Duration::from_secs(10),
@@ -111,18 +93,12 @@ async fn scene(ledger: Ledger) {
         ..DynamicSpec::new("orgs")
     });
     orgs.start(None).await.expect("starts");
-    orgs.start_child("x", stage.child("x permanent"))
-        .await
-        .expect("starts");
+    orgs.start_child("x", stage.child("x permanent")).await.expect("starts");
     for _ in 0..2 {
         stage.order("x", Order::Crash);
         settle().await;
     }
-    assert_eq!(
-        read(RESTARTS_TOTAL, "orgs"),
-        Some(1.0),
-        "a hold is no restart"
-    );
+    assert_eq!(read(RESTARTS_TOTAL, "orgs"), Some(1.0), "a hold is no restart");
     assert_eq!(read(QUARANTINED, "orgs"), Some(1.0));
     orgs.release("x");
     assert_eq!(read(QUARANTINED, "orgs"), Some(0.0));

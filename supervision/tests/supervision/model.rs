@@ -17,26 +17,14 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let restart = prop::sample::select(vec!["permanent", "transient", "temporary"]);
-    let exit = prop::sample::select(vec![
-        "crash",
-        "fail",
-        "stop",
-        "stop shutdown",
-        "stop weary",
-        "kill",
-    ]);
+    let exit = prop::sample::select(vec!["crash", "fail", "stop", "stop shutdown", "stop weary", "kill"]);
     (
         prop::sample::select(vec!["one_for_one", "one_for_all", "rest_for_one"]),
         0_usize..8,
         prop::collection::vec(restart, 1..7),
         prop::collection::vec((0_usize..7, exit), 1..16),
     )
-        .prop_map(|(strategy, restarts_max, children, exits)| Case {
-            strategy,
-            restarts_max,
-            children,
-            exits,
-        })
+        .prop_map(|(strategy, restarts_max, children, exits)| Case { strategy, restarts_max, children, exits })
 }
 
 struct Child {
@@ -55,19 +43,9 @@ struct Model {
 
 impl Model {
     fn new(case: &Case) -> (Self, Vec<String>) {
-        let children = case.children.iter().enumerate().map(|(id, restart)| Child {
-            id,
-            restart,
-            alive: true,
-        });
-        let trace = (0..case.children.len())
-            .map(|id| format!("started {id}"))
-            .collect();
-        let model = Self {
-            children: children.collect(),
-            restarts: 0,
-            dead: false,
-        };
+        let children = case.children.iter().enumerate().map(|(id, restart)| Child { id, restart, alive: true });
+        let trace = (0..case.children.len()).map(|id| format!("started {id}")).collect();
+        let model = Self { children: children.collect(), restarts: 0, dead: false };
         (model, trace)
     }
 
@@ -118,11 +96,7 @@ impl Model {
 
     /// `terminate_children/2`.
     fn terminate(&mut self, first: usize, trace: &mut Vec<String>) {
-        for child in self.children[first..]
-            .iter_mut()
-            .rev()
-            .filter(|child| child.alive)
-        {
+        for child in self.children[first..].iter_mut().rev().filter(|child| child.alive) {
             child.alive = false;
             trace.push(format!("stopped {}", child.id));
         }
@@ -134,19 +108,14 @@ impl Model {
     }
 
     fn place(&self, id: usize) -> usize {
-        self.children
-            .iter()
-            .position(|child| child.id == id)
-            .expect("known")
+        self.children.iter().position(|child| child.id == id).expect("known")
     }
 }
 
 async fn run(case: Case) {
     let stage = Stage::default();
-    let children: Vec<String> = (0..)
-        .zip(&case.children)
-        .map(|(id, restart): (usize, _)| format!("{id} {restart}"))
-        .collect();
+    let children: Vec<String> =
+        (0..).zip(&case.children).map(|(id, restart): (usize, _)| format!("{id} {restart}")).collect();
     let head = format!("s {} {}/5000\n", case.strategy, case.restarts_max);
     let supervisor = Supervisor::new(stage.supervisor(&(head + &children.join("\n"))));
     let parent = watcher(&stage).await;
@@ -155,12 +124,7 @@ async fn run(case: Case) {
     assert_eq!(stage.events(), started.join(", "));
     let mut elapsed_ms = 0;
     for (number, exit) in &case.exits {
-        let alive: Vec<usize> = model
-            .children
-            .iter()
-            .filter(|child| child.alive)
-            .map(|child| child.id)
-            .collect();
+        let alive: Vec<usize> = model.children.iter().filter(|child| child.alive).map(|child| child.id).collect();
         if model.dead || alive.is_empty() {
             break;
         }
@@ -170,31 +134,18 @@ async fn run(case: Case) {
             "crash" => stage.order(&name, Order::Crash),
             "fail" => stage.order(&name, Order::Fail),
             "kill" => stage.actor(&name).kill(),
-            stop => stage.order(
-                &name,
-                Order::Stop(stop.strip_prefix("stop ").map(ToOwned::to_owned)),
-            ),
+            stop => stage.order(&name, Order::Stop(stop.strip_prefix("stop ").map(ToOwned::to_owned))),
         }
         settle().await;
         elapsed_ms += 1;
         assert!(elapsed_ms < 5000, "the model has no clock");
         let events = stage.events();
         let events = events.split(": supervisor s").next().unwrap_or_default();
-        assert_eq!(
-            events,
-            model.exit(&case, id, exit).join(", "),
-            "{exit} {id} in {case:?}"
-        );
-        let known: Vec<(String, bool)> = supervisor
-            .which_children()
-            .into_iter()
-            .map(|child| (child.id.to_string(), child.cell.is_some()))
-            .collect();
-        let expected: Vec<(String, bool)> = model
-            .children
-            .iter()
-            .map(|child| (child.id.to_string(), child.alive))
-            .collect();
+        assert_eq!(events, model.exit(&case, id, exit).join(", "), "{exit} {id} in {case:?}");
+        let known: Vec<(String, bool)> =
+            supervisor.which_children().into_iter().map(|child| (child.id.to_string(), child.cell.is_some())).collect();
+        let expected: Vec<(String, bool)> =
+            model.children.iter().map(|child| (child.id.to_string(), child.alive)).collect();
         if !model.dead {
             assert_eq!(known, expected, "{case:?}");
         }

@@ -7,10 +7,7 @@ use canopy_supervision::{Intensity, Observe, Restart, StartError, Supervisor};
 use crate::stage::{Order, Stage, settle, watcher};
 
 fn intensity(restarts_max: u32) -> Intensity {
-    Intensity {
-        restarts_max,
-        period: Duration::from_secs(5),
-    }
+    Intensity { restarts_max, period: Duration::from_secs(5) }
 }
 
 /// root(one_for_one 1) → inner(one_for_one 0) → leaf; a meltdown of inner is a
@@ -19,19 +16,14 @@ fn intensity(restarts_max: u32) -> Intensity {
 async fn a_meltdown_goes_up() {
     let stage = Stage::default();
     let inner = Supervisor::new(stage.supervisor("inner one_for_one 0/5000\n leaf\n twig"));
-    let root = stage
-        .supervisor("root one_for_one\n bark")
-        .intensity(intensity(1));
+    let root = stage.supervisor("root one_for_one\n bark").intensity(intensity(1));
     let root = Supervisor::new(root.child(inner.child_spec()));
     let parent = watcher(&stage).await;
     root.start(Some(parent)).await.expect("starts");
     assert_eq!(stage.events(), "started bark, started leaf, started twig");
     stage.order("leaf", Order::Crash);
     settle().await;
-    assert_eq!(
-        stage.events(),
-        "crashed leaf, stopped twig, started leaf, started twig"
-    );
+    assert_eq!(stage.events(), "crashed leaf, stopped twig, started leaf, started twig");
     assert!(inner.cell().is_some(), "the handle follows the restart");
     stage.order("leaf", Order::Crash);
     settle().await;
@@ -61,11 +53,7 @@ async fn a_nested_start_failure_names_the_path() {
     let stage = Stage::default();
     stage.refuse("leaf", 1);
     let inner = Supervisor::new(stage.supervisor("inner one_for_one\n leaf"));
-    let root = Supervisor::new(
-        stage
-            .supervisor("root one_for_one\n bark")
-            .child(inner.child_spec()),
-    );
+    let root = Supervisor::new(stage.supervisor("root one_for_one\n bark").child(inner.child_spec()));
     let error = root.start(None).await.expect_err("leaf refuses");
     assert_eq!(
         error.to_string(),
@@ -80,18 +68,11 @@ async fn a_nested_start_failure_names_the_path() {
 async fn a_group_restart_of_a_supervisor_leaves_the_new_one_intact() {
     let stage = Stage::default();
     let inner = Supervisor::new(stage.supervisor("inner one_for_one\n leaf"));
-    let root = Supervisor::new(
-        stage
-            .supervisor("root one_for_all\n bark")
-            .child(inner.child_spec()),
-    );
+    let root = Supervisor::new(stage.supervisor("root one_for_all\n bark").child(inner.child_spec()));
     root.start(None).await.expect("starts");
     stage.order("bark", Order::Crash);
     settle().await;
-    assert_eq!(
-        stage.events(),
-        "started bark, started leaf, crashed bark, stopped leaf, started bark, started leaf"
-    );
+    assert_eq!(stage.events(), "started bark, started leaf, crashed bark, stopped leaf, started bark, started leaf");
     assert!(inner.child("leaf").is_some());
     stage.order("leaf", Order::Crash);
     settle().await;
@@ -112,19 +93,12 @@ async fn a_meltdown_is_one_restart_on_several_threads_too() {
         assert_eq!(stage.events(), "started leaf");
         stage.order("leaf", Order::Fail);
         let restarted = async {
-            while root
-                .observe(1, 1)
-                .children
-                .first()
-                .is_none_or(|inner| inner.restarts == 0)
-            {
+            while root.observe(1, 1).children.first().is_none_or(|inner| inner.restarts == 0) {
                 assert!(root.cell().is_some(), "root melted down");
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), restarted)
-            .await
-            .expect("it is restarted");
+        tokio::time::timeout(Duration::from_secs(10), restarted).await.expect("it is restarted");
         assert_eq!(stage.events(), "crashed leaf, started leaf");
         root.stop().await;
     }

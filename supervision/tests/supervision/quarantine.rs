@@ -2,19 +2,14 @@
 
 use std::time::Duration;
 
-use canopy_supervision::{
-    DynamicSpec, DynamicSupervisor, Intensity, Observe, OnCrashLoop, StartError, Status,
-};
+use canopy_supervision::{DynamicSpec, DynamicSupervisor, Intensity, Observe, OnCrashLoop, StartError, Status};
 
 use crate::stage::{Order, Stage, settle};
 
 /// One crash in 5 s is tolerated; then 10 s, 20 s, 25 s.
 async fn started() -> (Stage, DynamicSupervisor) {
     let spec = DynamicSpec {
-        intensity: Intensity {
-            restarts_max: 1,
-            period: Duration::from_secs(5),
-        },
+        intensity: Intensity { restarts_max: 1, period: Duration::from_secs(5) },
         on_crash_loop: OnCrashLoop::Quarantine {
             base: Duration::from_secs(10),
             max: Duration::from_secs(25),
@@ -32,27 +27,15 @@ async fn crash(stage: &Stage, key: &str) {
     settle().await;
 }
 
-async fn start(
-    supervisor: &DynamicSupervisor,
-    stage: &Stage,
-    line: &str,
-) -> Result<(), StartError> {
+async fn start(supervisor: &DynamicSupervisor, stage: &Stage, line: &str) -> Result<(), StartError> {
     let key = line.split_whitespace().next().expect("a key");
-    supervisor
-        .start_child(key, stage.child(line))
-        .await
-        .map(|_| ())
+    supervisor.start_child(key, stage.child(line)).await.map(|_| ())
 }
 
 /// The seconds that a caller is told to wait, rounded up.
 async fn refused(supervisor: &DynamicSupervisor, stage: &Stage, line: &str) -> u64 {
-    let error = start(supervisor, stage, line)
-        .await
-        .expect_err("quarantined");
-    assert!(
-        matches!(&error, StartError::Quarantined { last_error, .. } if last_error.contains('a')),
-        "{error}"
-    );
+    let error = start(supervisor, stage, line).await.expect_err("quarantined");
+    assert!(matches!(&error, StartError::Quarantined { last_error, .. } if last_error.contains('a')), "{error}");
     let wait = error.retry_after().expect("quarantined");
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
@@ -63,16 +46,12 @@ async fn a_virtual_actor_is_held_longer_after_each_failed_trial() {
     let line = "a temporary";
     start(&supervisor, &stage, line).await.expect("free");
     crash(&stage, "a").await;
-    start(&supervisor, &stage, line)
-        .await
-        .expect("one crash is tolerated");
+    start(&supervisor, &stage, line).await.expect("one crash is tolerated");
     crash(&stage, "a").await;
     for hold_s in [10, 20, 25, 25] {
         assert_eq!(refused(&supervisor, &stage, line).await, hold_s);
         // Others are unaffected, and the supervisor lives.
-        start(&supervisor, &stage, "b temporary")
-            .await
-            .expect("another key");
+        start(&supervisor, &stage, "b temporary").await.expect("another key");
         supervisor.terminate_child("b").await.expect("known");
         tokio::time::sleep(Duration::from_secs(hold_s)).await;
         start(&supervisor, &stage, line).await.expect("one trial");
@@ -93,26 +72,20 @@ async fn a_trial_that_lasts_clears_the_record() {
     start(&supervisor, &stage, line).await.expect("trial");
     tokio::time::sleep(Duration::from_secs(6)).await;
     crash(&stage, "a").await;
-    start(&supervisor, &stage, line)
-        .await
-        .expect("the first crash of a new history");
+    start(&supervisor, &stage, line).await.expect("the first crash of a new history");
 }
 
 #[tokio::test(start_paused = true)]
 async fn release_lifts_it() {
     let (stage, supervisor) = started().await;
     for _ in 0..2 {
-        start(&supervisor, &stage, "a temporary")
-            .await
-            .expect("free");
+        start(&supervisor, &stage, "a temporary").await.expect("free");
         crash(&stage, "a").await;
     }
     refused(&supervisor, &stage, "a temporary").await;
     assert!(supervisor.release("a"));
     assert!(!supervisor.release("a"));
-    start(&supervisor, &stage, "a temporary")
-        .await
-        .expect("free again");
+    start(&supervisor, &stage, "a temporary").await.expect("free again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,9 +93,7 @@ async fn starts_that_fail_count() {
     let (stage, supervisor) = started().await;
     stage.refuse("a", 9);
     for _ in 0..2 {
-        let error = start(&supervisor, &stage, "a temporary")
-            .await
-            .expect_err("refuses");
+        let error = start(&supervisor, &stage, "a temporary").await.expect_err("refuses");
         assert!(matches!(error, StartError::Failed { .. }), "{error}");
     }
     assert_eq!(refused(&supervisor, &stage, "a temporary").await, 10);
@@ -133,9 +104,7 @@ async fn starts_that_fail_count() {
 async fn normal_exits_do_not_count() {
     let (stage, supervisor) = started().await;
     for _ in 0..10 {
-        start(&supervisor, &stage, "a temporary")
-            .await
-            .expect("free");
+        start(&supervisor, &stage, "a temporary").await.expect("free");
         stage.order("a", Order::Stop(None));
         settle().await;
     }
@@ -145,9 +114,7 @@ async fn normal_exits_do_not_count() {
 #[tokio::test(start_paused = true)]
 async fn a_permanent_child_is_tried_again_by_itself() {
     let (stage, supervisor) = started().await;
-    start(&supervisor, &stage, "a permanent")
-        .await
-        .expect("free");
+    start(&supervisor, &stage, "a permanent").await.expect("free");
     crash(&stage, "a").await;
     crash(&stage, "a").await;
     assert_eq!(stage.events(), "started a, crashed a, started a, crashed a");
@@ -167,13 +134,9 @@ async fn a_permanent_child_is_tried_again_by_itself() {
 #[tokio::test(start_paused = true)]
 async fn held_keys_are_observed() {
     let (stage, supervisor) = started().await;
-    start(&supervisor, &stage, "b temporary")
-        .await
-        .expect("free");
+    start(&supervisor, &stage, "b temporary").await.expect("free");
     for _ in 0..2 {
-        start(&supervisor, &stage, "a temporary")
-            .await
-            .expect("free");
+        start(&supervisor, &stage, "a temporary").await.expect("free");
         crash(&stage, "a").await;
     }
     let tree = supervisor.observe(1, 10);

@@ -62,11 +62,7 @@ async fn a_factory_that_panics_or_does_not_link_is_a_failed_start() {
         type Msg = ();
         type State = ();
         type Arguments = ();
-        async fn pre_start(
-            &self,
-            _: ractor::ActorRef<()>,
-            (): (),
-        ) -> Result<(), ractor::ActorProcessingErr> {
+        async fn pre_start(&self, _: ractor::ActorRef<()>, (): ()) -> Result<(), ractor::ActorProcessingErr> {
             Ok(())
         }
     }
@@ -76,10 +72,7 @@ async fn a_factory_that_panics_or_does_not_link_is_a_failed_start() {
         Ok(actor.get_cell())
     });
     for (child, expected) in [
-        (
-            panicking,
-            "child p did not start: start failed: no such vault",
-        ),
+        (panicking, "child p did not start: start failed: no such vault"),
         (
             unlinked,
             "child u did not start: the started actor is not linked to its supervisor: spawn it with spawn_linked",

@@ -52,21 +52,12 @@ async fn terminating_one_by_hand_is_no_automatic_shutdown() {
 #[tokio::test(start_paused = true)]
 async fn contradicting_specs_are_refused() {
     for (text, reason) in [
-        (
-            "s one_for_one\n a transient significant",
-            "needs a supervisor with auto_shutdown",
-        ),
-        (
-            "s one_for_one any\n a permanent significant",
-            "a permanent child cannot be significant",
-        ),
+        ("s one_for_one\n a transient significant", "needs a supervisor with auto_shutdown"),
+        ("s one_for_one any\n a permanent significant", "a permanent child cannot be significant"),
         ("s one_for_one\n a\n b\n a", "its id is taken by a sibling"),
     ] {
         let stage = Stage::default();
-        let error = Supervisor::new(stage.supervisor(text))
-            .start(None)
-            .await
-            .expect_err(text);
+        let error = Supervisor::new(stage.supervisor(text)).start(None).await.expect_err(text);
         assert!(matches!(error, StartError::InvalidSpec { .. }), "{error}");
         assert!(error.to_string().contains(reason), "{error}");
         assert_eq!(stage.events(), "", "nothing was started");

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use canopy_supervision::{
-    AutoShutdown, Backoff, ChildSpec, Intensity, Restart, Shutdown, StartError, Strategy,
-    Supervisor, SupervisorSpec,
+    AutoShutdown, Backoff, ChildSpec, Intensity, Restart, Shutdown, StartError, Strategy, Supervisor, SupervisorSpec,
 };
 use parking_lot::Mutex;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -94,21 +93,15 @@ impl Stage {
     /// then one child a line.
     pub(crate) fn supervisor(&self, text: &str) -> SupervisorSpec {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let words: Vec<&str> = lines
-            .next()
-            .expect("a first line")
-            .split_whitespace()
-            .collect();
+        let words: Vec<&str> = lines.next().expect("a first line").split_whitespace().collect();
         let strategy = match words[1] {
             "one_for_one" => Strategy::OneForOne,
             "one_for_all" => Strategy::OneForAll,
             "rest_for_one" => Strategy::RestForOne,
             other => panic!("no strategy {other}"),
         };
-        let mut spec = SupervisorSpec::new(words[0], strategy).intensity(Intensity {
-            restarts_max: 100,
-            period: Duration::from_secs(5),
-        });
+        let mut spec = SupervisorSpec::new(words[0], strategy)
+            .intensity(Intensity { restarts_max: 100, period: Duration::from_secs(5) });
         for word in &words[2..] {
             match (*word, word.split_once('/')) {
                 ("any", _) => spec.auto_shutdown = AutoShutdown::AnySignificant,
@@ -150,13 +143,7 @@ struct Scripted {
 
 impl Scripted {
     fn new(stage: Stage, id: String, slow_ms: u64) -> Self {
-        Self {
-            stage,
-            id,
-            slow_ms,
-            started: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-        }
+        Self { stage, id, slow_ms, started: AtomicBool::new(false), ended: AtomicBool::new(false) }
     }
 
     fn note(&self, what: &str) {
@@ -200,12 +187,7 @@ impl Actor for Scripted {
         Ok(())
     }
 
-    async fn handle(
-        &self,
-        myself: ActorRef<Order>,
-        order: Order,
-        (): &mut (),
-    ) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, myself: ActorRef<Order>, order: Order, (): &mut ()) -> Result<(), ActorProcessingErr> {
         match order {
             Order::Crash | Order::Fail => {
                 self.ended.store(true, Ordering::Relaxed);
@@ -243,8 +225,7 @@ impl Actor for Watcher {
                 self.0.note(format!("supervisor failed: {error}"));
             }
             SupervisionEvent::ActorTerminated(_, _, reason) => {
-                self.0
-                    .note(format!("supervisor ended: {}", reason.unwrap_or_default()));
+                self.0.note(format!("supervisor ended: {}", reason.unwrap_or_default()));
             }
             _ => {}
         }
@@ -253,9 +234,7 @@ impl Actor for Watcher {
 }
 
 pub(crate) async fn watcher(stage: &Stage) -> ActorCell {
-    let (watcher, _) = Actor::spawn(None, Watcher(stage.clone()), ())
-        .await
-        .expect("starts");
+    let (watcher, _) = Actor::spawn(None, Watcher(stage.clone()), ()).await.expect("starts");
     watcher.get_cell()
 }
 
@@ -266,12 +245,7 @@ pub(crate) async fn check(spec: &str, script: &str, expected: &str) {
     let supervisor = Supervisor::new(stage.supervisor(spec));
     let mut answer = String::new();
     let mut lines = vec!["start"];
-    lines.extend(
-        script
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty()),
-    );
+    lines.extend(script.lines().map(str::trim).filter(|line| !line.is_empty()));
     for line in lines {
         let words: Vec<&str> = line.split_whitespace().collect();
         let id = words.get(1).copied().unwrap_or_default();
@@ -279,52 +253,29 @@ pub(crate) async fn check(spec: &str, script: &str, expected: &str) {
         match words[0] {
             "start" => {
                 let parent = watcher(&stage).await;
-                refused = supervisor
-                    .start(Some(parent))
-                    .await
-                    .err()
-                    .map(|error| error.to_string());
+                refused = supervisor.start(Some(parent)).await.err().map(|error| error.to_string());
             }
             "crash" => stage.order(id, Order::Crash),
             "fail" => stage.order(id, Order::Fail),
             "hang" => stage.order(id, Order::Hang),
-            "stop" => stage.order(
-                id,
-                Order::Stop(words.get(2).map(|reason| (*reason).to_owned())),
-            ),
+            "stop" => stage.order(id, Order::Stop(words.get(2).map(|reason| (*reason).to_owned()))),
             "kill" => stage.actor(id).kill(),
             "refuse" => stage.refuse(id, words[2].parse().expect("a number")),
             "advance" => {
                 tokio::time::sleep(Duration::from_millis(id.parse().expect("a number"))).await;
             }
             "terminate" => {
-                refused = supervisor
-                    .terminate_child(id)
-                    .await
-                    .err()
-                    .map(|error| error.to_string());
+                refused = supervisor.terminate_child(id).await.err().map(|error| error.to_string());
             }
             "restart" => {
-                refused = supervisor
-                    .restart_child(id)
-                    .await
-                    .err()
-                    .map(|error| error.to_string());
+                refused = supervisor.restart_child(id).await.err().map(|error| error.to_string());
             }
             "delete" => {
-                refused = supervisor
-                    .delete_child(id)
-                    .await
-                    .err()
-                    .map(|error| error.to_string());
+                refused = supervisor.delete_child(id).await.err().map(|error| error.to_string());
             }
             "add" => {
                 let child = stage.child(&words[1..].join(" "));
-                refused = supervisor
-                    .start_child(child)
-                    .await
-                    .err()
-                    .map(|error| error.to_string());
+                refused = supervisor.start_child(child).await.err().map(|error| error.to_string());
             }
             "shutdown" => supervisor.stop().await,
             other => panic!("no order {other}"),
@@ -337,15 +288,7 @@ pub(crate) async fn check(spec: &str, script: &str, expected: &str) {
         answer.push_str(format!("> {line}\n{events}").trim_end());
         answer.push('\n');
     }
-    let expected: Vec<&str> = expected
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    let answer: Vec<&str> = answer
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let expected: Vec<&str> = expected.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let answer: Vec<&str> = answer.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     assert_eq!(answer, expected, "\nanswered:\n{}\n", answer.join("\n"));
 }

@@ -107,18 +107,11 @@ async fn a_group_restart_counts_once() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_start_at_first_stops_the_started_ones_in_reverse() {
     let stage = crate::stage::Stage::default();
-    let supervisor =
-        canopy_supervision::Supervisor::new(stage.supervisor("s one_for_one\n a\n b\n c\n d"));
+    let supervisor = canopy_supervision::Supervisor::new(stage.supervisor("s one_for_one\n a\n b\n c\n d"));
     stage.refuse("c", 1);
     let error = supervisor.start(None).await.expect_err("c refuses");
-    assert_eq!(
-        error.to_string(),
-        "child c did not start: start failed: c does not want to"
-    );
-    assert_eq!(
-        stage.events(),
-        "started a, started b, refused c, stopped b, stopped a"
-    );
+    assert_eq!(error.to_string(), "child c did not start: start failed: c does not want to");
+    assert_eq!(stage.events(), "started a, started b, refused c, stopped b, stopped a");
     assert!(supervisor.cell().is_none());
     supervisor.start(None).await.expect("c is willing now");
     assert_eq!(stage.events(), "started a, started b, started c, started d");

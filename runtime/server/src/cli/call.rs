@@ -47,12 +47,8 @@ impl Client {
         let uri = server_uri(server)?;
         let is_tls = uri.scheme_str() == Some("https");
         let bad = |why: tonic::transport::Error| {
-            let why = std::error::Error::source(&why)
-                .map_or_else(|| why.to_string(), ToString::to_string);
-            Error::usage(
-                format!("cannot use {server}: {why}"),
-                "check the URL and the PEM file of --ca",
-            )
+            let why = std::error::Error::source(&why).map_or_else(|| why.to_string(), ToString::to_string);
+            Error::usage(format!("cannot use {server}: {why}"), "check the URL and the PEM file of --ca")
         };
         let mut endpoint = Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT);
         if is_tls {
@@ -65,10 +61,7 @@ impl Client {
             let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
             endpoint = endpoint.tls_config(tls).map_err(bad)?;
         }
-        Ok(Self {
-            channel: endpoint.connect_lazy(),
-            authorization: None,
-        })
+        Ok(Self { channel: endpoint.connect_lazy(), authorization: None })
     }
 
     /// The same connection with an access token.
@@ -84,10 +77,7 @@ impl Client {
             )
         })?;
         value.set_sensitive(true);
-        Ok(Self {
-            channel: self.channel.clone(),
-            authorization: Some(value),
-        })
+        Ok(Self { channel: self.channel.clone(), authorization: Some(value) })
     }
 
     /// Calls a method that answers once. While the server is `UNAVAILABLE`, a
@@ -106,11 +96,7 @@ impl Client {
         let repeats = may_repeat(method);
         let mut attempt = 1;
         loop {
-            let outcome = timeout_at(
-                deadline,
-                self.unary_once(&method.descriptor, request, deadline),
-            )
-            .await;
+            let outcome = timeout_at(deadline, self.unary_once(&method.descriptor, request, deadline)).await;
             let status = match outcome {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => status,
@@ -137,13 +123,8 @@ impl Client {
     ) -> Result<DynamicMessage, Status> {
         let mut grpc = self.ready().await?;
         let request = self.request(request, Some(deadline));
-        let codec = DynamicCodec {
-            answer: method.output(),
-        };
-        Ok(grpc
-            .unary(request, path_of(method)?, codec)
-            .await?
-            .into_inner())
+        let codec = DynamicCodec { answer: method.output() };
+        Ok(grpc.unary(request, path_of(method)?, codec).await?.into_inner())
     }
 
     /// Calls a method that answers with a stream. Opening it is repeated as a
@@ -160,20 +141,13 @@ impl Client {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let mut attempt = 1;
         loop {
-            let status = match self
-                .streaming_once(&method.descriptor, request, deadline)
-                .await
-            {
+            let status = match self.streaming_once(&method.descriptor, request, deadline).await {
                 Ok(stream) => return Ok(stream),
                 Err(status) => status,
             };
             let wait = wait_before(&status, attempt);
             let is_late = deadline.is_some_and(|deadline| Instant::now() + wait >= deadline);
-            if !may_repeat(method)
-                || status.code() != Code::Unavailable
-                || attempt >= ATTEMPTS_MAX
-                || is_late
-            {
+            if !may_repeat(method) || status.code() != Code::Unavailable || attempt >= ATTEMPTS_MAX || is_late {
                 return Err(status.into());
             }
             sleep(wait).await;
@@ -189,33 +163,20 @@ impl Client {
     ) -> Result<Streaming<DynamicMessage>, Status> {
         let mut grpc = self.ready().await?;
         let request = self.request(request, deadline);
-        let codec = DynamicCodec {
-            answer: method.output(),
-        };
-        Ok(grpc
-            .server_streaming(request, path_of(method)?, codec)
-            .await?
-            .into_inner())
+        let codec = DynamicCodec { answer: method.output() };
+        Ok(grpc.server_streaming(request, path_of(method)?, codec).await?.into_inner())
     }
 
     async fn ready(&self) -> Result<Grpc<Channel>, Status> {
         let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        grpc.ready()
-            .await
-            .map_err(|error| Status::from_error(Box::new(error)))?;
+        grpc.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;
         Ok(grpc)
     }
 
-    fn request(
-        &self,
-        message: &DynamicMessage,
-        deadline: Option<Instant>,
-    ) -> Request<DynamicMessage> {
+    fn request(&self, message: &DynamicMessage, deadline: Option<Instant>) -> Request<DynamicMessage> {
         let mut request = Request::new(message.clone());
         if let Some(value) = &self.authorization {
-            request
-                .metadata_mut()
-                .insert("authorization", value.clone());
+            request.metadata_mut().insert("authorization", value.clone());
         }
         if let Some(deadline) = deadline {
             request.set_timeout(deadline.saturating_duration_since(Instant::now()));
@@ -236,25 +197,15 @@ fn path_of(method: &MethodDescriptor) -> Result<PathAndQuery, Status> {
 /// Whether a second call does no more than the first: it changes nothing, or
 /// carries an id that tells the server so.
 fn may_repeat(method: &MethodEntry) -> bool {
-    method
-        .rule
-        .is_some_and(|rule| rule.access != Access::Command)
-        || method
-            .descriptor
-            .input()
-            .get_field_by_name(REQUEST_ID)
-            .is_some()
+    method.rule.is_some_and(|rule| rule.access != Access::Command)
+        || method.descriptor.input().get_field_by_name(REQUEST_ID).is_some()
 }
 
 /// What the server asks for, else longer each time, spread so that many
 /// clients do not come back at once.
 fn wait_before(status: &Status, attempt: u32) -> Duration {
-    let asked = status
-        .get_details_retry_info()
-        .and_then(|info| info.retry_delay);
-    let doubled = BACKOFF
-        .saturating_mul(1 << (attempt - 1).min(16))
-        .min(BACKOFF_MAX);
+    let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    let doubled = BACKOFF.saturating_mul(1 << (attempt - 1).min(16)).min(BACKOFF_MAX);
     asked.unwrap_or_else(|| doubled.mul_f64(rand::random_range(0.5..=1.0)))
 }
 
@@ -264,9 +215,7 @@ fn wait_before(status: &Status, attempt: u32) -> Duration {
 /// Not a URL that a token may be sent to.
 pub fn server_uri(server: &str) -> Result<Uri, Error> {
     const FORM: &str = "write https://HOST:PORT";
-    let uri: Uri = server
-        .parse()
-        .map_err(|why| Error::usage(format!("{server} is not a URL: {why}"), FORM))?;
+    let uri: Uri = server.parse().map_err(|why| Error::usage(format!("{server} is not a URL: {why}"), FORM))?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
         return Err(Error::usage("a server's URL holds no user name", FORM));
@@ -278,18 +227,12 @@ pub fn server_uri(server: &str) -> Result<Uri, Error> {
             format!("{server} would carry passwords and tokens in the clear"),
             "write https://; http:// is for this machine alone (127.0.0.1, ::1, localhost)",
         )),
-        _ => Err(Error::usage(
-            format!("{server} is not a server's URL"),
-            FORM,
-        )),
+        _ => Err(Error::usage(format!("{server} is not a server's URL"), FORM)),
     }
 }
 
 fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// tonic's own codec makes answers by `Default`; a dynamic message needs its
@@ -318,14 +261,8 @@ impl Encoder for DynamicCodec {
     type Item = DynamicMessage;
     type Error = Status;
 
-    fn encode(
-        &mut self,
-        message: DynamicMessage,
-        buffer: &mut EncodeBuf<'_>,
-    ) -> Result<(), Status> {
-        message
-            .encode(buffer)
-            .map_err(|why| Status::internal(why.to_string()))
+    fn encode(&mut self, message: DynamicMessage, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        message.encode(buffer).map_err(|why| Status::internal(why.to_string()))
     }
 }
 
@@ -334,12 +271,8 @@ impl Decoder for DynamicCodec {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<DynamicMessage>, Status> {
-        let message = DynamicMessage::decode(self.answer.clone(), buffer).map_err(|why| {
-            Status::internal(format!(
-                "the answer is not a {}: {why}",
-                self.answer.full_name()
-            ))
-        })?;
+        let message = DynamicMessage::decode(self.answer.clone(), buffer)
+            .map_err(|why| Status::internal(format!("the answer is not a {}: {why}", self.answer.full_name())))?;
         Ok(Some(message))
     }
 }

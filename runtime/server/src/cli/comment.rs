@@ -11,20 +11,13 @@ pub(super) fn of(file: &FileDescriptor, path: &[i32]) -> String {
     let info = file.file_descriptor_proto().source_code_info.as_ref();
     let location = info.and_then(|info| info.location.iter().find(|l| l.path == path));
     let comment = location.map(|l| l.leading_comments()).unwrap_or_default();
-    let lines: Vec<&str> = comment
-        .lines()
-        .map(|l| l.strip_prefix(' ').unwrap_or(l).trim_end())
-        .collect();
+    let lines: Vec<&str> = comment.lines().map(|l| l.strip_prefix(' ').unwrap_or(l).trim_end()).collect();
     lines.join("\n").trim().to_owned()
 }
 
 /// The first sentence, on one line.
 pub(super) fn first_sentence(comment: &str) -> String {
-    let paragraph = comment
-        .split("\n\n")
-        .next()
-        .unwrap_or_default()
-        .replace('\n', " ");
+    let paragraph = comment.split("\n\n").next().unwrap_or_default().replace('\n', " ");
     match paragraph.split_once(". ") {
         Some((sentence, _)) => format!("{sentence}."),
         None => paragraph,
@@ -38,11 +31,7 @@ pub(super) fn requirement(rule: &Rule) -> String {
         Requirement::SignedIn => "Anybody who is logged in may call this.".to_owned(),
         Requirement::Own => "May be called for one's own account or session.".to_owned(),
         Requirement::Least(role) => {
-            let role = role
-                .as_str_name()
-                .trim_start_matches("ROLE_")
-                .to_lowercase()
-                .replace('_', "-");
+            let role = role.as_str_name().trim_start_matches("ROLE_").to_lowercase().replace('_', "-");
             format!("Needs at least the role {role}.")
         }
         Requirement::Internal => "Called by Canopy's own actors.".to_owned(),
@@ -52,9 +41,7 @@ pub(super) fn requirement(rule: &Rule) -> String {
 /// Whether an option of this name is set to true on a field.
 pub(super) fn field_flag(field: &FieldDescriptor, extension: &str) -> bool {
     let options = field.options();
-    options
-        .extensions()
-        .any(|(e, value)| e.full_name() == extension && matches!(value, Value::Bool(true)))
+    options.extensions().any(|(e, value)| e.full_name() == extension && matches!(value, Value::Bool(true)))
 }
 
 /// The `buf.validate` rules of a field that can be said in a few words.
@@ -75,18 +62,13 @@ impl Limits {
         let Some(found) = found else {
             return Self::default();
         };
-        let mut limits = Self {
-            rules: BTreeMap::new(),
-            required: is_true(found, "required"),
-        };
+        let mut limits = Self { rules: BTreeMap::new(), required: is_true(found, "required") };
         if found.has_field_by_name("ignore") {
             return limits;
         }
         for (_, value) in found.fields() {
             if let Value::Message(kind) = value {
-                limits
-                    .rules
-                    .extend(kind.fields().map(|(f, v)| (f.name().to_owned(), v.clone())));
+                limits.rules.extend(kind.fields().map(|(f, v)| (f.name().to_owned(), v.clone())));
             }
         }
         limits
@@ -103,16 +85,7 @@ impl Limits {
             Some(Value::List(values)) => values.iter().any(|v| as_number(v) == Some(0.0)),
             _ => false,
         };
-        [
-            "min_len",
-            "min_bytes",
-            "len",
-            "min_items",
-            "min_pairs",
-            "gte",
-        ]
-        .into_iter()
-        .any(least)
+        ["min_len", "min_bytes", "len", "min_items", "min_pairs", "gte"].into_iter().any(least)
             || self.number("gt").is_some_and(|n| n >= 0.0)
             || (refuses_zero && matches!(field.kind(), Kind::Enum(_)))
     }
@@ -135,11 +108,7 @@ impl Limits {
                 (None, None) => {}
             }
         }
-        for (rule, phrase) in [
-            ("gt", "more than"),
-            ("lt", "less than"),
-            ("len", "characters:"),
-        ] {
+        for (rule, phrase) in [("gt", "more than"), ("lt", "less than"), ("len", "characters:")] {
             parts.extend(self.number(rule).map(|n| format!("{phrase} {n}")));
         }
         if let Some(Value::String(pattern)) = self.rules.get("pattern") {
@@ -164,15 +133,10 @@ impl Limits {
 }
 
 fn is_true(message: &DynamicMessage, field: &str) -> bool {
-    message
-        .get_field_by_name(field)
-        .is_some_and(|v| matches!(v.as_ref(), Value::Bool(true)))
+    message.get_field_by_name(field).is_some_and(|v| matches!(v.as_ref(), Value::Bool(true)))
 }
 
-#[allow(
-    clippy::cast_precision_loss,
-    reason = "limits are shown and compared coarsely"
-)]
+#[allow(clippy::cast_precision_loss, reason = "limits are shown and compared coarsely")]
 fn as_number(value: &Value) -> Option<f64> {
     match value {
         Value::I32(n) | Value::EnumNumber(n) => Some(f64::from(*n)),

@@ -123,11 +123,7 @@ impl Target {
     /// A context without log-in for this server, to be kept. The PEM itself is
     /// kept rather than a path that may be relative.
     pub fn to_context(&self) -> Context {
-        Context {
-            server: self.server.clone(),
-            ca_pem: self.ca_source.clone(),
-            login: None,
-        }
+        Context { server: self.server.clone(), ca_pem: self.ca_source.clone(), login: None }
     }
 }
 
@@ -141,9 +137,7 @@ impl Contexts {
     pub fn target(&self, options: &Options) -> Result<Target, Error> {
         let named = options.context.as_deref();
         let current = self.current.as_deref();
-        let context = named
-            .or(current)
-            .and_then(|name| self.contexts.get(name).map(|c| (name, c)));
+        let context = named.or(current).and_then(|name| self.contexts.get(name).map(|c| (name, c)));
         if let Some(name) = named.filter(|_| context.is_none() && options.server.is_none()) {
             return Err(self.no_such(name));
         }
@@ -154,9 +148,7 @@ impl Contexts {
                     "canopy context add NAME --server https://HOST:PORT --ca FILE, or give --server",
                 ));
             }
-            (None, Some((name, context))) => {
-                (name.to_owned(), context.server.clone(), Some(context))
-            }
+            (None, Some((name, context))) => (name.to_owned(), context.server.clone(), Some(context)),
             (Some(server), Some((name, context))) if context.server == *server => {
                 (name.to_owned(), server.clone(), Some(context))
             }
@@ -166,11 +158,7 @@ impl Contexts {
                     "leave out --server, or name another context",
                 ));
             }
-            (Some(server), _) => match self
-                .contexts
-                .iter()
-                .find(|(_, c)| named.is_none() && c.server == *server)
-            {
+            (Some(server), _) => match self.contexts.iter().find(|(_, c)| named.is_none() && c.server == *server) {
                 Some((name, context)) => (name.clone(), server.clone(), Some(context)),
                 None => (self.name_for(named, server), server.clone(), None),
             },
@@ -184,25 +172,14 @@ impl Contexts {
             Some(path) if !path.contains("-----BEGIN") => Some(read_pem(Path::new(path))?),
             pem => pem.map(str::to_owned),
         };
-        Ok(Target {
-            server,
-            ca_pem,
-            context: name,
-            is_known: known.is_some(),
-            ca_source,
-        })
+        Ok(Target { server, ca_pem, context: name, is_known: known.is_some(), ca_source })
     }
 
     fn name_for(&self, named: Option<&str>, server: &str) -> String {
         match named {
             Some(name) => name.to_owned(),
             None if self.contexts.is_empty() => FIRST_NAME.to_owned(),
-            None => server
-                .split("://")
-                .last()
-                .unwrap_or(server)
-                .trim_end_matches('/')
-                .to_owned(),
+            None => server.split("://").last().unwrap_or(server).trim_end_matches('/').to_owned(),
         }
     }
 
@@ -225,10 +202,7 @@ impl Contexts {
 pub fn read_pem(path: &Path) -> Result<String, Error> {
     let pem = fs::read_to_string(path).map_err(|source| Error::file("read", path, source))?;
     if !pem.contains("-----BEGIN CERTIFICATE-----") {
-        return Err(Error::usage(
-            format!("{} holds no certificate", path.display()),
-            "give a PEM file",
-        ));
+        return Err(Error::usage(format!("{} holds no certificate", path.display()), "give a PEM file"));
     }
     Ok(pem)
 }
@@ -255,21 +229,11 @@ impl Store {
             return Ok(Self::at(dir));
         }
         // The XDG specification has relative paths ignored.
-        let base = terminal
-            .env("XDG_CONFIG_HOME")
-            .map(PathBuf::from)
-            .filter(|dir| dir.is_absolute());
-        let base = base.or_else(|| {
-            terminal
-                .env("HOME")
-                .map(|home| Path::new(home).join(".config"))
-        });
+        let base = terminal.env("XDG_CONFIG_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let base = base.or_else(|| terminal.env("HOME").map(|home| Path::new(home).join(".config")));
         match base {
             Some(base) => Ok(Self::at(base.join("canopy"))),
-            None => Err(Error::usage(
-                "there is no place for contexts",
-                "set HOME or CANOPY_CONFIG_HOME",
-            )),
+            None => Err(Error::usage("there is no place for contexts", "set HOME or CANOPY_CONFIG_HOME")),
         }
     }
 
@@ -293,32 +257,17 @@ impl Store {
         let mode = file.metadata().map_err(fail)?.mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(Error::usage(
-                format!(
-                    "others can read {}, which holds tokens (mode {mode:o})",
-                    path.display()
-                ),
-                format!(
-                    "chmod 600 {}, and log out and in again if others may have done so",
-                    path.display()
-                ),
+                format!("others can read {}, which holds tokens (mode {mode:o})", path.display()),
+                format!("chmod 600 {}, and log out and in again if others may have done so", path.display()),
             ));
         }
         let mut text = Zeroizing::new(String::new());
-        file.take(FILE_BYTES_MAX)
-            .read_to_string(&mut text)
-            .map_err(fail)?;
+        file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(fail)?;
         toml::from_str(&text).map_err(|why| {
             // The parser's own message quotes the line, which may hold a token.
-            let line = why
-                .span()
-                .and_then(|span| text.get(..span.start))
-                .map_or(0, |t| t.matches('\n').count() + 1);
+            let line = why.span().and_then(|span| text.get(..span.start)).map_or(0, |t| t.matches('\n').count() + 1);
             Error::usage(
-                format!(
-                    "{} is not understood at line {line}: {}",
-                    path.display(),
-                    why.message()
-                ),
+                format!("{} is not understood at line {line}: {}", path.display(), why.message()),
                 "correct the line, or remove the file and log in again",
             )
         })
@@ -340,9 +289,7 @@ impl Store {
     pub async fn lock_within(&self, wait_max: Duration) -> Result<Lock<'_>, Error> {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
-        builder
-            .create(&self.dir)
-            .map_err(|source| Error::file("make", &self.dir, source))?;
+        builder.create(&self.dir).map_err(|source| Error::file("make", &self.dir, source))?;
         let path = self.dir.join("contexts.lock");
         let file = OpenOptions::new()
             .create(true)
@@ -355,18 +302,12 @@ impl Store {
         loop {
             match file.try_lock() {
                 Ok(()) => {
-                    return Ok(Lock {
-                        store: self,
-                        _file: file,
-                    });
+                    return Ok(Lock { store: self, _file: file });
                 }
                 Err(TryLockError::WouldBlock) if Instant::now() < until => sleep(LOCK_POLL).await,
                 Err(TryLockError::WouldBlock) => {
                     return Err(Error::usage(
-                        format!(
-                            "another canopy command has held {} for long",
-                            path.display()
-                        ),
+                        format!("another canopy command has held {} for long", path.display()),
                         "wait for it, or end it",
                     ));
                 }
@@ -403,8 +344,7 @@ impl Lock<'_> {
         let text = Zeroizing::new(text);
         let path = self.store.path();
         let fresh = self.store.dir.join("contexts.toml.new");
-        self.replace(&fresh, &path, text.as_bytes())
-            .map_err(|source| Error::file("write", path, source))
+        self.replace(&fresh, &path, text.as_bytes()).map_err(|source| Error::file("write", path, source))
     }
 
     fn replace(&self, fresh: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -413,11 +353,7 @@ impl Lock<'_> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(fresh)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(fresh, path)?;

@@ -25,22 +25,14 @@ pub(super) fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
-        .subcommand(
-            Command::new("list")
-                .about("Lists the contexts.")
-                .args(options::args()),
-        )
+        .subcommand(Command::new("list").about("Lists the contexts.").args(options::args()))
         .subcommand(
             Command::new("show")
                 .about("Shows a context: the one in use where none is named.")
                 .arg(name().required(false))
                 .args(options::args()),
         )
-        .subcommand(
-            Command::new("use")
-                .about("Uses a context from now on.")
-                .arg(name()),
-        )
+        .subcommand(Command::new("use").about("Uses a context from now on.").arg(name()))
         .subcommand(
             Command::new("add")
                 .about("Adds a context, or gives one another server.")
@@ -48,11 +40,7 @@ pub(super) fn command() -> Command {
                 .args(options::args())
                 .mut_arg("@server", |arg| arg.required(true)),
         )
-        .subcommand(
-            Command::new("remove")
-                .about("Removes a context with its log-in.")
-                .arg(name()),
-        )
+        .subcommand(Command::new("remove").about("Removes a context with its log-in.").arg(name()))
 }
 
 /// What is shown of a context.
@@ -70,16 +58,9 @@ struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    fn new(
-        name: &'a str,
-        contexts: &'a Contexts,
-        context: &'a Context,
-        show_secrets: bool,
-    ) -> Self {
+    fn new(name: &'a str, contexts: &'a Contexts, context: &'a Context, show_secrets: bool) -> Self {
         let login = context.login.as_ref();
-        let secret = |token: Option<&'a str>| {
-            token.map_or("", |token| if show_secrets { token } else { "***" })
-        };
+        let secret = |token: Option<&'a str>| token.map_or("", |token| if show_secrets { token } else { "***" });
         Self {
             name,
             current: contexts.current.as_deref() == Some(name),
@@ -98,28 +79,15 @@ impl<'a> Shown<'a> {
 ///
 /// # Errors
 /// There is no such context, or the file cannot be read or written.
-pub(super) async fn run(
-    matches: &ArgMatches,
-    options: &Options,
-    terminal: &mut Terminal,
-) -> Result<(), Error> {
+pub(super) async fn run(matches: &ArgMatches, options: &Options, terminal: &mut Terminal) -> Result<(), Error> {
     let store = Store::locate(terminal)?;
     let Some((command, inner)) = matches.subcommand() else {
         return Ok(());
     };
-    let name = inner
-        .try_get_one::<String>("name")
-        .ok()
-        .flatten()
-        .map(String::as_str);
+    let name = inner.try_get_one::<String>("name").ok().flatten().map(String::as_str);
     match (command, name) {
         ("list", _) => list(&store.load()?, options, terminal),
-        ("show", name) => show(
-            &store.load()?,
-            name.or(options.context.as_deref()),
-            options,
-            terminal,
-        ),
+        ("show", name) => show(&store.load()?, name.or(options.context.as_deref()), options, terminal),
         ("use", Some(name)) => {
             let lock = store.lock().await?;
             let mut contexts = lock.load()?;
@@ -144,9 +112,7 @@ pub(super) async fn run(
 }
 
 async fn add(store: &Store, name: &str, options: &Options) -> Result<(), Error> {
-    let fits = name
-        .chars()
-        .all(|c| c.is_alphanumeric() || "-_.:@[]".contains(c));
+    let fits = name.chars().all(|c| c.is_alphanumeric() || "-_.:@[]".contains(c));
     if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || !fits {
         return Err(Error::usage(
             format!("{name} cannot name a context"),
@@ -155,11 +121,7 @@ async fn add(store: &Store, name: &str, options: &Options) -> Result<(), Error> 
     }
     let server = options.server.clone().unwrap_or_default();
     let uri = server_uri(&server)?;
-    let ca_pem = options
-        .ca
-        .as_deref()
-        .map(|path: &Path| read_pem(path))
-        .transpose()?;
+    let ca_pem = options.ca.as_deref().map(|path: &Path| read_pem(path)).transpose()?;
     if ca_pem.is_none() && uri.scheme_str() == Some("https") {
         return Err(Error::usage(
             format!("no certificate authority is known for {server}"),
@@ -180,20 +142,12 @@ async fn add(store: &Store, name: &str, options: &Options) -> Result<(), Error> 
 }
 
 fn list(contexts: &Contexts, options: &Options, terminal: &mut Terminal) -> Result<(), Error> {
-    let shown: Vec<Shown<'_>> = contexts
-        .contexts
-        .iter()
-        .map(|(name, c)| Shown::new(name, contexts, c, options.show_secrets))
-        .collect();
+    let shown: Vec<Shown<'_>> =
+        contexts.contexts.iter().map(|(name, c)| Shown::new(name, contexts, c, options.show_secrets)).collect();
     let text = match options.format {
         Format::Table => {
-            let width = |of: fn(&Shown<'_>) -> usize, least: usize| {
-                shown.iter().map(of).max().unwrap_or(0).max(least)
-            };
-            let (names, servers) = (
-                width(|s| s.name.chars().count(), 4),
-                width(|s| s.server.chars().count(), 6),
-            );
+            let width = |of: fn(&Shown<'_>) -> usize, least: usize| shown.iter().map(of).max().unwrap_or(0).max(least);
+            let (names, servers) = (width(|s| s.name.chars().count(), 4), width(|s| s.server.chars().count(), 6));
             let mut text = format!("  {:names$}  {:servers$}  ACCOUNT\n", "NAME", "SERVER");
             for context in &shown {
                 let mark = if context.current { '*' } else { ' ' };
@@ -212,22 +166,14 @@ fn list(contexts: &Contexts, options: &Options, terminal: &mut Terminal) -> Resu
     Ok(terminal.stdout.write_all(text.as_bytes())?)
 }
 
-fn show(
-    contexts: &Contexts,
-    name: Option<&str>,
-    options: &Options,
-    terminal: &mut Terminal,
-) -> Result<(), Error> {
+fn show(contexts: &Contexts, name: Option<&str>, options: &Options, terminal: &mut Terminal) -> Result<(), Error> {
     let Some(name) = name.or(contexts.current.as_deref()) else {
         return Err(Error::usage(
             "no context is in use",
             "canopy context add NAME --server https://HOST:PORT --ca FILE",
         ));
     };
-    let context = contexts
-        .contexts
-        .get(name)
-        .ok_or_else(|| contexts.no_such(name))?;
+    let context = contexts.contexts.get(name).ok_or_else(|| contexts.no_such(name))?;
     let shown = Shown::new(name, contexts, context, options.show_secrets);
     let text = match options.format {
         Format::Table => {
@@ -238,23 +184,13 @@ fn show(
                 ("account", shown.account.to_owned()),
                 ("session", shown.session.to_owned()),
                 ("access_token", shown.access_token.to_owned()),
-                (
-                    "access_token_expires",
-                    lapses(shown.access_token_expire_time_ms),
-                ),
+                ("access_token_expires", lapses(shown.access_token_expire_time_ms)),
                 ("refresh_token", shown.refresh_token.to_owned()),
-                (
-                    "refresh_token_expires",
-                    lapses(shown.refresh_token_expire_time_ms),
-                ),
+                ("refresh_token_expires", lapses(shown.refresh_token_expire_time_ms)),
             ];
             let mut text = String::new();
             for (key, value) in pairs {
-                let _ = writeln!(
-                    text,
-                    "{}",
-                    format!("{key:22}{}", printable(&value)).trim_end()
-                );
+                let _ = writeln!(text, "{}", format!("{key:22}{}", printable(&value)).trim_end());
             }
             text
         }
@@ -267,7 +203,5 @@ fn plain<T: Serialize>(shown: &T, format: Format) -> Result<String, Error> {
     if format == Format::Yaml {
         return serde_norway::to_string(shown).map_err(|e| Error::Answer(e.into()));
     }
-    serde_json::to_string_pretty(shown)
-        .map(|text| text + "\n")
-        .map_err(|e| Error::Answer(e.into()))
+    serde_json::to_string_pretty(shown).map(|text| text + "\n").map_err(|e| Error::Answer(e.into()))
 }

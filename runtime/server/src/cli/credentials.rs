@@ -40,10 +40,7 @@ pub(super) async fn access_token(
         return Ok(None);
     }
     let contexts = store.load()?;
-    let login = contexts
-        .contexts
-        .get(&target.context)
-        .and_then(|c| c.login.as_ref());
+    let login = contexts.contexts.get(&target.context).and_then(|c| c.login.as_ref());
     match login {
         None => Ok(None),
         Some(login) if is_fresh(login, now_ms) => Ok(Some(login.access_token.clone())),
@@ -79,10 +76,7 @@ pub(super) async fn renew(
 ) -> Result<Renewed, Error> {
     let lock = store.lock().await?;
     let mut contexts = lock.load()?;
-    let login = contexts
-        .contexts
-        .get_mut(&target.context)
-        .filter(|c| c.server == target.server);
+    let login = contexts.contexts.get_mut(&target.context).filter(|c| c.server == target.server);
     let Some(login) = login.and_then(|c| c.login.as_mut()) else {
         return Ok(Renewed::LoggedOut);
     };
@@ -94,21 +88,12 @@ pub(super) async fn renew(
     login.refresh_request_id = Some(request_id.clone());
     let mut request = DynamicMessage::new(method.descriptor.input());
     request.set_field_by_name("session", Value::String(login.session.clone()));
-    request.set_field_by_name(
-        "refresh_token",
-        Value::String(login.refresh_token.expose().to_owned()),
-    );
+    request.set_field_by_name("refresh_token", Value::String(login.refresh_token.expose().to_owned()));
     request.set_field_by_name("request_id", Value::String(request_id));
     lock.save(&contexts)?;
 
-    let answer = client
-        .unary(method, &request, timeout)
-        .await
-        .map_err(refused)?;
-    let login = contexts
-        .contexts
-        .get_mut(&target.context)
-        .and_then(|c| c.login.as_mut());
+    let answer = client.unary(method, &request, timeout).await.map_err(refused)?;
+    let login = contexts.contexts.get_mut(&target.context).and_then(|c| c.login.as_mut());
     let Some(login) = login else {
         return Ok(Renewed::LoggedOut);
     };
@@ -121,10 +106,8 @@ pub(super) async fn renew(
 fn refused(error: Error) -> Error {
     match error {
         Error::Refused { status, hint } => {
-            let is_over = matches!(
-                Exit::of(status.code()),
-                Exit::Unauthenticated | Exit::NotFound | Exit::PermissionDenied
-            );
+            let is_over =
+                matches!(Exit::of(status.code()), Exit::Unauthenticated | Exit::NotFound | Exit::PermissionDenied);
             let hint = if is_over {
                 Some("the session has ended; log in again: canopy identity log-in --email YOU@EXAMPLE.ORG".to_owned())
             } else {
@@ -155,25 +138,8 @@ pub(super) async fn after_call(
 ) -> Result<(), Error> {
     match method.path().as_str() {
         LOG_IN => keep(answer, "", store, target, terminal).await,
-        REFRESH => {
-            keep(
-                answer,
-                &text(request, &["session"]),
-                store,
-                target,
-                terminal,
-            )
-            .await
-        }
-        LOG_OUT => {
-            forget(
-                &text(answer, &["session", "name"]),
-                &text(request, &["name"]),
-                store,
-                target,
-            )
-            .await
-        }
+        REFRESH => keep(answer, &text(request, &["session"]), store, target, terminal).await,
+        LOG_OUT => forget(&text(answer, &["session", "name"]), &text(request, &["name"]), store, target).await,
         _ => Ok(()),
     }
 }
@@ -187,10 +153,7 @@ async fn keep(
 ) -> Result<(), Error> {
     let lock = store.lock().await?;
     let mut contexts = lock.load()?;
-    let context = contexts
-        .contexts
-        .entry(target.context.clone())
-        .or_insert_with(|| target.to_context());
+    let context = contexts.contexts.entry(target.context.clone()).or_insert_with(|| target.to_context());
     let mut login = Login {
         account: text(answer, &["account", "name"]),
         session: text(answer, &["session", "name"]),
@@ -217,10 +180,7 @@ async fn keep(
     }
     lock.save(&contexts)?;
     if !target.is_known {
-        terminal.note(&format!(
-            "Made context {} for {}.",
-            target.context, target.server
-        ));
+        terminal.note(&format!("Made context {} for {}.", target.context, target.server));
     }
     Ok(())
 }
@@ -228,17 +188,11 @@ async fn keep(
 async fn forget(ended: &str, named: &str, store: &Store, target: &Target) -> Result<(), Error> {
     let lock = store.lock().await?;
     let mut contexts = lock.load()?;
-    let Some(context) = contexts
-        .contexts
-        .get_mut(&target.context)
-        .filter(|_| target.is_known)
-    else {
+    let Some(context) = contexts.contexts.get_mut(&target.context).filter(|_| target.is_known) else {
         return Ok(());
     };
-    let is_own = context
-        .login
-        .as_ref()
-        .is_some_and(|l| named == "session/me" || l.session == ended || l.session == named);
+    let is_own =
+        context.login.as_ref().is_some_and(|l| named == "session/me" || l.session == ended || l.session == named);
     if is_own {
         context.login = None;
         lock.save(&contexts)?;
@@ -261,9 +215,7 @@ fn take_credentials(login: &mut Login, answer: &DynamicMessage) -> Result<(), Er
 
 fn find(path: &str) -> Result<&'static MethodEntry, Error> {
     let mut methods = mirror::areas().iter().flat_map(|area| &area.methods);
-    methods
-        .find(|m| m.path() == path)
-        .ok_or_else(|| Error::Answer(format!("this release has no method {path}").into()))
+    methods.find(|m| m.path() == path).ok_or_else(|| Error::Answer(format!("this release has no method {path}").into()))
 }
 
 fn text(message: &DynamicMessage, path: &[&str]) -> String {
@@ -271,15 +223,11 @@ fn text(message: &DynamicMessage, path: &[&str]) -> String {
         [] => String::new(),
         [field] => {
             let value = message.get_field_by_name(field);
-            value
-                .and_then(|v| v.as_str().map(str::to_owned))
-                .unwrap_or_default()
+            value.and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
         }
         [field, rest @ ..] => {
             let value = message.get_field_by_name(field);
-            value
-                .and_then(|v| v.as_message().map(|inner| text(inner, rest)))
-                .unwrap_or_default()
+            value.and_then(|v| v.as_message().map(|inner| text(inner, rest))).unwrap_or_default()
         }
     }
 }
@@ -287,7 +235,5 @@ fn text(message: &DynamicMessage, path: &[&str]) -> String {
 fn number(answer: &DynamicMessage, field: &str) -> i64 {
     let credentials = answer.get_field_by_name("credentials");
     let credentials = credentials.as_ref().and_then(|v| v.as_message());
-    credentials
-        .and_then(|c| c.get_field_by_name(field).and_then(|v| v.as_i64()))
-        .unwrap_or(0)
+    credentials.and_then(|c| c.get_field_by_name(field).and_then(|v| v.as_i64())).unwrap_or(0)
 }

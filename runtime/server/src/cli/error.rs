@@ -136,19 +136,12 @@ pub enum Error {
 impl Error {
     /// A usage error with what to do next.
     pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Usage {
-            message: message.into(),
-            hint: hint.into(),
-        }
+        Self::Usage { message: message.into(), hint: hint.into() }
     }
 
     /// A failed action on a file.
     pub fn file(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self::File {
-            action,
-            path: path.into(),
-            source,
-        }
+        Self::File { action, path: path.into(), source }
     }
 
     /// How the process ends after this.
@@ -174,9 +167,7 @@ impl Error {
         match self {
             Self::Refused { status, hint } => {
                 report_details(&mut text, status);
-                let hint = hint
-                    .clone()
-                    .or_else(|| hint_for(status.code()).map(str::to_owned));
+                let hint = hint.clone().or_else(|| hint_for(status.code()).map(str::to_owned));
                 if let Some(hint) = hint {
                     let _ = writeln!(text, "hint: {}", printable(&hint));
                 }
@@ -192,21 +183,14 @@ impl Error {
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        Self::Refused {
-            status: Box::new(status),
-            hint: None,
-        }
+        Self::Refused { status: Box::new(status), hint: None }
     }
 }
 
 /// Writing to standard output failed.
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            Self::OutputClosed
-        } else {
-            Self::Output(error)
-        }
+        if error.kind() == io::ErrorKind::BrokenPipe { Self::OutputClosed } else { Self::Output(error) }
     }
 }
 
@@ -230,29 +214,17 @@ fn report_details(text: &mut String, status: &Status) {
     let details = status.get_error_details();
     if let Some(request) = details.bad_request() {
         for violation in &request.field_violations {
-            line(
-                text,
-                &format!("{}: {}", violation.field, violation.description),
-            );
+            line(text, &format!("{}: {}", violation.field, violation.description));
         }
     }
     if let Some(failure) = details.precondition_failure() {
         for violation in &failure.violations {
-            line(
-                text,
-                &format!(
-                    "{} {}: {}",
-                    violation.r#type, violation.subject, violation.description
-                ),
-            );
+            line(text, &format!("{} {}: {}", violation.r#type, violation.subject, violation.description));
         }
     }
     if let Some(failure) = details.quota_failure() {
         for violation in &failure.violations {
-            line(
-                text,
-                &format!("{}: {}", violation.subject, violation.description),
-            );
+            line(text, &format!("{}: {}", violation.subject, violation.description));
         }
     }
     if let Some(info) = details.error_info() {
@@ -278,16 +250,10 @@ fn report_details(text: &mut String, status: &Status) {
 fn hint_for(code: Code) -> Option<&'static str> {
     match code {
         Code::Unauthenticated => Some("log in: canopy identity log-in --email YOU@EXAMPLE.ORG"),
-        Code::ResourceExhausted => {
-            Some("the server is busy or a quota is used up: try again later")
-        }
-        Code::Unavailable => {
-            Some("is the server running, and is its URL right? canopy context show")
-        }
+        Code::ResourceExhausted => Some("the server is busy or a quota is used up: try again later"),
+        Code::Unavailable => Some("is the server running, and is its URL right? canopy context show"),
         Code::DeadlineExceeded => Some("allow more time: --timeout 2m"),
-        Code::Unimplemented => {
-            Some("server and command line may differ in release: canopy ops get-installation")
-        }
+        Code::Unimplemented => Some("server and command line may differ in release: canopy ops get-installation"),
         _ => None,
     }
 }

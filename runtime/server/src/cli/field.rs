@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgAction};
-use prost_reflect::{
-    EnumDescriptor, EnumValueDescriptor, FieldDescriptor, Kind, MessageDescriptor,
-};
+use prost_reflect::{EnumDescriptor, EnumValueDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 
 use super::comment::{self, Limits};
 
@@ -15,19 +13,8 @@ use super::comment::{self, Limits};
 pub const DEPTH_MAX: usize = 5;
 
 /// Flags that every method has, so that no field may be called the same.
-pub const RESERVED: &[&str] = &[
-    "context",
-    "server",
-    "ca",
-    "token",
-    "timeout",
-    "output",
-    "show-secrets",
-    "json",
-    "all",
-    "help",
-    "version",
-];
+pub const RESERVED: &[&str] =
+    &["context", "server", "ca", "token", "timeout", "output", "show-secrets", "json", "all", "help", "version"];
 
 /// One field that a flag sets.
 #[derive(Debug, Clone)]
@@ -55,9 +42,7 @@ impl Leaf {
     /// # Panics
     /// Never: a path is made of at least one field.
     pub fn field(&self) -> &FieldDescriptor {
-        self.path
-            .last()
-            .expect("a path is made of at least one field")
+        self.path.last().expect("a path is made of at least one field")
     }
 
     /// The shorter way to write the flag.
@@ -105,11 +90,7 @@ impl Leaf {
             }
         }
         let many = field.is_list() || field.is_map() || self.element.is_some();
-        arg = arg.action(if many {
-            ArgAction::Append
-        } else {
-            ArgAction::Set
-        });
+        arg = arg.action(if many { ArgAction::Append } else { ArgAction::Set });
         if field.is_map() {
             return arg;
         }
@@ -173,33 +154,19 @@ pub fn leaves(request: &MessageDescriptor, address: &str) -> Vec<Leaf> {
         let names: Vec<&str> = leaf.path.iter().map(|f| f.name()).collect();
         let names = names.join(".");
         let is_address = address.contains(&format!("{{{names}}}"));
-        leaf.hidden = !is_address
-            && leaf
-                .path
-                .iter()
-                .any(|f| comment::field_flag(f, "canopy.options.v1.output_only"));
-        let parents_stand = leaf
-            .path
-            .split_last()
-            .is_none_or(|(_, parents)| parents.iter().all(|f| Limits::of(f).is_required(f)));
+        leaf.hidden = !is_address && leaf.path.iter().any(|f| comment::field_flag(f, "canopy.options.v1.output_only"));
+        let parents_stand =
+            leaf.path.split_last().is_none_or(|(_, parents)| parents.iter().all(|f| Limits::of(f).is_required(f)));
         // An update sends only the fields that it changes.
         let is_checked = leaf.path.len() == 1 || !updates;
         leaf.required = is_address
-            || (!leaf.hidden
-                && is_checked
-                && parents_stand
-                && Limits::of(leaf.field()).is_required(leaf.field()));
+            || (!leaf.hidden && is_checked && parents_stand && Limits::of(leaf.field()).is_required(leaf.field()));
     }
     name_aliases(&mut collected);
     collected
 }
 
-fn collect(
-    message: &MessageDescriptor,
-    prefix: &[FieldDescriptor],
-    element: Option<usize>,
-    leaves: &mut Vec<Leaf>,
-) {
+fn collect(message: &MessageDescriptor, prefix: &[FieldDescriptor], element: Option<usize>, leaves: &mut Vec<Leaf>) {
     for field in message.fields() {
         let mut path = prefix.to_vec();
         path.push(field.clone());
@@ -217,22 +184,10 @@ fn collect(
             }
             let secret = comment::field_flag(&field, "canopy.options.v1.secret");
             let path = path.clone();
-            leaves.push(Leaf {
-                flag,
-                alias: None,
-                path,
-                element,
-                secret,
-                required: false,
-                hidden: false,
-            });
+            leaves.push(Leaf { flag, alias: None, path, element, secret, required: false, hidden: false });
         }
         if let Some(inside) = inside {
-            let element = if field.is_list() {
-                Some(path.len() - 1)
-            } else {
-                element
-            };
+            let element = if field.is_list() { Some(path.len() - 1) } else { element };
             collect(&inside, &path, element, leaves);
         }
     }
@@ -277,10 +232,7 @@ pub fn conflicts(leaves: &[Leaf]) -> BTreeMap<String, Vec<String>> {
                 && let (Some(of_x), Some(of_y)) = (x.containing_oneof(), y.containing_oneof())
                 && of_x == of_y
             {
-                found
-                    .entry(a.flag.clone())
-                    .or_default()
-                    .push(b.flag.clone());
+                found.entry(a.flag.clone()).or_default().push(b.flag.clone());
             }
         }
     }
@@ -294,9 +246,7 @@ fn enum_parser(of: &EnumDescriptor, field: &FieldDescriptor) -> PossibleValuesPa
         let mut names = vec![value.name().to_owned(), short.replace('-', "_")];
         names.retain(|name| *name != short);
         let about = comment::first_sentence(&comment::of(&of.parent_file(), value.path()));
-        let mut shown = PossibleValue::new(short)
-            .aliases(names)
-            .hide(refuses_zero && value.number() == 0);
+        let mut shown = PossibleValue::new(short).aliases(names).hide(refuses_zero && value.number() == 0);
         if !about.is_empty() {
             shown = shown.help(about);
         }
@@ -307,24 +257,15 @@ fn enum_parser(of: &EnumDescriptor, field: &FieldDescriptor) -> PossibleValuesPa
 
 /// `ROLE_PROJECT_ADMIN` of `Role` is `project-admin`.
 pub fn short_name(value: &EnumValueDescriptor) -> String {
-    let prefix = format!(
-        "{}_",
-        kebab(value.parent_enum().name())
-            .replace('-', "_")
-            .to_uppercase()
-    );
+    let prefix = format!("{}_", kebab(value.parent_enum().name()).replace('-', "_").to_uppercase());
     let name = value.name();
-    name.strip_prefix(&prefix)
-        .unwrap_or(name)
-        .to_lowercase()
-        .replace('_', "-")
+    name.strip_prefix(&prefix).unwrap_or(name).to_lowercase().replace('_', "-")
 }
 
 /// The enum's value by its name with or without prefix, in any case.
 pub fn enum_value(of: &EnumDescriptor, text: &str) -> Option<EnumValueDescriptor> {
     let wanted = text.to_lowercase().replace('_', "-");
-    of.values()
-        .find(|v| short_name(v) == wanted || v.name().to_lowercase().replace('_', "-") == wanted)
+    of.values().find(|v| short_name(v) == wanted || v.name().to_lowercase().replace('_', "-") == wanted)
 }
 
 /// `SendMessage` is `send-message`, `GetURLInfo` is `get-url-info`.
@@ -335,8 +276,7 @@ pub fn kebab(name: &str) -> String {
         let before = i.checked_sub(1).and_then(|i| chars.get(i));
         let after = chars.get(i + 1);
         let begins_word = before.is_some_and(|b| b.is_lowercase() || b.is_ascii_digit())
-            || (before.is_some_and(|b| b.is_uppercase())
-                && after.is_some_and(|a| a.is_lowercase()));
+            || (before.is_some_and(|b| b.is_uppercase()) && after.is_some_and(|a| a.is_lowercase()));
         if c.is_uppercase() && begins_word {
             text.push('-');
         }

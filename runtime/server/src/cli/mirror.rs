@@ -29,12 +29,7 @@ impl MethodEntry {
         let rule = rules().get(path(&descriptor).as_str());
         let address = rule.map(|r| r.address.as_str()).unwrap_or_default();
         let leaves = field::leaves(&descriptor.input(), address);
-        Self {
-            command: kebab(descriptor.name()),
-            descriptor,
-            rule,
-            leaves,
-        }
+        Self { command: kebab(descriptor.name()), descriptor, rule, leaves }
     }
 
     /// `canopy.chat.v1.Chat/SendMessage`
@@ -44,9 +39,7 @@ impl MethodEntry {
 
     /// The page token's field, where requests and answers come in pages.
     pub fn page_token(&self) -> Option<FieldDescriptor> {
-        self.descriptor
-            .output()
-            .get_field_by_name("next_page_token")?;
+        self.descriptor.output().get_field_by_name("next_page_token")?;
         self.descriptor.input().get_field_by_name("page_token")
     }
 
@@ -58,11 +51,8 @@ impl MethodEntry {
         if let Some(rule) = self.rule {
             long_about = format!("{comment}\n\n{}", comment::requirement(rule));
         }
-        let long_about = format!(
-            "{long_about}\nAnswers {}{}.",
-            self.stream_word(),
-            self.descriptor.output().full_name()
-        );
+        let long_about =
+            format!("{long_about}\nAnswers {}{}.", self.stream_word(), self.descriptor.output().full_name());
         let mut command = Command::new(self.command.clone())
             .about(about)
             .long_about(long_about.trim().to_owned())
@@ -93,11 +83,7 @@ impl MethodEntry {
     }
 
     fn stream_word(&self) -> &'static str {
-        if self.descriptor.is_server_streaming() {
-            "a stream of "
-        } else {
-            ""
-        }
+        if self.descriptor.is_server_streaming() { "a stream of " } else { "" }
     }
 
     fn usage(&self, area: &str) -> String {
@@ -158,9 +144,7 @@ impl Area {
 pub fn areas() -> &'static [Area] {
     static AREAS: LazyLock<Vec<Area>> = LazyLock::new(|| {
         areas_of(canopy_proto::pool(), |method| {
-            rules()
-                .get(path(method).as_str())
-                .is_some_and(|rule| rule.requires != Requirement::Internal)
+            rules().get(path(method).as_str()).is_some_and(|rule| rule.requires != Requirement::Internal)
         })
     });
     &AREAS
@@ -176,21 +160,14 @@ pub fn areas_of(pool: &DescriptorPool, is_served: impl Fn(&MethodDescriptor) -> 
         let Some((area, version)) = area_of(service.package_name()) else {
             continue;
         };
-        for method in service
-            .methods()
-            .filter(|m| is_served(m) && !m.is_client_streaming())
-        {
-            let about =
-                comment::first_sentence(&comment::of(&service.parent_file(), service.path()));
+        for method in service.methods().filter(|m| is_served(m) && !m.is_client_streaming()) {
+            let about = comment::first_sentence(&comment::of(&service.parent_file(), service.path()));
             let lines = abouts.entry(area.to_owned()).or_default();
             if !about.is_empty() && !lines.contains(&about) {
                 lines.push(about);
             }
             let methods = newest.entry(area.to_owned()).or_default();
-            match methods
-                .iter_mut()
-                .find(|(_, other)| other.name() == method.name())
-            {
+            match methods.iter_mut().find(|(_, other)| other.name() == method.name()) {
                 Some(other) if other.0 < version => *other = (version, method),
                 Some(_) => {}
                 None => methods.push((version, method)),
@@ -201,10 +178,7 @@ pub fn areas_of(pool: &DescriptorPool, is_served: impl Fn(&MethodDescriptor) -> 
         .into_iter()
         .map(|(name, methods)| Area {
             about: abouts.remove(&name).unwrap_or_default().join(" "),
-            methods: methods
-                .into_iter()
-                .map(|(_, method)| MethodEntry::new(method))
-                .collect(),
+            methods: methods.into_iter().map(|(_, method)| MethodEntry::new(method)).collect(),
             name,
         })
         .collect()
@@ -224,22 +198,16 @@ fn area_of(package: &str) -> Option<(&str, Version)> {
     } else {
         (version, 2, "")
     };
-    Some((
-        area,
-        (major.parse().ok()?, rank, minor.parse().unwrap_or(0)),
-    ))
+    Some((area, (major.parse().ok()?, rank, minor.parse().unwrap_or(0))))
 }
 
 /// Whether this field of an answer holds a page's rows: the only list of
 /// messages there is.
 pub fn rows_field(answer: &prost_reflect::MessageDescriptor) -> Option<FieldDescriptor> {
-    let mut lists = answer
-        .fields()
-        .filter(|f| f.is_list() && matches!(f.kind(), Kind::Message(_)));
+    let mut lists = answer.fields().filter(|f| f.is_list() && matches!(f.kind(), Kind::Message(_)));
     let only = lists.next()?;
-    let others_are_plain = answer
-        .fields()
-        .all(|f| f == only || !(f.is_list() || f.is_map() || matches!(f.kind(), Kind::Message(_))));
+    let others_are_plain =
+        answer.fields().all(|f| f == only || !(f.is_list() || f.is_map() || matches!(f.kind(), Kind::Message(_))));
     (lists.next().is_none() && others_are_plain).then_some(only)
 }
 

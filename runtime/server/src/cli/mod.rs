@@ -35,17 +35,8 @@ pub use terminal::Terminal;
 
 /// Commands that are written by hand, here and by the server; no area may be
 /// called the same.
-pub const HAND_WRITTEN: &[&str] = &[
-    "serve",
-    "init",
-    "doctor",
-    "context",
-    "completion",
-    "tui",
-    "local",
-    "observe",
-    "help",
-];
+pub const HAND_WRITTEN: &[&str] =
+    &["serve", "init", "doctor", "context", "completion", "tui", "local", "observe", "help"];
 
 /// Most pages that `--all` follows: a million rows of the largest pages.
 pub const PAGES_MAX: usize = 1000;
@@ -92,31 +83,13 @@ fn completion_command() -> Command {
 ///
 /// # Errors
 /// How to end: nothing is left to do.
-pub fn parse(
-    command: Command,
-    args: Vec<OsString>,
-    terminal: &mut Terminal,
-) -> Result<ArgMatches, Exit> {
+pub fn parse(command: Command, args: Vec<OsString>, terminal: &mut Terminal) -> Result<ArgMatches, Exit> {
     command.try_get_matches_from(args).map_err(|error| {
-        let asked = matches!(
-            error.kind(),
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-        );
-        let colour = if asked {
-            terminal.stdout_is_terminal
-        } else {
-            terminal.stdin_is_terminal
-        };
-        let text = if colour {
-            error.render().ansi().to_string()
-        } else {
-            error.render().to_string()
-        };
-        let (out, exit) = if asked {
-            (&mut terminal.stdout, Exit::Success)
-        } else {
-            (&mut terminal.stderr, Exit::Usage)
-        };
+        let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+        let colour = if asked { terminal.stdout_is_terminal } else { terminal.stdin_is_terminal };
+        let text = if colour { error.render().ansi().to_string() } else { error.render().to_string() };
+        let (out, exit) =
+            if asked { (&mut terminal.stdout, Exit::Success) } else { (&mut terminal.stderr, Exit::Usage) };
         // A reader that went away is no reason to fail.
         let _ = out.write_all(text.as_bytes());
         let _ = out.flush();
@@ -135,8 +108,8 @@ pub async fn run(args: Vec<OsString>, terminal: &mut Terminal) -> Exit {
 /// Does what was asked for; nothing, where that is a command of the server's.
 pub async fn dispatch(matches: &ArgMatches, terminal: &mut Terminal) -> Option<Exit> {
     let (name, _) = matches.subcommand()?;
-    let is_ours = mirror::areas().iter().any(|area| area.name == name)
-        || ["context", "observe", "completion"].contains(&name);
+    let is_ours =
+        mirror::areas().iter().any(|area| area.name == name) || ["context", "observe", "completion"].contains(&name);
     if !is_ours {
         return None;
     }
@@ -164,10 +137,7 @@ async fn perform(matches: &ArgMatches, terminal: &mut Terminal) -> Result<(), Er
     };
     match name {
         "completion" => {
-            let shell = inner
-                .get_one::<Shell>("shell")
-                .copied()
-                .unwrap_or(Shell::Bash);
+            let shell = inner.get_one::<Shell>("shell").copied().unwrap_or(Shell::Bash);
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command(), "canopy", &mut script);
             Ok(terminal.stdout.write_all(&script)?)
@@ -179,8 +149,7 @@ async fn perform(matches: &ArgMatches, terminal: &mut Terminal) -> Result<(), Er
         "observe" => {
             let options = Options::read(matches, terminal)?;
             let (area, command) = ("ops", "observe");
-            let method = entry(area, command)
-                .ok_or_else(|| Error::usage("this release has no Observe", ""))?;
+            let method = entry(area, command).ok_or_else(|| Error::usage("this release has no Observe", ""))?;
             let call = Call::prepare(method, options, terminal).await?;
             let timeout = call.options.timeout.unwrap_or(options::TIMEOUT_DEFAULT);
             observe::run(inner, &call.client, method, timeout, terminal).await
@@ -199,10 +168,7 @@ async fn perform(matches: &ArgMatches, terminal: &mut Terminal) -> Result<(), Er
 }
 
 fn entry(area: &str, command: &str) -> Option<&'static MethodEntry> {
-    mirror::areas()
-        .iter()
-        .find(|a| a.name == area)?
-        .method(command)
+    mirror::areas().iter().find(|a| a.name == area)?.method(command)
 }
 
 /// What a call needs beside its request.
@@ -216,23 +182,15 @@ struct Call {
 impl Call {
     /// Finds the server and, where the method asks who is calling, the access
     /// token.
-    async fn prepare(
-        method: &MethodEntry,
-        options: Options,
-        terminal: &Terminal,
-    ) -> Result<Self, Error> {
+    async fn prepare(method: &MethodEntry, options: Options, terminal: &Terminal) -> Result<Self, Error> {
         let mut call = Self::connect(options, terminal)?;
-        let needs_token = method
-            .rule
-            .is_none_or(|rule| rule.requires != Requirement::Anybody);
+        let needs_token = method.rule.is_none_or(|rule| rule.requires != Requirement::Anybody);
         let timeout = call.options.timeout.unwrap_or(options::TIMEOUT_DEFAULT);
         if let Some(token) = &call.options.token {
             call.client = call.client.with_token(token)?;
         } else if needs_token {
             let now_ms = (terminal.now_ms)();
-            let token =
-                credentials::access_token(&call.store, &call.target, &call.client, timeout, now_ms)
-                    .await?;
+            let token = credentials::access_token(&call.store, &call.target, &call.client, timeout, now_ms).await?;
             if let Some(token) = token {
                 call.client = call.client.with_token(&token)?;
             }
@@ -245,12 +203,7 @@ impl Call {
         let contexts: Contexts = store.load()?;
         let target = contexts.target(&options)?;
         let client = Client::new(&target.server, target.ca_pem.as_deref())?;
-        Ok(Self {
-            options,
-            store,
-            target,
-            client,
-        })
+        Ok(Self { options, store, target, client })
     }
 }
 
@@ -260,12 +213,8 @@ async fn call_method(
     options: Options,
     terminal: &mut Terminal,
 ) -> Result<(), Error> {
-    let style = Style {
-        format: options.format,
-        show_secrets: options.show_secrets,
-    };
-    let is_bare =
-        flags.ids().all(|id| id.as_str().starts_with('@')) && !flags.contains_id(options::JSON);
+    let style = Style { format: options.format, show_secrets: options.show_secrets };
+    let is_bare = flags.ids().all(|id| id.as_str().starts_with('@')) && !flags.contains_id(options::JSON);
     if credentials::is_refresh(method) && is_bare {
         return refresh_own(options, style, terminal).await;
     }
@@ -282,27 +231,12 @@ async fn call_method(
         call.client.unary(method, &request, timeout).await?
     };
     // Kept before it is shown: the reader may go away.
-    credentials::after_call(
-        method,
-        &request,
-        &answer,
-        &call.store,
-        &call.target,
-        terminal,
-    )
-    .await?;
-    terminal
-        .stdout
-        .write_all(output::answer(&answer, style)?.as_bytes())?;
+    credentials::after_call(method, &request, &answer, &call.store, &call.target, terminal).await?;
+    terminal.stdout.write_all(output::answer(&answer, style)?.as_bytes())?;
     terminal.stdout.flush()?;
-    let token = answer
-        .get_field_by_name("next_page_token")
-        .and_then(|v| v.as_str().map(str::to_owned));
+    let token = answer.get_field_by_name("next_page_token").and_then(|v| v.as_str().map(str::to_owned));
     if let Some(token) = token.filter(|token| !token.is_empty() && method.page_token().is_some()) {
-        terminal.note(&format!(
-            "There is more: --page-token {}, or --all.",
-            error::printable(&token)
-        ));
+        terminal.note(&format!("There is more: --page-token {}, or --all.", error::printable(&token)));
     }
     Ok(())
 }
@@ -312,13 +246,10 @@ async fn refresh_own(options: Options, style: Style, terminal: &mut Terminal) ->
     let call = Call::connect(options, terminal)?;
     let timeout = call.options.timeout.unwrap_or(options::TIMEOUT_DEFAULT);
     match credentials::renew(&call.store, &call.target, &call.client, timeout, None).await? {
-        Renewed::Now(_, answer) => Ok(terminal
-            .stdout
-            .write_all(output::answer(&answer, style)?.as_bytes())?),
-        Renewed::Already(_) | Renewed::LoggedOut => Err(Error::usage(
-            "nobody is logged in here",
-            "canopy identity log-in --email YOU@EXAMPLE.ORG",
-        )),
+        Renewed::Now(_, answer) => Ok(terminal.stdout.write_all(output::answer(&answer, style)?.as_bytes())?),
+        Renewed::Already(_) | Renewed::LoggedOut => {
+            Err(Error::usage("nobody is logged in here", "canopy identity log-in --email YOU@EXAMPLE.ORG"))
+        }
     }
 }
 
@@ -330,37 +261,23 @@ async fn follow(
     terminal: &mut Terminal,
 ) -> Result<(), Error> {
     let work = async {
-        let mut stream = call
-            .client
-            .streaming(method, request, call.options.timeout)
-            .await?;
+        let mut stream = call.client.streaming(method, request, call.options.timeout).await?;
         while let Some(message) = stream.message().await? {
-            terminal
-                .stdout
-                .write_all(output::event(&message, style)?.as_bytes())?;
+            terminal.stdout.write_all(output::event(&message, style)?.as_bytes())?;
             terminal.stdout.flush()?;
         }
         Ok(())
     };
     match call.options.timeout {
-        Some(timeout) => tokio::time::timeout(timeout, work)
-            .await
-            .unwrap_or_else(|_| {
-                Err(tonic::Status::deadline_exceeded(format!(
-                    "the stream outlived --timeout {timeout:?}"
-                ))
-                .into())
-            }),
+        Some(timeout) => tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
+            Err(tonic::Status::deadline_exceeded(format!("the stream outlived --timeout {timeout:?}")).into())
+        }),
         None => work.await,
     }
 }
 
 /// All pages as one answer.
-async fn every_page(
-    method: &MethodEntry,
-    call: &Call,
-    mut request: DynamicMessage,
-) -> Result<DynamicMessage, Error> {
+async fn every_page(method: &MethodEntry, call: &Call, mut request: DynamicMessage) -> Result<DynamicMessage, Error> {
     let timeout = call.options.timeout.unwrap_or(options::TIMEOUT_DEFAULT);
     let mut whole: Option<DynamicMessage> = None;
     for _ in 0..PAGES_MAX {
@@ -373,9 +290,7 @@ async fn every_page(
             Some(whole) => joined(whole, page, &method.descriptor),
             None => page,
         });
-        let is_same = request
-            .get_field_by_name("page_token")
-            .is_some_and(|v| v.as_str() == Some(&token));
+        let is_same = request.get_field_by_name("page_token").is_some_and(|v| v.as_str() == Some(&token));
         if token.is_empty() {
             break;
         }
@@ -391,11 +306,7 @@ async fn every_page(
 }
 
 /// The rows of both; of other fields those of the later page.
-fn joined(
-    mut whole: DynamicMessage,
-    mut page: DynamicMessage,
-    method: &MethodDescriptor,
-) -> DynamicMessage {
+fn joined(mut whole: DynamicMessage, mut page: DynamicMessage, method: &MethodDescriptor) -> DynamicMessage {
     whole.clear_field_by_name("next_page_token");
     for field in method.output().fields() {
         if let Some(value) = page.take_field(&field) {

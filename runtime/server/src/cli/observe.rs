@@ -38,12 +38,7 @@ pub fn command() -> Command {
                 .value_parser(options::duration)
                 .help("Between two looks: 500ms, 1s (the default), 1m."),
         )
-        .arg(
-            Arg::new("once")
-                .long("once")
-                .action(ArgAction::SetTrue)
-                .help("Look once."),
-        )
+        .arg(Arg::new("once").long("once").action(ArgAction::SetTrue).help("Look once."))
         .arg(
             Arg::new("depth")
                 .long("depth")
@@ -65,22 +60,14 @@ impl<'a> Screen<'a> {
         if is_alternate {
             terminal.stdout.write_all(ENTER.as_bytes())?;
         }
-        Ok(Self {
-            terminal,
-            is_alternate,
-        })
+        Ok(Self { terminal, is_alternate })
     }
 
     fn show(&mut self, view: &str) -> Result<(), Error> {
         let out = &mut self.terminal.stdout;
         if self.is_alternate {
             // Overwriting does not flicker as clearing first does.
-            let rows = self
-                .terminal
-                .env
-                .get("LINES")
-                .and_then(|n| n.parse::<usize>().ok())
-                .unwrap_or(usize::MAX);
+            let rows = self.terminal.env.get("LINES").and_then(|n| n.parse::<usize>().ok()).unwrap_or(usize::MAX);
             let mut frame = HOME.to_owned();
             for (i, line) in view.lines().take(rows).enumerate() {
                 let break_before = if i == 0 { "" } else { "\r\n" };
@@ -116,10 +103,7 @@ pub async fn run(
     terminal: &mut Terminal,
 ) -> Result<(), Error> {
     let once = matches.get_flag("once");
-    let interval = matches
-        .get_one::<Duration>("interval")
-        .copied()
-        .unwrap_or(INTERVAL_DEFAULT);
+    let interval = matches.get_one::<Duration>("interval").copied().unwrap_or(INTERVAL_DEFAULT);
     let mut request = DynamicMessage::new(method.descriptor.input());
     if let Some(depth) = matches.get_one::<u32>("depth") {
         request.set_field_by_name("depth", Value::U32(*depth));
@@ -149,24 +133,15 @@ pub async fn run(
 }
 
 fn view_of(answer: &DynamicMessage, now_ms: i64) -> Result<String, Error> {
-    let answer: ObserveResponse = answer
-        .transcode_to()
-        .map_err(|why| Error::Answer(why.into()))?;
-    Ok(answer
-        .root
-        .map_or_else(|| "nothing to see\n".to_owned(), |root| tree(&root, now_ms)))
+    let answer: ObserveResponse = answer.transcode_to().map_err(|why| Error::Answer(why.into()))?;
+    Ok(answer.root.map_or_else(|| "nothing to see\n".to_owned(), |root| tree(&root, now_ms)))
 }
 
 /// The tree as indented lines under a line of totals.
 pub fn tree(root: &TreeNode, now_ms: i64) -> String {
     let mut rows = Vec::new();
     collect(root, 0, now_ms, &mut rows);
-    let width = rows
-        .iter()
-        .map(|row| row.name.chars().count())
-        .max()
-        .unwrap_or(0)
-        .max("ACTOR".len());
+    let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max("ACTOR".len());
     let restarts: u64 = rows.iter().map(|row| u64::from(row.restarts)).sum();
     let queued: u64 = rows.iter().map(|row| row.mailbox_depth).sum();
     let mut view = format!(
@@ -202,28 +177,20 @@ struct Row {
 fn collect(node: &TreeNode, depth: usize, now_ms: i64, rows: &mut Vec<Row>) {
     let mut state = printable(&node.state);
     if !node.last_error.is_empty() {
-        state = format!("{state}  last error: {}", printable(&node.last_error))
-            .trim_start()
-            .to_owned();
+        state = format!("{state}  last error: {}", printable(&node.last_error)).trim_start().to_owned();
     }
     rows.push(Row {
         name: format!("{}{}", "  ".repeat(depth), printable(&node.id)),
         status: printable(&node.status),
         mailbox_depth: node.mailbox_depth,
         restarts: node.restarts,
-        up: if node.start_time_ms > 0 {
-            span(now_ms.saturating_sub(node.start_time_ms))
-        } else {
-            String::new()
-        },
+        up: if node.start_time_ms > 0 { span(now_ms.saturating_sub(node.start_time_ms)) } else { String::new() },
         state,
     });
     for child in &node.children {
         collect(child, depth + 1, now_ms, rows);
     }
-    let hidden = node
-        .children_total
-        .saturating_sub(node.children.len() as u64);
+    let hidden = node.children_total.saturating_sub(node.children.len() as u64);
     if hidden > 0 {
         rows.push(Row {
             name: format!("{}… {hidden} more", "  ".repeat(depth + 1)),

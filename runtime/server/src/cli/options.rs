@@ -27,28 +27,13 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// Accepted by `canopy`, by each area and by each of its methods.
 pub fn args() -> Vec<Arg> {
-    let arg = |id: &'static str| {
-        Arg::new(id)
-            .long(id.trim_start_matches('@'))
-            .help_heading("Connection")
-    };
+    let arg = |id: &'static str| Arg::new(id).long(id.trim_start_matches('@')).help_heading("Connection");
     vec![
-        arg(CONTEXT)
-            .value_name("NAME")
-            .help("Which server and log-in to use. [env: CANOPY_CONTEXT]"),
-        arg(SERVER)
-            .value_name("URL")
-            .help("https://HOST:PORT, or http:// for this machine."),
-        arg(CA)
-            .value_name("FILE")
-            .help("PEM of the authority that signed the server's certificate."),
-        arg(TOKEN)
-            .value_name("TEXT")
-            .help("Access token, @FILE or @-, instead of the log-in. [env: CANOPY_TOKEN]"),
-        arg(TIMEOUT)
-            .value_name("TIME")
-            .value_parser(duration)
-            .help("Such as 500ms, 30s (the default) or 2m."),
+        arg(CONTEXT).value_name("NAME").help("Which server and log-in to use. [env: CANOPY_CONTEXT]"),
+        arg(SERVER).value_name("URL").help("https://HOST:PORT, or http:// for this machine."),
+        arg(CA).value_name("FILE").help("PEM of the authority that signed the server's certificate."),
+        arg(TOKEN).value_name("TEXT").help("Access token, @FILE or @-, instead of the log-in. [env: CANOPY_TOKEN]"),
+        arg(TIMEOUT).value_name("TIME").value_parser(duration).help("Such as 500ms, 30s (the default) or 2m."),
         arg(OUTPUT)
             .short('o')
             .value_name("FORMAT")
@@ -56,10 +41,7 @@ pub fn args() -> Vec<Arg> {
             .hide_possible_values(true)
             .help("json, yaml or table; table on a terminal, else json.")
             .help_heading("Output"),
-        arg(SHOW_SECRETS)
-            .action(ArgAction::SetTrue)
-            .help("Print tokens rather than ***.")
-            .help_heading("Output"),
+        arg(SHOW_SECRETS).action(ArgAction::SetTrue).help("Print tokens rather than ***.").help_heading("Output"),
     ]
 }
 
@@ -94,11 +76,7 @@ impl Options {
             chain.push(inner);
         }
         chain.reverse();
-        let text = |id: &str| {
-            chain
-                .iter()
-                .find_map(|m| m.try_get_one::<String>(id).ok().flatten().cloned())
-        };
+        let text = |id: &str| chain.iter().find_map(|m| m.try_get_one::<String>(id).ok().flatten().cloned());
         let env = |name: &str| terminal.env(name).map(str::to_owned);
         let token = text(TOKEN);
         let format = match text(OUTPUT).as_deref() {
@@ -112,25 +90,15 @@ impl Options {
             context: text(CONTEXT).or_else(|| env("CANOPY_CONTEXT")),
             server: text(SERVER).map(|url| url.trim_end_matches('/').to_owned()),
             ca: text(CA).map(PathBuf::from),
-            token: token
-                .clone()
-                .or_else(|| env("CANOPY_TOKEN"))
-                .map(Secret::new),
-            timeout: chain
-                .iter()
-                .find_map(|m| m.try_get_one::<Duration>(TIMEOUT).ok().flatten().copied()),
+            token: token.clone().or_else(|| env("CANOPY_TOKEN")).map(Secret::new),
+            timeout: chain.iter().find_map(|m| m.try_get_one::<Duration>(TIMEOUT).ok().flatten().copied()),
             format,
-            show_secrets: chain
-                .iter()
-                .any(|m| m.try_get_one::<bool>(SHOW_SECRETS).ok().flatten() == Some(&true)),
+            show_secrets: chain.iter().any(|m| m.try_get_one::<bool>(SHOW_SECRETS).ok().flatten() == Some(&true)),
         };
         match token {
             Some(text) => {
                 let read = super::request::text_argument("token", &text, terminal)?;
-                Ok(Self {
-                    token: Some(Secret::new(read)),
-                    ..options
-                })
+                Ok(Self { token: Some(Secret::new(read)), ..options })
             }
             None => Ok(options),
         }
@@ -142,9 +110,7 @@ impl Options {
 /// # Errors
 /// Not a time, or zero.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let split = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let seconds = match unit {
         "ms" => 0.001,
@@ -153,9 +119,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err("write 500ms, 30s, 2m or 1h".to_owned()),
     };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| "write 500ms, 30s, 2m or 1h".to_owned())?;
+    let number: f64 = number.parse().map_err(|_| "write 500ms, 30s, 2m or 1h".to_owned())?;
     match Duration::try_from_secs_f64(number * seconds) {
         Ok(time) if !time.is_zero() => Ok(time),
         _ => Err("the time must be longer than zero".to_owned()),

@@ -2,9 +2,7 @@
 
 use std::fmt::Write as _;
 
-use prost_reflect::{
-    DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, SerializeOptions,
-};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, SerializeOptions};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::comment::field_flag;
@@ -63,10 +61,7 @@ pub fn event(message: &DynamicMessage, style: Style) -> Result<String, Error> {
     let node = node_of(message, style)?;
     Ok(match style.format {
         Format::Json => serde_json::to_string(&node).map_err(|e| Error::Answer(e.into()))? + "\n",
-        Format::Yaml => format!(
-            "---\n{}",
-            serde_norway::to_string(&node).map_err(|e| Error::Answer(e.into()))?
-        ),
+        Format::Yaml => format!("---\n{}", serde_norway::to_string(&node).map_err(|e| Error::Answer(e.into()))?),
         Format::Table => {
             let pairs: Vec<String> = flatten(&node)
                 .into_iter()
@@ -79,9 +74,7 @@ pub fn event(message: &DynamicMessage, style: Style) -> Result<String, Error> {
 }
 
 fn pretty_json(node: &Node) -> Result<String, Error> {
-    serde_json::to_string_pretty(node)
-        .map(|text| text + "\n")
-        .map_err(|e| Error::Answer(e.into()))
+    serde_json::to_string_pretty(node).map(|text| text + "\n").map_err(|e| Error::Answer(e.into()))
 }
 
 /// JSON that keeps the order of the fields.
@@ -113,19 +106,14 @@ fn node_of(message: &DynamicMessage, style: Style) -> Result<Node, Error> {
         .use_proto_field_name(true)
         .skip_default_fields(false)
         .stringify_64_bit_integers(style.format == Format::Json);
-    let json = message
-        .serialize_with_options(serde_json::value::Serializer, &options)
-        .map_err(|e| Error::Answer(e.into()))?;
+    let json =
+        message.serialize_with_options(serde_json::value::Serializer, &options).map_err(|e| Error::Answer(e.into()))?;
     Ok(message_node(&message.descriptor(), json, style))
 }
 
 fn message_node(descriptor: &MessageDescriptor, json: serde_json::Value, style: Style) -> Node {
     let mut object = match json {
-        serde_json::Value::Object(object)
-            if !descriptor.full_name().starts_with("google.protobuf.") =>
-        {
-            object
-        }
+        serde_json::Value::Object(object) if !descriptor.full_name().starts_with("google.protobuf.") => object,
         other => return Node::Value(other),
     };
     let mut entries = Vec::new();
@@ -138,28 +126,17 @@ fn message_node(descriptor: &MessageDescriptor, json: serde_json::Value, style: 
 }
 
 fn field_node(field: &FieldDescriptor, json: serde_json::Value, style: Style) -> Node {
-    if !style.show_secrets
-        && field_flag(field, "canopy.options.v1.secret")
-        && json.as_str() != Some("")
-    {
+    if !style.show_secrets && field_flag(field, "canopy.options.v1.secret") && json.as_str() != Some("") {
         return Node::Value(REDACTED.into());
     }
     match (field.kind(), json) {
         (Kind::Message(entry), serde_json::Value::Object(object)) if field.is_map() => {
             let value = entry.map_entry_value_field();
-            Node::Map(
-                object
-                    .into_iter()
-                    .map(|(k, v)| (k, single_node(&value, v, style)))
-                    .collect(),
-            )
+            Node::Map(object.into_iter().map(|(k, v)| (k, single_node(&value, v, style))).collect())
         }
-        (_, serde_json::Value::Array(items)) if field.is_list() => Node::List(
-            items
-                .into_iter()
-                .map(|item| single_node(field, item, style))
-                .collect(),
-        ),
+        (_, serde_json::Value::Array(items)) if field.is_list() => {
+            Node::List(items.into_iter().map(|item| single_node(field, item, style)).collect())
+        }
         (_, json) => single_node(field, json, style),
     }
 }
@@ -171,10 +148,9 @@ fn single_node(field: &FieldDescriptor, json: serde_json::Value, style: Style) -
             let value = json.as_str().and_then(|name| of.get_value_by_name(name));
             Node::Value(value.map_or(json, |v| short_name(&v).into()))
         }
-        _ if style.format == Format::Table && field.name().ends_with("_time_ms") => Node::Value(
-            json.as_i64()
-                .map_or(json, |ms| if ms == 0 { "".into() } else { time(ms).into() }),
-        ),
+        _ if style.format == Format::Table && field.name().ends_with("_time_ms") => {
+            Node::Value(json.as_i64().map_or(json, |ms| if ms == 0 { "".into() } else { time(ms).into() }))
+        }
         _ => Node::Value(json),
     }
 }
@@ -189,19 +165,10 @@ fn table(rows: &FieldDescriptor, node: &Node) -> String {
         .filter(|f| !f.is_list() && !f.is_map() && !matches!(f.kind(), Kind::Message(_)))
         .map(|f| f.name().to_owned())
         .collect();
-    let mut cells: Vec<Vec<String>> = vec![
-        columns
-            .iter()
-            .map(|c| c.trim_end_matches("_ms").to_uppercase())
-            .collect(),
-    ];
+    let mut cells: Vec<Vec<String>> = vec![columns.iter().map(|c| c.trim_end_matches("_ms").to_uppercase()).collect()];
     if let Some(Node::List(items)) = get(node, rows.name()) {
         for item in items {
-            let cell = |column: &String| {
-                get(item, column)
-                    .map(|n| clipped(&text(n)))
-                    .unwrap_or_default()
-            };
+            let cell = |column: &String| get(item, column).map(|n| clipped(&text(n))).unwrap_or_default();
             cells.push(columns.iter().map(cell).collect());
         }
     }
@@ -213,11 +180,7 @@ fn table(rows: &FieldDescriptor, node: &Node) -> String {
     }
     let mut shown = String::new();
     for line in &cells {
-        let padded: Vec<String> = line
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
+        let padded: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         shown.push_str(padded.join("  ").trim_end());
         shown.push('\n');
     }
@@ -227,20 +190,12 @@ fn table(rows: &FieldDescriptor, node: &Node) -> String {
 /// `key  value`, a line each; texts of several lines are indented.
 fn lines(node: &Node) -> String {
     let pairs = flatten(node);
-    let width = pairs
-        .iter()
-        .map(|(key, _)| key.chars().count())
-        .max()
-        .unwrap_or(0);
+    let width = pairs.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
     let mut shown = String::new();
     for (key, value) in pairs {
         let indent = format!("\n{:width$}  ", "");
         let value: Vec<String> = value.split('\n').map(printable).collect();
-        let _ = writeln!(
-            shown,
-            "{}",
-            format!("{key:width$}  {}", value.join(&indent)).trim_end()
-        );
+        let _ = writeln!(shown, "{}", format!("{key:width$}  {}", value.join(&indent)).trim_end());
     }
     shown
 }
@@ -254,11 +209,7 @@ fn flatten(node: &Node) -> Vec<(String, String)> {
                     pairs.push((prefix.to_owned(), "{}".to_owned()));
                 }
                 for (key, inner) in entries {
-                    let name = if prefix.is_empty() {
-                        key.clone()
-                    } else {
-                        format!("{prefix}.{key}")
-                    };
+                    let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
                     walk(&name, inner, pairs);
                 }
             }
@@ -308,8 +259,7 @@ pub fn time(ms: i64) -> String {
 fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month + 2) / 5 + 1;

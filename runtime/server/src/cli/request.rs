@@ -7,9 +7,7 @@ use std::io::Read;
 use bytes::Bytes;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use prost_reflect::{
-    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value,
-};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value};
 
 use super::error::Error;
 use super::field::{FIELD_MASK, Leaf, REQUEST_ID, enum_value};
@@ -30,19 +28,13 @@ pub fn build(
     matches: &ArgMatches,
     terminal: &mut Terminal,
 ) -> Result<DynamicMessage, Error> {
-    let mut reader = Reader {
-        terminal,
-        stdin_used_by: None,
-    };
+    let mut reader = Reader { terminal, stdin_used_by: None };
     let json = matches.try_get_one::<String>(options::JSON).ok().flatten();
     let mut message = match json {
         Some(text) => {
             let text = reader.text("json", text)?;
             from_json(request.clone(), &text).map_err(|why| {
-                Error::usage(
-                    format!("--json: {why}"),
-                    format!("it has to be a {}", request.full_name()),
-                )
+                Error::usage(format!("--json: {why}"), format!("it has to be a {}", request.full_name()))
             })?
         }
         None => DynamicMessage::new(request.clone()),
@@ -90,17 +82,11 @@ pub fn build(
             continue;
         }
         let hint = if leaf.secret {
-            format!(
-                "give it as --{} @FILE, or @- for standard input",
-                leaf.shortest()
-            )
+            format!("give it as --{} @FILE, or @- for standard input", leaf.shortest())
         } else {
             "see --help".to_owned()
         };
-        return Err(Error::usage(
-            format!("--{} is required", leaf.shortest()),
-            hint,
-        ));
+        return Err(Error::usage(format!("--{} is required", leaf.shortest()), hint));
     }
     Ok(message)
 }
@@ -110,11 +96,7 @@ pub fn build(
 /// # Errors
 /// The file cannot be read or is not text.
 pub fn text_argument(flag: &str, text: &str, terminal: &mut Terminal) -> Result<String, Error> {
-    Reader {
-        terminal,
-        stdin_used_by: None,
-    }
-    .text(flag, text)
+    Reader { terminal, stdin_used_by: None }.text(flag, text)
 }
 
 /// 128 random bits in hex.
@@ -147,10 +129,7 @@ fn occurrences<'a>(leaf: &'a Leaf, matches: &'a ArgMatches) -> Vec<Occurrence<'a
     }
     let indices = matches.indices_of(&leaf.flag).into_iter().flatten();
     let values = matches.get_many::<String>(&leaf.flag).into_iter().flatten();
-    indices
-        .zip(values)
-        .map(|(index, text)| Occurrence { leaf, index, text })
-        .collect()
+    indices.zip(values).map(|(index, text)| Occurrence { leaf, index, text }).collect()
 }
 
 /// The path of the list whose elements this leaf describes: from inside, or
@@ -171,10 +150,7 @@ fn build_elements(
     occurrences: &[Occurrence<'_>],
     reader: &mut Reader<'_>,
 ) -> Result<Vec<Value>, Error> {
-    let leader = occurrences
-        .iter()
-        .find(|o| o.leaf.element.is_some())
-        .map(|o| o.leaf.flag.as_str());
+    let leader = occurrences.iter().find(|o| o.leaf.element.is_some()).map(|o| o.leaf.flag.as_str());
     let mut groups: Vec<Vec<&Occurrence<'_>>> = Vec::new();
     let mut open = None;
     for occurrence in occurrences {
@@ -199,21 +175,14 @@ fn build_elements(
     Ok(values)
 }
 
-fn build_element(
-    list: &[FieldDescriptor],
-    parts: &[&Occurrence<'_>],
-    reader: &mut Reader<'_>,
-) -> Result<Value, Error> {
+fn build_element(list: &[FieldDescriptor], parts: &[&Occurrence<'_>], reader: &mut Reader<'_>) -> Result<Value, Error> {
     let Some(Kind::Message(descriptor)) = list.last().map(FieldDescriptor::kind) else {
         return Err(Error::usage("only messages have elements with flags", ""));
     };
     let mut element = DynamicMessage::new(descriptor);
     let mut by_leaf: Vec<(&Leaf, Vec<&str>)> = Vec::new();
     for part in parts {
-        match by_leaf
-            .iter_mut()
-            .find(|(leaf, _)| leaf.flag == part.leaf.flag)
-        {
+        match by_leaf.iter_mut().find(|(leaf, _)| leaf.flag == part.leaf.flag) {
             Some((_, texts)) => texts.push(part.text),
             None => by_leaf.push((part.leaf, vec![part.text])),
         }
@@ -221,10 +190,7 @@ fn build_element(
     for (leaf, texts) in by_leaf {
         let repeats = leaf.field().is_list() || leaf.field().is_map();
         if texts.len() > 1 && !repeats {
-            let leader = parts
-                .first()
-                .map(|p| p.leaf.flag.as_str())
-                .unwrap_or_default();
+            let leader = parts.first().map(|p| p.leaf.flag.as_str()).unwrap_or_default();
             return Err(Error::usage(
                 format!("--{} is given twice for one element", leaf.flag),
                 format!("begin each element with --{leader}"),
@@ -234,11 +200,7 @@ fn build_element(
         let inner = leaf.path.get(list.len()..).unwrap_or_default();
         if let Some(field) = inner.first().and_then(|f| other_branch(&element, f)) {
             return Err(Error::usage(
-                format!(
-                    "--{} cannot be used with {} in one element",
-                    leaf.flag,
-                    field.name()
-                ),
+                format!("--{} cannot be used with {} in one element", leaf.flag, field.name()),
                 "only one of them may be set",
             ));
         }
@@ -249,21 +211,15 @@ fn build_element(
 
 /// A set field of the same oneof.
 fn other_branch(message: &DynamicMessage, field: &FieldDescriptor) -> Option<FieldDescriptor> {
-    field
-        .containing_oneof()?
-        .fields()
-        .find(|f| f != field && message.has_field(f))
+    field.containing_oneof()?.fields().find(|f| f != field && message.has_field(f))
 }
 
 fn set(message: &mut DynamicMessage, path: &[FieldDescriptor], value: Value) -> Result<(), Error> {
     match path {
         [] => Ok(()),
-        [field] => message.try_set_field(field, value).map_err(|why| {
-            Error::usage(
-                format!("--{}: {why}", field.name().replace('_', "-")),
-                "see --help",
-            )
-        }),
+        [field] => message
+            .try_set_field(field, value)
+            .map_err(|why| Error::usage(format!("--{}: {why}", field.name().replace('_', "-")), "see --help")),
         [field, rest @ ..] => match message.get_field_mut(field).as_message_mut() {
             Some(inner) => set(inner, rest, value),
             None => Ok(()),
@@ -275,17 +231,11 @@ fn is_default(message: &DynamicMessage, path: &[FieldDescriptor]) -> bool {
     match path {
         [] => false,
         [field] => !message.has_field(field),
-        [field, rest @ ..] => message
-            .get_field(field)
-            .as_message()
-            .is_none_or(|inner| is_default(inner, rest)),
+        [field, rest @ ..] => message.get_field(field).as_message().is_none_or(|inner| is_default(inner, rest)),
     }
 }
 
-fn from_json(
-    descriptor: MessageDescriptor,
-    text: &str,
-) -> Result<DynamicMessage, serde_json::Error> {
+fn from_json(descriptor: MessageDescriptor, text: &str) -> Result<DynamicMessage, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_str(text);
     let message = DynamicMessage::deserialize(descriptor, &mut json)?;
     json.end()?;
@@ -300,11 +250,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// The value of a field, of all the texts given for it.
-    fn value<'t>(
-        &mut self,
-        leaf: &Leaf,
-        texts: impl Iterator<Item = &'t str>,
-    ) -> Result<Value, Error> {
+    fn value<'t>(&mut self, leaf: &Leaf, texts: impl Iterator<Item = &'t str>) -> Result<Value, Error> {
         let field = leaf.field();
         if field.is_map() {
             let mut map = HashMap::new();
@@ -321,14 +267,11 @@ impl Reader<'_> {
         if field.is_list() {
             return Ok(Value::List(values));
         }
-        values
-            .pop()
-            .ok_or_else(|| Error::usage(format!("--{} needs a value", leaf.flag), "see --help"))
+        values.pop().ok_or_else(|| Error::usage(format!("--{} needs a value", leaf.flag), "see --help"))
     }
 
     fn map_entry(&mut self, leaf: &Leaf, text: &str) -> Result<(MapKey, Value), Error> {
-        let fail =
-            |why: &str| Error::usage(format!("--{} {text}: {why}", leaf.flag), "write KEY=VALUE");
+        let fail = |why: &str| Error::usage(format!("--{} {text}: {why}", leaf.flag), "write KEY=VALUE");
         let (key, value) = text.split_once('=').ok_or_else(|| fail("there is no ="))?;
         let Kind::Message(entry) = leaf.field().kind() else {
             return Err(fail("not a map"));
@@ -366,10 +309,7 @@ impl Reader<'_> {
         };
         let bytes = self.read(flag, name)?;
         let mut text = String::from_utf8(bytes).map_err(|_| {
-            Error::usage(
-                format!("--{flag}: {name} is not UTF-8 text"),
-                "give text, or a field that takes bytes",
-            )
+            Error::usage(format!("--{flag}: {name} is not UTF-8 text"), "give text, or a field that takes bytes")
         })?;
         // Editors and `echo` end files with a line break that nobody meant.
         if text.ends_with('\n') {
@@ -389,12 +329,7 @@ impl Reader<'_> {
     }
 
     fn read(&mut self, flag: &str, name: &str) -> Result<Vec<u8>, Error> {
-        let hint = || {
-            Error::usage(
-                format!("--{flag}: more than {FILE_BYTES_MAX} bytes in {name}"),
-                "give less",
-            )
-        };
+        let hint = || Error::usage(format!("--{flag}: more than {FILE_BYTES_MAX} bytes in {name}"), "give less");
         let mut bytes = Vec::new();
         if name == "-" {
             if let Some(other) = self.stdin_used_by.replace(flag.to_owned()) {
@@ -429,10 +364,7 @@ impl Reader<'_> {
 
 fn invalid(leaf: &Leaf, text: &str, why: &str) -> Error {
     let shown = if leaf.secret { "***" } else { text };
-    Error::usage(
-        format!("--{} {shown}: {why}", leaf.flag),
-        format!("it takes {}", leaf.value_name()),
-    )
+    Error::usage(format!("--{} {shown}: {why}", leaf.flag), format!("it takes {}", leaf.value_name()))
 }
 
 /// A value of one kind from its text.
@@ -481,12 +413,8 @@ fn parse(kind: &Kind, text: &str) -> Result<Value, String> {
 fn decode_base64(text: &str) -> Result<Value, String> {
     let quoted = serde_json::Value::String(text.to_owned());
     let descriptor = canopy_bytes_value();
-    let wrapped =
-        DynamicMessage::deserialize(descriptor, quoted).map_err(|_| "not base64".to_owned())?;
-    Ok(wrapped
-        .get_field_by_name("value")
-        .map(|v| v.into_owned())
-        .unwrap_or(Value::Bytes(Bytes::new())))
+    let wrapped = DynamicMessage::deserialize(descriptor, quoted).map_err(|_| "not base64".to_owned())?;
+    Ok(wrapped.get_field_by_name("value").map(|v| v.into_owned()).unwrap_or(Value::Bytes(Bytes::new())))
 }
 
 fn canopy_bytes_value() -> MessageDescriptor {

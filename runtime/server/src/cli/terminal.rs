@@ -41,9 +41,7 @@ impl Terminal {
             stdout_is_terminal: io::stdout().is_terminal(),
             stderr: Box::new(io::stderr()),
             env: std::env::vars_os()
-                .filter_map(|(key, value)| {
-                    Some((key.into_string().ok()?, value.into_string().ok()?))
-                })
+                .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
             now_ms: system_time_ms,
             prompt: Box::new(|question| rpassword::prompt_password(question)),
@@ -58,10 +56,7 @@ impl Terminal {
 
     /// A variable that is set and not empty.
     pub fn env(&self, name: &str) -> Option<&str> {
-        self.env
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     /// Tells the reader something that is not part of the answer. A closed
@@ -71,13 +66,8 @@ impl Terminal {
     }
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "tokens lapse by the clock on the wall"
-)]
+#[allow(clippy::disallowed_methods, reason = "tokens lapse by the clock on the wall")]
 fn system_time_ms() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -12,15 +12,9 @@ pub(super) fn command() -> Command {
         .about("Looks at a data directory and its configuration, without a server")
         .subcommand_required(true)
         .subcommand(
-            Command::new("config")
-                .about("Prints the configuration as it takes effect")
-                .args(super::config_args())
-                .arg(
-                    Arg::new("origin")
-                        .long("origin")
-                        .action(ArgAction::SetTrue)
-                        .help("Says where each value comes from"),
-                ),
+            Command::new("config").about("Prints the configuration as it takes effect").args(super::config_args()).arg(
+                Arg::new("origin").long("origin").action(ArgAction::SetTrue).help("Says where each value comes from"),
+            ),
         )
         .subcommand(
             Command::new("ca")

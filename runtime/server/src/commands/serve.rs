@@ -28,9 +28,12 @@ pub(super) fn command() -> Command {
              sign-up token in the data directory; whoever signs up first with that token administers it.",
         )
         .args(super::config_args())
-        .arg(Arg::new("dev").long("dev").action(ArgAction::SetTrue).help(
-            "Throw-away installation on loopback: known credentials, plain text, gone when it stops",
-        ))
+        .arg(
+            Arg::new("dev")
+                .long("dev")
+                .action(ArgAction::SetTrue)
+                .help("Throw-away installation on loopback: known credentials, plain text, gone when it stops"),
+        )
         .arg(
             Arg::new("ready-json")
                 .long("ready-json")
@@ -99,11 +102,7 @@ fn stop_signal() -> Result<impl Future<Output = ()>, String> {
 /// Signs the known sys-admin of a throw-away installation up, by the same
 /// method as everybody.
 async fn register_dev(running: &Running) -> Result<(), Refusal> {
-    let account = Account {
-        email: DEV_EMAIL.into(),
-        display_name: "Developer".into(),
-        ..Account::default()
-    };
+    let account = Account { email: DEV_EMAIL.into(), display_name: "Developer".into(), ..Account::default() };
     let request = RegisterRequest {
         account: Some(Wire::new(&account)),
         password: DEV_PASSWORD.into(),
@@ -129,11 +128,8 @@ fn announce(
     json: bool,
     terminal: &mut Terminal,
 ) -> std::io::Result<()> {
-    let scheme = if running.ca_pem.is_some() || config.edge.tls == canopy_config::TlsMode::Files {
-        "https"
-    } else {
-        "http"
-    };
+    let scheme =
+        if running.ca_pem.is_some() || config.edge.tls == canopy_config::TlsMode::Files { "https" } else { "http" };
     let url = format!("{scheme}://{}", running.address);
     let ca = config.data_dir.join("tls").join("ca.pem");
     let out = &mut terminal.stdout;

@@ -103,9 +103,8 @@ impl Admission {
         // Connections do not say when they end: those without anything under
         // way are forgotten when the map has doubled.
         if connections.len().is_power_of_two() {
-            connections.retain(|_, c| {
-                c.calls.load(Ordering::Acquire) > 0 || c.subscriptions.load(Ordering::Acquire) > 0
-            });
+            connections
+                .retain(|_, c| c.calls.load(Ordering::Acquire) > 0 || c.subscriptions.load(Ordering::Acquire) > 0);
         }
         Arc::clone(connections.entry(id).or_default())
     }

@@ -24,8 +24,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
@@ -98,9 +98,7 @@ pub enum AuthorityError {
         path: PathBuf,
     },
     /// A configured hostname is neither a DNS name nor an IP address.
-    #[error(
-        "the hostname {name:?} is neither a DNS name nor an IP address; correct it in the configuration"
-    )]
+    #[error("the hostname {name:?} is neither a DNS name nor an IP address; correct it in the configuration")]
     Name {
         /// As configured.
         name: String,
@@ -140,10 +138,7 @@ impl NodeNames {
     ///
     /// # Errors
     /// [`AuthorityError::Name`] names the first hostname that is neither.
-    pub fn new<H: AsRef<str>>(
-        hostnames: impl IntoIterator<Item = H>,
-        listen: IpAddr,
-    ) -> Result<Self, AuthorityError> {
+    pub fn new<H: AsRef<str>>(hostnames: impl IntoIterator<Item = H>, listen: IpAddr) -> Result<Self, AuthorityError> {
         let mut dns = BTreeSet::from(["localhost".to_owned()]);
         let mut ip = BTreeSet::from([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         let listen = listen.to_canonical();
@@ -169,10 +164,7 @@ impl NodeNames {
             let name = name.as_str().try_into()?;
             Ok(SanType::DnsName(name))
         });
-        let ip = self
-            .ip
-            .iter()
-            .map(|address| Ok(SanType::IpAddress(*address)));
+        let ip = self.ip.iter().map(|address| Ok(SanType::IpAddress(*address)));
         dns.chain(ip).collect()
     }
 }
@@ -202,8 +194,7 @@ impl Authority {
             // A key without a certificate is a first run that was cut off: nobody
             // trusts it yet, and it is as good as a new one.
             if !exists(&ca_key)? {
-                let pem =
-                    Zeroizing::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem());
+                let pem = Zeroizing::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem());
                 replace_file(&ca_key, pem.as_bytes(), 0o600)?;
             }
             let key = read_ca_key(&directory)?;
@@ -230,19 +221,10 @@ impl Authority {
         let directory = directory(data_dir);
         let path = directory.join("ca.pem");
         let pem = fs::read_to_string(&path).map_err(failed("read", &path))?;
-        let damaged = |reason: String| AuthorityError::Damaged {
-            path: path.clone(),
-            reason,
-        };
-        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
-            .map_err(|error| damaged(error.to_string()))?;
+        let damaged = |reason: String| AuthorityError::Damaged { path: path.clone(), reason };
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| damaged(error.to_string()))?;
         let summary = Summary::parse(&certificate).map_err(|error| damaged(error.to_string()))?;
-        Ok(Self {
-            directory,
-            certificate,
-            pem,
-            summary,
-        })
+        Ok(Self { directory, certificate, pem, summary })
     }
 
     /// The CA certificate that clients must trust, as PEM.
@@ -276,11 +258,7 @@ impl Authority {
     /// # Errors
     /// Any [`AuthorityError`] but `Name`. A stored certificate that cannot be used is
     /// no error: it is replaced.
-    pub fn node_credential(
-        &self,
-        names: &NodeNames,
-        now: SystemTime,
-    ) -> Result<Credential, AuthorityError> {
+    pub fn node_credential(&self, names: &NodeNames, now: SystemTime) -> Result<Credential, AuthorityError> {
         let _lock = lock(&self.directory)?;
         let path = self.directory.join("node.pem");
         if let Some(stored) = read_node(&path)?
@@ -322,22 +300,15 @@ impl Authority {
         ) else {
             return false;
         };
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), tls::provider()).build();
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), tls::provider()).build();
         verifier.is_ok_and(|verifier| {
             let time = UnixTime::since_unix_epoch(since_epoch);
-            verifier
-                .verify_server_cert(certificate, &[], &localhost, &[], time)
-                .is_ok()
+            verifier.verify_server_cert(certificate, &[], &localhost, &[], time).is_ok()
         })
     }
 
     /// A new certificate and its new key, as PEM.
-    fn issue(
-        &self,
-        names: &NodeNames,
-        now: SystemTime,
-    ) -> Result<Zeroizing<String>, AuthorityError> {
+    fn issue(&self, names: &NodeNames, now: SystemTime) -> Result<Zeroizing<String>, AuthorityError> {
         let ca_key = read_ca_key(&self.directory)?;
         if ca_key.subject_public_key_info() != self.summary.public_key_info {
             let directory = self.directory.clone();
@@ -357,9 +328,7 @@ impl Authority {
         let issuer = Issuer::new(ca_params(&ca_key, now), ca_key);
         let certificate = params.signed_by(&key, &issuer)?;
         let key = Zeroizing::new(key.serialize_pem());
-        Ok(Zeroizing::new(
-            [certificate.pem().as_str(), key.as_str()].concat(),
-        ))
+        Ok(Zeroizing::new([certificate.pem().as_str(), key.as_str()].concat()))
     }
 }
 
@@ -372,11 +341,7 @@ fn directory(data_dir: &Path) -> PathBuf {
 /// when only the key is at hand.
 fn ca_params(key: &KeyPair, now: SystemTime) -> CertificateParams {
     let digest = Sha256::digest(key.subject_public_key_info());
-    let tail: String = digest
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let tail: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     let mut params = CertificateParams::default();
     params.distinguished_name = common_name(&format!("Canopy local CA {tail}"));
     set_validity(&mut params, now, now + CA_VALIDITY);
@@ -406,9 +371,7 @@ fn random_serial() -> SerialNumber {
 /// taken as 1970.
 fn set_validity(params: &mut CertificateParams, now: SystemTime, until: SystemTime) {
     let date_time = |time: SystemTime| {
-        let since_epoch = time
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(since_epoch.as_secs())
     };
     params.not_before = date_time(now.checked_sub(CLOCK_SKEW).unwrap_or(now));
@@ -447,21 +410,13 @@ fn read_ca_key(directory: &Path) -> Result<KeyPair, AuthorityError> {
     if mode & 0o077 != 0 {
         return Err(AuthorityError::KeyExposed { path, mode });
     }
-    KeyPair::from_pkcs8_pem_and_sign_algo(&pem, &PKCS_ECDSA_P256_SHA256).map_err(|error| {
-        AuthorityError::Damaged {
-            path,
-            reason: error.to_string(),
-        }
-    })
+    KeyPair::from_pkcs8_pem_and_sign_algo(&pem, &PKCS_ECDSA_P256_SHA256)
+        .map_err(|error| AuthorityError::Damaged { path, reason: error.to_string() })
 }
 
 fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> AuthorityError {
     let path = path.to_owned();
-    move |source| AuthorityError::Io {
-        action,
-        path: path.clone(),
-        source,
-    }
+    move |source| AuthorityError::Io { action, path: path.clone(), source }
 }
 
 fn exists(path: &Path) -> Result<bool, AuthorityError> {
@@ -474,14 +429,9 @@ fn mode(path: &Path) -> Result<u32, AuthorityError> {
 }
 
 fn prepare_directory(directory: &Path) -> Result<(), AuthorityError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(failed("create", directory))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("create", directory))?;
     if mode(directory)? != 0o700 {
-        fs::set_permissions(directory, Permissions::from_mode(0o700))
-            .map_err(failed("set the mode of", directory))?;
+        fs::set_permissions(directory, Permissions::from_mode(0o700)).map_err(failed("set the mode of", directory))?;
     }
     match directory.parent() {
         Some(parent) => sync_directory(parent),
@@ -497,9 +447,7 @@ fn lock(directory: &Path) -> Result<File, AuthorityError> {
 }
 
 fn sync_directory(directory: &Path) -> Result<(), AuthorityError> {
-    File::open(directory)
-        .and_then(|file| file.sync_all())
-        .map_err(failed("sync", directory))
+    File::open(directory).and_then(|file| file.sync_all()).map_err(failed("sync", directory))
 }
 
 /// Replaces `path` so that a crash leaves the old or the new content, durably. The
@@ -512,11 +460,7 @@ fn replace_file(path: &Path, content: &[u8], mode: u32) -> Result<(), AuthorityE
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(content)?;
         file.sync_all()?;

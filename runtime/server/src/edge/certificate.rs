@@ -64,14 +64,8 @@ pub enum Check {
 }
 
 enum Source {
-    Files {
-        certificate: PathBuf,
-        key: PathBuf,
-    },
-    Authority {
-        authority: Authority,
-        names: NodeNames,
-    },
+    Files { certificate: PathBuf, key: PathBuf },
+    Authority { authority: Authority, names: NodeNames },
 }
 
 /// What tells that a file was replaced or rewritten, without reading it. Links are
@@ -86,16 +80,12 @@ struct Stamp {
 
 impl Stamp {
     fn of(path: &Path) -> Result<Self, CertificateError> {
-        let metadata = fs::metadata(path).map_err(|source| CertificateError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let metadata = fs::metadata(path).map_err(|source| CertificateError::Read { path: path.to_owned(), source })?;
         Ok(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             bytes: metadata.len(),
-            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000
-                + i128::from(metadata.mtime_nsec()),
+            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
         })
     }
 }
@@ -148,11 +138,7 @@ impl ReloadingCertificate {
         now: SystemTime,
     ) -> Result<Arc<Self>, CertificateError> {
         let credential = authority.node_credential(&names, now)?;
-        Ok(Self::new(
-            Source::Authority { authority, names },
-            credential,
-            None,
-        ))
+        Ok(Self::new(Source::Authority { authority, names }, credential, None))
     }
 
     fn new(source: Source, credential: Credential, stamps: Option<(Stamp, Stamp)>) -> Arc<Self> {
@@ -190,9 +176,7 @@ impl ReloadingCertificate {
     pub fn check(&self, now: SystemTime) -> Result<Check, CertificateError> {
         let mut loaded = self.loaded.lock();
         let newer = match &self.source {
-            Source::Files { certificate, key } => {
-                self.newer_files(&mut loaded, certificate, key, now)
-            }
+            Source::Files { certificate, key } => self.newer_files(&mut loaded, certificate, key, now),
             Source::Authority { authority, names } => self.newer_node(authority, names, now),
         };
         match newer {
@@ -212,11 +196,7 @@ impl ReloadingCertificate {
     }
 
     /// Checks every `interval` until dropped. `clock` gives the present.
-    pub async fn watch(
-        self: Arc<Self>,
-        interval: Duration,
-        clock: impl Fn() -> SystemTime + Send + 'static,
-    ) {
+    pub async fn watch(self: Arc<Self>, interval: Duration, clock: impl Fn() -> SystemTime + Send + 'static) {
         loop {
             tokio::time::sleep(interval).await;
             let (certificate, now) = (Arc::clone(&self), clock());
@@ -244,9 +224,7 @@ impl ReloadingCertificate {
         }
         let credential = read_pair(certificate, key)?;
         if credential.summary().not_after <= now && self.current.load().summary().not_after > now {
-            return Err(CertificateError::Expired {
-                path: certificate.to_owned(),
-            });
+            return Err(CertificateError::Expired { path: certificate.to_owned() });
         }
         // Only now: a pair caught half-written must be tried again.
         *loaded = Some(stamps);
@@ -264,33 +242,22 @@ impl ReloadingCertificate {
         Ok((!same).then_some(credential))
     }
 
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "seconds stay below 2^53 for 285 million years"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "seconds stay below 2^53 for 285 million years")]
     fn publish_expiry(&self) {
         let not_after = self.current.load().summary().not_after;
         let since_epoch = not_after.duration_since(SystemTime::UNIX_EPOCH);
-        self.expires_seconds
-            .set(since_epoch.map_or(0, |since| since.as_secs()) as f64);
+        self.expires_seconds.set(since_epoch.map_or(0, |since| since.as_secs()) as f64);
     }
 }
 
 fn read_pair(certificate: &Path, key: &Path) -> Result<Credential, CertificateError> {
     let read = |path: &Path| {
-        fs::read(path)
-            .map(Zeroizing::new)
-            .map_err(|source| CertificateError::Read {
-                path: path.to_owned(),
-                source,
-            })
+        fs::read(path).map(Zeroizing::new).map_err(|source| CertificateError::Read { path: path.to_owned(), source })
     };
-    Credential::from_pem(&read(certificate)?, &read(key)?).map_err(|source| {
-        CertificateError::Pair {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
-            source,
-        }
+    Credential::from_pem(&read(certificate)?, &read(key)?).map_err(|source| CertificateError::Pair {
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+        source,
     })
 }
 
@@ -302,8 +269,6 @@ impl ResolvesServerCert for ReloadingCertificate {
 
 impl std::fmt::Debug for ReloadingCertificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ReloadingCertificate")
-            .field("current", &self.current.load())
-            .finish_non_exhaustive()
+        f.debug_struct("ReloadingCertificate").field("current", &self.current.load()).finish_non_exhaustive()
     }
 }

@@ -191,10 +191,7 @@ where
 
 /// Polls the connection; a oneshot beside it costs one atomic load per poll, where a
 /// shared cancellation token would take a lock that all connections share.
-async fn drive<C: GracefulConnection>(
-    connection: C,
-    draining: oneshot::Receiver<()>,
-) -> Result<(), C::Error> {
+async fn drive<C: GracefulConnection>(connection: C, draining: oneshot::Receiver<()>) -> Result<(), C::Error> {
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         biased;

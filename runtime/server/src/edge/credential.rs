@@ -18,17 +18,13 @@ use zeroize::Zeroize;
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// The PEM text holds no certificate, or a damaged one.
-    #[error(
-        "no certificate chain can be read: {reason}; it must be PEM, the server's certificate first"
-    )]
+    #[error("no certificate chain can be read: {reason}; it must be PEM, the server's certificate first")]
     Chain {
         /// What the parser said.
         reason: String,
     },
     /// The PEM text holds no private key, or a damaged one. The reason never quotes it.
-    #[error(
-        "no private key can be read: {reason}; it must be unencrypted PEM (PKCS#8, SEC1 or PKCS#1)"
-    )]
+    #[error("no private key can be read: {reason}; it must be unencrypted PEM (PKCS#8, SEC1 or PKCS#1)")]
     Key {
         /// What the parser said.
         reason: String,
@@ -62,11 +58,8 @@ impl Summary {
     /// [`CredentialError::Chain`] when it is not an X.509 certificate.
     pub fn parse(certificate: &CertificateDer<'_>) -> Result<Self, CredentialError> {
         let chain = |reason: String| CredentialError::Chain { reason };
-        let (_, parsed) =
-            X509Certificate::from_der(certificate).map_err(|error| chain(error.to_string()))?;
-        let alternatives = parsed
-            .subject_alternative_name()
-            .map_err(|error| chain(error.to_string()))?;
+        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| chain(error.to_string()))?;
+        let alternatives = parsed.subject_alternative_name().map_err(|error| chain(error.to_string()))?;
         let mut dns_names = BTreeSet::new();
         let mut ip_addresses = BTreeSet::new();
         for name in alternatives.iter().flat_map(|san| &san.value.general_names) {
@@ -116,30 +109,19 @@ impl Credential {
     pub fn from_pem(chain_pem: &[u8], key_pem: &[u8]) -> Result<Self, CredentialError> {
         let chain = CertificateDer::pem_slice_iter(chain_pem)
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| CredentialError::Chain {
-                reason: error.to_string(),
-            })?;
-        let first = chain.first().ok_or_else(|| CredentialError::Chain {
-            reason: "the text holds no CERTIFICATE section".to_owned(),
-        })?;
+            .map_err(|error| CredentialError::Chain { reason: error.to_string() })?;
+        let first = chain
+            .first()
+            .ok_or_else(|| CredentialError::Chain { reason: "the text holds no CERTIFICATE section".to_owned() })?;
         let summary = Summary::parse(first)?;
-        let mut key =
-            PrivateKeyDer::from_pem_slice(key_pem).map_err(|error| CredentialError::Key {
-                reason: error.to_string(),
-            })?;
+        let mut key = PrivateKeyDer::from_pem_slice(key_pem)
+            .map_err(|error| CredentialError::Key { reason: error.to_string() })?;
         let signing = any_supported_type(&key);
         key.zeroize();
-        let signing = signing.map_err(|error| CredentialError::Key {
-            reason: error.to_string(),
-        })?;
+        let signing = signing.map_err(|error| CredentialError::Key { reason: error.to_string() })?;
         let certified = CertifiedKey::new(chain, signing);
-        certified
-            .keys_match()
-            .map_err(|_| CredentialError::Mismatch)?;
-        Ok(Self {
-            certified: Arc::new(certified),
-            summary,
-        })
+        certified.keys_match().map_err(|_| CredentialError::Mismatch)?;
+        Ok(Self { certified: Arc::new(certified), summary })
     }
 
     /// What rustls signs handshakes with.
@@ -157,8 +139,6 @@ impl Credential {
 
 impl std::fmt::Debug for Credential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credential")
-            .field("summary", &self.summary)
-            .finish_non_exhaustive()
+        f.debug_struct("Credential").field("summary", &self.summary).finish_non_exhaustive()
     }
 }

@@ -245,7 +245,8 @@ impl Edge {
                 _ => None,
             }
         });
-        let asked = parsed.ok_or_else(|| Refusal::new(Code::InvalidArgument, "the grpc-timeout header is malformed"))?;
+        let asked =
+            parsed.ok_or_else(|| Refusal::new(Code::InvalidArgument, "the grpc-timeout header is malformed"))?;
         Ok(asked.min(self.limits.deadline_max))
     }
 }

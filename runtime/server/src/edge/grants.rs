@@ -246,7 +246,11 @@ impl CommitHook for Grants {
             for change in changes.iter().filter(|change| change.table == SYS_ADMINS.id) {
                 let Some(id) = <[u8; 16]>::try_from(&change.key[..]).ok().map(Id::from_bytes) else { continue };
                 let mut sys_admins = self.sys_admins.write();
-                if change.after.is_some() { sys_admins.insert(id) } else { sys_admins.remove(&id) };
+                if change.after.is_some() {
+                    sys_admins.insert(id)
+                } else {
+                    sys_admins.remove(&id)
+                };
             }
             return;
         }

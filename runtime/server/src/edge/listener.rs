@@ -197,22 +197,10 @@ impl Metrics {
     fn new() -> Self {
         use metrics::{describe_counter, describe_gauge, describe_histogram};
         const HANDSHAKE_ERRORS: &str = "canopy_edge_tls_handshake_errors_total";
-        describe_gauge!(
-            "canopy_edge_connections",
-            "Open connections, in handshakes too"
-        );
-        describe_counter!(
-            "canopy_edge_connections_refused_total",
-            "Connections over the limit"
-        );
-        describe_counter!(
-            "canopy_edge_accept_errors_total",
-            "Times that the system could not accept a connection"
-        );
-        describe_counter!(
-            HANDSHAKE_ERRORS,
-            "TLS handshakes that failed or took too long"
-        );
+        describe_gauge!("canopy_edge_connections", "Open connections, in handshakes too");
+        describe_counter!("canopy_edge_connections_refused_total", "Connections over the limit");
+        describe_counter!("canopy_edge_accept_errors_total", "Times that the system could not accept a connection");
+        describe_counter!(HANDSHAKE_ERRORS, "TLS handshakes that failed or took too long");
         describe_histogram!(
             "canopy_edge_tls_handshake_seconds",
             metrics::Unit::Seconds,
@@ -253,14 +241,8 @@ impl Listener {
             let name = "streams_max";
             return Err(ListenError::LimitZero { name });
         }
-        let (listener, address) =
-            listen(address).map_err(|source| ListenError::Bind { address, source })?;
-        Ok(Bound {
-            listener,
-            address,
-            options,
-            metrics: Metrics::new(),
-        })
+        let (listener, address) = listen(address).map_err(|source| ListenError::Bind { address, source })?;
+        Ok(Bound { listener, address, options, metrics: Metrics::new() })
     }
 }
 
@@ -287,10 +269,7 @@ pub struct Bound {
 
 impl std::fmt::Debug for Bound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bound")
-            .field("address", &self.address)
-            .field("options", &self.options)
-            .finish_non_exhaustive()
+        f.debug_struct("Bound").field("address", &self.address).field("options", &self.options).finish_non_exhaustive()
     }
 }
 
@@ -337,15 +316,11 @@ impl Bound {
                 Ok((stream, remote)) if open.count() < connections_max => {
                     pause.reset();
                     report.connections_accepted += 1;
-                    let peer = Peer {
-                        remote,
-                        connection_id: NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed),
-                        secure,
-                    };
+                    let peer =
+                        Peer { remote, connection_id: NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed), secure };
                     let (drain, draining) = oneshot::channel();
                     let service = service.clone();
-                    let connection =
-                        connection::run(Arc::clone(&shared), stream, peer, service, draining);
+                    let connection = connection::run(Arc::clone(&shared), stream, peer, service, draining);
                     open.insert(connection, drain);
                 }
                 Ok((stream, _)) => {
@@ -396,10 +371,7 @@ impl AcceptPause {
     /// Whether `error` is about more than the one connection; if so, waits longer.
     fn concerns_all(&mut self, error: &io::Error) -> bool {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-        let own = matches!(
-            error.kind(),
-            ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
-        );
+        let own = matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted);
         if !own {
             self.0 = (self.0 * 2).clamp(ACCEPT_PAUSE_MIN, ACCEPT_PAUSE_MAX);
         }
@@ -415,11 +387,7 @@ struct Connections {
 }
 
 impl Connections {
-    fn insert(
-        &mut self,
-        connection: impl Future<Output = ()> + Send + 'static,
-        drain: oneshot::Sender<()>,
-    ) {
+    fn insert(&mut self, connection: impl Future<Output = ()> + Send + 'static, drain: oneshot::Sender<()>) {
         let task = self.tasks.spawn(connection);
         self.drains.insert(task.id(), drain);
     }
@@ -469,11 +437,7 @@ impl Connections {
         while let Some(ended) = self.tasks.join_next().await {
             aborted += u64::from(ended.is_err_and(|error| error.is_cancelled()));
         }
-        tracing::warn!(
-            connections = aborted,
-            ?grace,
-            "aborted what did not end in time"
-        );
+        tracing::warn!(connections = aborted, ?grace, "aborted what did not end in time");
         aborted
     }
 }

@@ -24,9 +24,7 @@ const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The PEM text holds no usable CA certificate.
-    #[error(
-        "no CA certificate can be read from the PEM text: {reason}; pass the contents of the server's ca.pem"
-    )]
+    #[error("no CA certificate can be read from the PEM text: {reason}; pass the contents of the server's ca.pem")]
     CaUnreadable {
         /// What the parser said.
         reason: String,
@@ -80,9 +78,7 @@ fn roots(ca_pem: &str) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
         let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
-        roots
-            .add(certificate)
-            .map_err(|error| unreadable(error.to_string()))?;
+        roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
     }
     if roots.is_empty() {
         return Err(unreadable("it holds no CERTIFICATE section".to_owned()));

@@ -43,12 +43,7 @@ impl Hub {
     ///
     /// # Errors
     /// The module's refusal; `OUT_OF_RANGE`: a cursor from the future.
-    pub async fn open(
-        self: &Arc<Self>,
-        node: &Node,
-        call: &Call,
-        owners: &[Address],
-    ) -> Result<OpenedStream, Refusal> {
+    pub async fn open(self: &Arc<Self>, node: &Node, call: &Call, owners: &[Address]) -> Result<OpenedStream, Refusal> {
         let waker = Arc::new(AtomicWaker::new());
         let mut followers = Vec::new();
         let mut greetings = Vec::new();
@@ -99,9 +94,9 @@ impl Hub {
             let tail = Tail::new(owner.clone(), module.views().to_vec(), position);
             let topic = tail.topic(watch.view, &watch.prefix, &watch.label, show);
             let mut tails = self.tails.lock();
-            let taken = tails.get(owner).is_some_and(|other| {
-                other.topic(watch.view, &watch.prefix, &watch.label, show).is_some()
-            });
+            let taken = tails
+                .get(owner)
+                .is_some_and(|other| other.topic(watch.view, &watch.prefix, &watch.label, show).is_some());
             if let (false, Some(topic)) = (taken, topic) {
                 // Those that nobody follows any more are forgotten when the map has doubled.
                 if tails.len().is_power_of_two() {

@@ -1,0 +1,5 @@
+//! The house's rules.
+
+mod arrows;
+mod house_source;
+mod tidy;

@@ -1,0 +1,216 @@
+//! Two people at the command line of one server, over TLS under its own
+//! authority, each with contexts of their own.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::process::{CHEAP, Process, canopy, run, serve, text};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+const PASSWORD: &str = "correct horse battery";
+
+/// Somebody at a terminal.
+struct Person {
+    email: &'static str,
+    home: TempDir,
+}
+
+impl Person {
+    fn new(email: &'static str, server: &Process) -> Self {
+        let person = Self { email, home: tempfile::tempdir().unwrap() };
+        let ca = server.ready["ca"].as_str().expect("a CA").to_owned();
+        person.done(&["context", "add", "home", "--server", &server.url(), "--ca", &ca]);
+        person
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = canopy();
+        command.env("CANOPY_CONFIG_HOME", self.home.path()).args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        run(self.command(arguments))
+    }
+
+    #[track_caller]
+    fn done(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{}: {arguments:?}: {}", self.email, text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    #[track_caller]
+    fn answer(&self, arguments: &[&str]) -> Json {
+        let stdout = self.done(arguments);
+        serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {stdout}"))
+    }
+
+    /// The exit code and what is said of it.
+    #[track_caller]
+    fn refused(&self, arguments: &[&str], code: i32, says: &str) {
+        let output = self.run(arguments);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(says), "`{says}` is not in: {said}");
+    }
+
+    fn join(&self, sign_up_token: &Path) {
+        let password = self.home.path().join("password");
+        std::fs::write(&password, PASSWORD).unwrap();
+        let [password, token] = [&password, sign_up_token].map(|path| format!("@{}", path.display()));
+        self.answer(&[
+            "identity",
+            "register",
+            "--email",
+            self.email,
+            "--password",
+            &password,
+            "--sign-up-token",
+            &token,
+        ]);
+        let logged_in = self.answer(&["identity", "log-in", "--email", self.email, "--password", &password]);
+        assert_eq!(logged_in["credentials"]["access_token"], "***", "a token is not printed");
+        assert_eq!(logged_in["account"]["email"], self.email);
+    }
+}
+
+/// A command that runs until it is ended.
+struct Running(Child, BufReader<std::process::ChildStdout>);
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Self(child, stdout)
+    }
+
+    fn next(&mut self) -> Json {
+        let mut line = String::new();
+        self.1.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn two_people_work_together_over_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    // All but sign-up and the cost of hashing is as it comes: TLS is on.
+    let server = Process::start(serve(&data_dir, &CHEAP[2..]));
+    assert!(server.url().starts_with("https://"), "{}", server.url());
+    let token = data_dir.join("sign-up.token");
+    let [ada, bob] = ["ada@example.org", "bob@example.org"].map(|email| Person::new(email, &server));
+
+    ada.refused(&["org", "list-orgs"], 4, "log in");
+    let short = ["identity", "register", "--email", "x@example.org", "--password", "short"];
+    ada.refused(&short, 3, "password");
+    let unknown = ["identity", "register", "--email", "x@example.org", "--password", PASSWORD];
+    ada.refused(&unknown, 5, "sign-up");
+    ada.refused(&["identity", "log-in", "--email", "x@example.org", "--password", PASSWORD], 4, "");
+    ada.refused(&["identity", "no-such-method"], 2, "no-such-method");
+    ada.join(&token);
+    bob.join(&token);
+    let taken = format!("@{}", token.display());
+    let again =
+        ["identity", "register", "--email", "ada@example.org", "--password", PASSWORD, "--sign-up-token", &taken];
+    bob.refused(&again, 7, "exists");
+
+    ada.answer(&["org", "create-org", "--slug", "acme", "--title", "Acme"]);
+    ada.answer(&["org", "create-project", "--parent", "org/acme", "--slug", "web"]);
+    let chat = "org/acme/project/web/chat";
+    let general = format!("{chat}/channel/general");
+    let created = ada.answer(&["chat", "create-channel", "--parent", chat, "--slug", "general"]);
+    let channel = created["name"].as_str().unwrap().to_owned();
+    bob.refused(&["chat", "list-channels", "--parent", chat], 6, "NOT_FOUND");
+    let grant = ["--account", "account/bob@example.org", "--on", "org/acme/project/web", "--role"];
+    ada.answer(&[&["org", "grant-role"], &grant[..], &["ROLE_PROJECT_USER"]].concat());
+    bob.refused(&["chat", "create-channel", "--parent", chat, "--slug", "mine"], 5, "PERMISSION_DENIED");
+
+    let mut following = Running::start(bob.command(&["chat", "subscribe", "--name", &general, "--cursor", "0"]));
+    let opened = following.next();
+    assert_eq!((opened["channel"].as_str(), opened["opened"].is_object()), (Some(channel.as_str()), true), "{opened}");
+    for (person, words) in [(&ada, "hello"), (&bob, "and hello to you")] {
+        let sent = person.answer(&["chat", "send-message", "--parent", &general, "--text", words]);
+        assert_eq!(sent["text"], words);
+        assert_eq!(following.next()["sent"], sent, "as it was answered");
+    }
+    let listed = bob.answer(&["chat", "list-messages", "--parent", &general]);
+    let texts: Vec<_> = listed["messages"].as_array().unwrap().iter().map(|m| m["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["hello", "and hello to you"]);
+    let orgs = bob.answer(&["org", "list-orgs"]);
+    assert_eq!(orgs["orgs"][0]["slug"], "acme");
+    let stale = ["chat", "subscribe", "--name", &general, "--cursor", "1000000"];
+    bob.refused(&stale, 3, "OUT_OF_RANGE");
+
+    // The first to sign up administers the server, and nobody else does.
+    assert!(ada.done(&["observe", "--once"]).contains("tenants"));
+    bob.refused(&["observe", "--once"], 5, "PERMISSION_DENIED");
+    // Each has contexts of their own, and both outlive the command.
+    assert!(ada.done(&["context", "show"]).contains("https://"));
+    bob.answer(&["identity", "log-out", "--name", "session/me"]);
+    bob.refused(&["org", "list-orgs"], 4, "log in");
+    ada.done(&["org", "list-orgs"]);
+
+    // Another authority's server is not trusted.
+    let other_dir = tempfile::tempdir().unwrap();
+    let other = Process::start(serve(&other_dir.path().join("data"), &CHEAP));
+    let ask_other = ["--server", &other.url(), "ops", "get-installation"];
+    ada.refused(&ask_other, 2, "--ca FILE");
+    let (ours, theirs) = (server.ready["ca"].as_str().unwrap(), other.ready["ca"].as_str().unwrap());
+    ada.refused(&[&ask_other[..], &["--ca", ours]].concat(), 9, "certificate");
+    ada.answer(&[&ask_other[..], &["--ca", theirs]].concat());
+    assert!(other.terminate().0.success());
+
+    let (status, log) = server.terminate();
+    assert!(status.success(), "{status}: {log}");
+    ada.refused(&["org", "list-orgs"], 9, "UNAVAILABLE");
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn a_directory_is_looked_at_without_a_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    let set = format!("data_dir={}", data_dir.display());
+    let look = |arguments: &[&str], set_edge: &str| {
+        let mut command = canopy();
+        command.current_dir(dir.path()).args(arguments).args(["--set", &set, "--set", set_edge]);
+        run(command)
+    };
+    let free = "edge.listen=127.0.0.1:0";
+    let doctor = look(&["doctor"], free);
+    let said = text(&doctor.stdout);
+    assert_eq!(doctor.status.code(), Some(0), "{said}");
+    for line in ["ok    the configuration is valid", "will be made at the first start", "MiB free for data"] {
+        assert!(said.contains(line), "`{line}` is not in: {said}");
+    }
+    assert!(!data_dir.exists(), "looking makes nothing");
+    let sick = look(&["doctor"], "edge.tls=perhaps");
+    assert_eq!(sick.status.code(), Some(1), "{}", text(&sick.stdout));
+    assert!(text(&sick.stdout).contains("FAIL"), "{}", text(&sick.stdout));
+
+    let config = text(&look(&["local", "config", "--origin"], free).stdout);
+    for line in ["edge.listen = \"127.0.0.1:0\"  # ", "edge.tls = \"local-ca\"  # default"] {
+        assert!(config.lines().any(|l| l.contains(line)), "`{line}` is not in: {config}");
+    }
+    let origin = config.lines().find(|l| l.starts_with("edge.listen")).unwrap();
+    assert!(origin.ends_with("# command line"), "{origin}");
+    assert!(!text(&look(&["local", "ca"], free).stderr).is_empty(), "there is no authority yet");
+
+    assert!(Process::start(serve(&data_dir, &CHEAP)).terminate().0.success());
+    let ca = look(&["local", "ca"], free);
+    assert!(ca.status.success());
+    assert!(text(&ca.stdout).starts_with("-----BEGIN CERTIFICATE-----"), "{}", text(&ca.stdout));
+    assert_eq!(look(&["doctor"], free).status.code(), Some(0));
+}

@@ -1,0 +1,13 @@
+//! The whole server in the test's process, reached as clients reach it.
+
+mod chat_live;
+mod compat_unknown;
+mod harness;
+mod identity_tokens;
+mod input_bad;
+mod input_names;
+mod org_life;
+mod org_pages;
+mod roles_matrix;
+mod roles_revoke;
+mod stream_resume;
