@@ -31,7 +31,8 @@ fn sent(message: Option<&Wire<Message>>) -> Result<Message, Refusal> {
 fn find(state: &State<'_>, cx: &Context<'_>, field: &str, name: &str) -> Result<(Vec<u8>, Wire<Message>), Refusal> {
     let [channel, number] = cx.address.held(field, name, ["channel", "message"])?;
     let not_found = || Refusal::not_found(name);
-    let number: u64 = number.parse().map_err(|_| not_found())?;
+    // One name a message: `007` names none.
+    let number = number.parse::<u64>().ok().filter(|n| n.to_string() == number).ok_or_else(not_found)?;
     let channel = channels::id_of(state, channel)?.ok_or_else(not_found)?;
     if state.get(&channels::CHANNELS, channel.as_bytes())?.is_none() {
         return Err(not_found());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use canopy_actors::Node;
 use canopy_domain::{Address, Code, Refusal, Role};
-use canopy_proto::{Requirement, Rule};
+use canopy_proto::{Access, Requirement, Rule};
 
 use super::callers::Caller;
 use super::grants::{Grants, OrgGrants, Standing};
@@ -50,7 +50,14 @@ pub async fn admit(
             }
             let mut admitted = Admitted { role: None, orgs: Vec::new() };
             for (scope, asked) in destination.scopes.iter().zip(&destination.asked) {
-                let (role, org) = role_at(node, grants, caller, sys_admin, scope, asked).await?;
+                let absent = || Refusal::not_found(asked);
+                let org = grants.org(node, &scope.org_address().ok_or_else(absent)?).await?;
+                let role = match org.standing(Some(caller.account), scope) {
+                    Standing::Absent(role) if may_repeat(rule, destination) => {
+                        role.or(sys_admin.then_some(Role::SysAdmin)).ok_or_else(absent)?
+                    }
+                    _ => standing(&org, caller, sys_admin, scope, asked)?,
+                };
                 enough(Some(role), least)?;
                 // With several scopes, what holds at all of them.
                 let lowest =
@@ -82,24 +89,20 @@ pub fn still_admitted(
     Ok(())
 }
 
-async fn role_at(
-    node: &Node,
-    grants: &Grants,
-    caller: &Caller,
-    sys_admin: bool,
-    scope: &Address,
-    asked: &str,
-) -> Result<(Role, Arc<OrgGrants>), Refusal> {
-    let absent = || Refusal::not_found(asked);
-    let org = grants.org(node, &scope.org_address().ok_or_else(absent)?).await?;
-    Ok((standing(&org, caller, sys_admin, scope, asked)?, org))
+/// Whether a request may be the repeat of one that ended what it names: a
+/// deletion. The owner then finds the first answer, or says that nothing is
+/// there.
+fn may_repeat(rule: &Rule, destination: &Destination) -> bool {
+    rule.access == Access::Command
+        && !destination.request_id.is_empty()
+        && matches!(rule.owner.as_str(), "org" | "project")
 }
 
 fn standing(org: &OrgGrants, caller: &Caller, sys_admin: bool, scope: &Address, asked: &str) -> Result<Role, Refusal> {
     match org.standing(Some(caller.account), scope) {
         Standing::Role(_) if sys_admin => Ok(Role::SysAdmin),
         Standing::Role(Some(role)) => Ok(role),
-        Standing::Absent | Standing::Role(None) => Err(Refusal::not_found(asked)),
+        Standing::Absent(_) | Standing::Role(None) => Err(Refusal::not_found(asked)),
     }
 }
 

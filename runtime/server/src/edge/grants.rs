@@ -43,8 +43,9 @@ pub struct OrgGrants {
 /// What a caller may do at an org or project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// There is no such org or project.
-    Absent,
+    /// There is no such org or project, or no longer; by grants that outlived it the caller holds
+    /// this role.
+    Absent(Option<Role>),
     /// It exists; the caller holds this role, or none.
     Role(Option<Role>),
 }
@@ -55,12 +56,13 @@ impl OrgGrants {
         let known = self.known.read();
         let org = scope.org_address().and_then(|org| org.id());
         let project = scope.project_address().and_then(|project| project.id());
-        if !known.alive || project.is_some_and(|id| !known.projects.contains(&id)) {
-            return Standing::Absent;
-        }
         let held = account.and_then(|account| known.roles.get(&account));
         let here = held.into_iter().flatten().filter(|(on, _)| Some(*on) == org || Some(*on) == project);
-        Standing::Role(here.map(|(_, role)| *role).max_by_key(|role| *role as i32))
+        let role = here.map(|(_, role)| *role).max_by_key(|role| *role as i32);
+        if !known.alive || project.is_some_and(|id| !known.projects.contains(&id)) {
+            return Standing::Absent(role);
+        }
+        Standing::Role(role)
     }
 
     /// Compare it with an earlier one to learn whether roles may have gone.

@@ -1,7 +1,5 @@
 //! Calls against a server that answers canned messages.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 

@@ -1,8 +1,6 @@
 //! Contexts: a file that only its owner reads, changed by one command at a
 //! time.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;

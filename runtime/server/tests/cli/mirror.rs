@@ -1,7 +1,5 @@
 //! The command line has a command for each method, and tells what it knows.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
-
 use std::collections::HashSet;
 
 use crate::cli_stage::Stage;

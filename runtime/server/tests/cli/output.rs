@@ -1,7 +1,5 @@
 //! Answers as people and scripts see them.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
-
 use canopy::cli::output::{CELL_CHARS_MAX, Format, Style, answer, event, time};
 use prost_reflect::DynamicMessage;
 use serde_json::{Value as Json, json};

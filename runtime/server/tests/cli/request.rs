@@ -1,7 +1,5 @@
 //! Flags and JSON to request messages.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
-
 use std::fs;
 
 use crate::cli_stage::Stage;

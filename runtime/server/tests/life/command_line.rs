@@ -1,6 +1,5 @@
 //! Two people at the command line of one server, over TLS under its own
 //! authority, each with contexts of their own.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

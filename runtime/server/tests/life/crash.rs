@@ -1,7 +1,6 @@
 //! The binary, killed at random moments: what was acknowledged is there once
 //! and in order, what was not is done once when it is asked for again, and
 //! what was to happen elsewhere happens.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

@@ -1,6 +1,5 @@
 //! A server's life as whoever runs it sees it: it starts once, on the right
 //! key, and stops in order.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
 use std::path::Path;
 use std::time::{Duration, Instant};

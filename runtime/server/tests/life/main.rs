@@ -1,4 +1,5 @@
 //! The program's life: start, use, kill, drain.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
 mod command_line;
 mod crash;

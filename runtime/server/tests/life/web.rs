@@ -1,6 +1,5 @@
 //! What browsers, probes and collectors find on the one port: gRPC-Web in
 //! both forms over HTTP/1.1, health, reflection, the page and metrics.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
 use std::time::Duration;
 

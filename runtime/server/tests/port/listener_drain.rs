@@ -1,8 +1,6 @@
 //! Shutdown: what is in flight ends, what hangs is cut off after the grace, and nobody
 //! new comes in.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;

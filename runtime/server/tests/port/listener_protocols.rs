@@ -1,8 +1,6 @@
 //! Both protocols on one port, over TLS and in plain text, with the peer in each
 //! request; and where plain text is refused.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
 use std::net::SocketAddr;
 
 use crate::edge::{Server, connect_plain, connect_tls, echo, local_certificate, loopback, secure, within};

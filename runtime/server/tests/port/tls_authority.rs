@@ -1,7 +1,6 @@
 //! The local certificate authority: what the first run leaves on disk, and when the
 //! node's certificate is made anew.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "certificates are made for the real clock, which TLS clients check")]
 
 use std::fs;

@@ -1,7 +1,6 @@
 //! A certificate replaced under a running server: who sees it, and what happens when
 //! the replacement is no good.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "certificates are made for the real clock, which TLS clients check")]
 
 use std::fs;

@@ -4,7 +4,6 @@
 //!
 //! The newer client is made here: the sources of this release with fields
 //! added, compiled at run time, and dynamic messages over the wire's bytes.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
 //! The whole server in the test's process, reached as clients reach it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
 mod chat_live;
 mod compat_unknown;
@@ -8,6 +9,7 @@ mod input_bad;
 mod input_names;
 mod org_life;
 mod org_pages;
+mod org_repeat;
 mod roles_matrix;
 mod roles_revoke;
 mod stream_resume;

@@ -1,6 +1,5 @@
 //! Subscriptions: each channel from its own cursor on, in order, nothing lost
 //! and nothing twice, whatever reader, connection or server do meanwhile.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
