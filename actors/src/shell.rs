@@ -182,9 +182,12 @@ impl Shell {
         let call = &command.call;
         let now_ms = clock::now_ms();
         let request = request_key(call);
+        let writer = self.writer.as_ref().ok_or_else(passivating)?;
+        let live = writer.live();
         if let Some((key, digest)) = &request
-            && let Some(record) = self.writer()?.request_record(key, now_ms)?
+            && let Some(record) = live.request_record(key, now_ms)?
         {
+            drop(live);
             if record.payload_digest != *digest {
                 return Err(Refusal::invalid("request_id", "was used for another request")
                     .hint("use a fresh request id for a different request"));
@@ -193,7 +196,6 @@ impl Shell {
             return Ok(());
         }
         let mut draft = Draft::default();
-        let writer = self.writer.as_ref().ok_or_else(passivating)?;
         let cx = Context {
             now_ms,
             entropy: clock::random_bytes(),
@@ -205,7 +207,8 @@ impl Shell {
             prepared: &command.prepared,
             issuer: self.node.issuer(),
         };
-        let decided = self.module.decide(call.method, &writer.live(), &call.request, &cx, &mut draft);
+        let decided = self.module.decide(call.method, &live, &call.request, &cx, &mut draft);
+        drop(live);
         let answer = match decided {
             Ok(answer) if !draft.is_empty() => answer,
             // Even a refusal may rest on what is not durable yet.

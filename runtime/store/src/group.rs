@@ -4,7 +4,7 @@
 //! large as the last fsync was long.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use fjall::{UserKey, UserValue};
@@ -21,10 +21,20 @@ use crate::seal::Space;
 use crate::vault::Vault;
 use prost::Message;
 
-/// Vaults that commit at the same time. More of them give the disk more to
-/// merge, but leave each group fewer commits: with 256 callers over 32 vaults,
-/// 32 threads reached three quarters of what 8 did.
-const COMMIT_THREADS_MAX: usize = 8;
+/// At least so many vaults commit at the same time: one waits for the disk
+/// while the other computes.
+const COMMIT_THREADS_MIN: usize = 2;
+
+/// How many vaults commit at the same time: one for each core. More of them
+/// leave each group fewer commits and give the kernel more fsyncs to begin and
+/// end: with 256 callers over 32 vaults on two cores, 2 at a time reached
+/// 20,400 commits/s, 4 14,800, 8 13,300 and 16 11,300.
+fn commit_threads_max() -> usize {
+    static MAX: LazyLock<usize> = LazyLock::new(|| {
+        std::thread::available_parallelism().map_or(COMMIT_THREADS_MIN, |cores| cores.get().max(COMMIT_THREADS_MIN))
+    });
+    *MAX
+}
 
 /// What fjall adds to a row in memory, roughly, in bytes.
 const ROW_OVERHEAD_BYTES: usize = 96;
@@ -101,7 +111,7 @@ impl Committer {
     pub(crate) fn schedule(node: &Arc<Node>, vault: Arc<Vault>) {
         let mut state = node.committer.0.lock();
         state.ready.push_back(vault);
-        if state.running < COMMIT_THREADS_MAX {
+        if state.running < commit_threads_max() {
             state.running += 1;
             drop(state);
             let node = node.clone();

@@ -46,6 +46,10 @@ pub(crate) struct Meta {
     /// By number, the version each view's rows were made by.
     #[prost(btree_map = "uint32, uint32", tag = "4")]
     pub(crate) view_versions: BTreeMap<u32, u32>,
+    /// The latest time of a commit, in milliseconds since 1970: the clock may
+    /// be set back.
+    #[prost(int64, tag = "5")]
+    pub(crate) committed_ms: i64,
 }
 
 /// The keys of a partition, ready for use.

@@ -165,6 +165,7 @@ impl Writer {
             chain,
             wake_at_ms: commit.wake_at_ms.or(self.meta.wake_at_ms),
             view_versions: self.meta.view_versions.clone(),
+            committed_ms: self.meta.committed_ms.max(commit.time_ms),
         };
         let advance = Advance { partition: self.partition.clone(), handle: self.claim.clone(), meta: meta.clone() };
         let ticket = self.hand_over(sealed, plain, Some(advance), Some((seq, entry)), commit.wake_at_ms, seq)?;
@@ -223,24 +224,12 @@ impl Writer {
         whole
     }
 
-    /// The first answer to a request, submitted or durable. Each day of
-    /// retention costs a look-up.
+    /// The first answer to a request, submitted or durable.
     ///
     /// # Errors
-    /// The store cannot be read, or the record is damaged.
+    /// See [`Live::request_record`].
     pub fn request_record(&self, key: &RequestKey, now_ms: i64) -> Result<Option<RequestRecord>, StoreError> {
-        let live = self.live();
-        let oldest = day_of(now_ms.saturating_sub(self.retention_ms()));
-        // Tomorrow's too: the clock may have been set back.
-        for day in (oldest..=day_of(now_ms).saturating_add(1)).rev() {
-            let stored = self.partition.row_key(REQUESTS, &self.request_key(key, day));
-            if let Some(bytes) = live.row(&stored)? {
-                return RequestRecord::decode(bytes)
-                    .map(Some)
-                    .map_err(|e| self.vault.corrupt(&format!("a request record: {e}")));
-            }
-        }
-        Ok(None)
+        self.live().request_record(key, now_ms)
     }
 
     fn retention_ms(&self) -> i64 {
@@ -393,6 +382,27 @@ pub struct Live<'a> {
 }
 
 impl Live<'_> {
+    /// The first answer to a request, submitted or durable. Each day of
+    /// retention costs a look-up.
+    ///
+    /// # Errors
+    /// The store cannot be read, or the record is damaged.
+    pub fn request_record(&self, key: &RequestKey, now_ms: i64) -> Result<Option<RequestRecord>, StoreError> {
+        let writer = self.writer;
+        let oldest = day_of(now_ms.saturating_sub(writer.retention_ms()));
+        // The clock may have been set back since the last commit.
+        let newest = day_of(now_ms.max(writer.meta.committed_ms));
+        for day in (oldest..=newest).rev() {
+            let stored = writer.partition.row_key(REQUESTS, &writer.request_key(key, day));
+            if let Some(bytes) = self.row(&stored)? {
+                return RequestRecord::decode(bytes)
+                    .map(Some)
+                    .map_err(|e| writer.vault.corrupt(&format!("a request record: {e}")));
+            }
+        }
+        Ok(None)
+    }
+
     fn row(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         if let Some(pending) = self.writer.pending_rows().and_then(|rows| rows.get(key)) {
             return Ok(pending.value.clone());
