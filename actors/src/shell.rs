@@ -101,6 +101,7 @@ impl Actor for ShellActor {
         let writer = Some(writer);
         let mut shell = Shell { node, address, module, writer, completions, delivery, wake_registered_ms: 0, probe };
         shell.resume()?;
+        shell.tell_state("activated");
         metrics::gauge!("canopy_actors_active").increment(1.0);
         Ok(shell)
     }
@@ -159,11 +160,20 @@ impl Shell {
         Ok(any)
     }
 
+    /// What `observe` shows of this actor, until the next such moment.
+    fn tell_state(&self, what: &str) {
+        if let Some(writer) = &self.writer {
+            self.probe.set_state(format!("{what} at seq {}", writer.next_seq() - 1));
+        }
+    }
+
     /// A writer whose group failed knows nothing for sure: takes a fresh one.
     async fn recover(&mut self) -> Result<(), Refusal> {
         if self.writer.as_ref().is_some_and(Writer::is_failed) {
+            self.probe.set_last_error("a commit failed");
             self.writer = None;
             self.writer = Some(self.node.open_writer(&self.address, &self.module).await?);
+            self.tell_state("recovered");
         }
         Ok(())
     }

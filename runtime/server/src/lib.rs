@@ -12,11 +12,6 @@ use std::process::ExitCode;
 
 use cli::Terminal;
 
-/// Small objects of many threads are what a server allocates: glibc's allocator took a tenth of the
-/// time of a commit.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Runs the program with its arguments, the program's name first.
 pub fn run(args: Vec<OsString>) -> ExitCode {
     let mut terminal = Terminal::of_process();
