@@ -123,9 +123,9 @@ impl From<StoreError> for Refusal {
         let message = error.to_string();
         match error {
             StoreError::Quarantined { .. } => Refusal::new(Code::Unavailable, message)
-                .hint("run `canopy local verify`, then salvage it or restore a backup"),
+                .hint("its files are kept as they are; the reason is in the server log"),
             StoreError::CommitFailed { .. } => Refusal::new(Code::Unavailable, message)
-                .hint("try again with the same request id; if it persists, run `canopy local verify`"),
+                .hint("try again with the same request id; if it persists, see the server log"),
             StoreError::Busy(_) | StoreError::Closed | StoreError::InUse(_) | StoreError::Io { .. } => {
                 Refusal::new(Code::Unavailable, message).hint("try again with the same request id")
             }
@@ -141,7 +141,7 @@ impl From<StoreError> for Refusal {
             | StoreError::Locked(_)
             | StoreError::NewerFormat { .. }
             | StoreError::NotOurs(_)
-            | StoreError::ReservedTable(_) => Refusal::new(Code::Internal, message).hint("run `canopy local verify`"),
+            | StoreError::ReservedTable(_) => Refusal::new(Code::Internal, message).hint("see the server log"),
         }
     }
 }
