@@ -1,6 +1,7 @@
 //! A call on its way to the actor that answers it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
 use canopy_domain::{Address, Change, Code, Origin, Prepared, Principal, Refusal, Role};
@@ -36,12 +37,45 @@ pub trait CommitHook: Send + Sync {
 /// What a call comes back as.
 pub(crate) type Answer = Result<Bytes, Refusal>;
 
+/// Whether a command is begun: either its actor begins it, or whoever waited gives it up, and
+/// then it never is.
+#[derive(Debug, Default)]
+pub struct Turn(AtomicU8);
+
+const WAITING: u8 = 0;
+const BEGUN: u8 = 1;
+const GIVEN_UP: u8 = 2;
+
+impl Turn {
+    /// Whether the command may be done; from now on it cannot be given up.
+    pub(crate) fn begin(&self) -> bool {
+        self.change(BEGUN)
+    }
+
+    /// Whether the command has not begun; from now on it will not.
+    pub fn give_up(&self) -> bool {
+        self.change(GIVEN_UP)
+    }
+
+    fn change(&self, to: u8) -> bool {
+        let changed = self.0.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire);
+        changed.map_or_else(|is| is == to, |_| true)
+    }
+}
+
+/// Nobody waits for a command any more.
+pub(crate) fn given_up() -> Refusal {
+    Refusal::new(Code::DeadlineExceeded, "nobody waited for this any more when its turn came")
+        .hint("nothing was done: repeat it with more time")
+}
+
 /// A command in a mailbox. Dropped there, as when its actor dies, it tells the
 /// caller that nothing was done.
 pub(crate) struct Command {
     pub(crate) call: Arc<Call>,
     pub(crate) prepared: Arc<Vec<Prepared>>,
     pub(crate) span: tracing::Span,
+    pub(crate) turn: Arc<Turn>,
     reply: Option<oneshot::Sender<Delivered>>,
 }
 
@@ -58,9 +92,10 @@ impl Command {
         call: Arc<Call>,
         prepared: Arc<Vec<Prepared>>,
         span: tracing::Span,
+        turn: Arc<Turn>,
         reply: oneshot::Sender<Delivered>,
     ) -> Self {
-        Self { call, prepared, span, reply: Some(reply) }
+        Self { call, prepared, span, turn, reply: Some(reply) }
     }
 
     /// The reply channel: from now on the command counts as taken.

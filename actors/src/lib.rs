@@ -14,7 +14,7 @@ mod prepare;
 mod shell;
 mod token;
 
-pub use call::{Call, CommitHook};
+pub use call::{Call, CommitHook, Turn};
 pub use clock::{now_ms, random_bytes};
 pub use node::{Limits, Node, NodeParts};
 pub use password::PasswordHashing;

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use ractor::{ActorCell, ActorId};
 
-use crate::call::{Call, Command, CommitHook, Delivered, aborted};
+use crate::call::{Call, Command, CommitHook, Delivered, Turn, aborted};
 use crate::shell::{Arguments, Handle, Msg, Note, ShellActor};
 use crate::{PasswordHashing, clock};
 
@@ -186,6 +186,14 @@ impl Node {
     /// The module's refusal; `RESOURCE_EXHAUSTED`: the mailbox is full;
     /// `UNAVAILABLE`: quarantined, or the store failed.
     pub async fn command(&self, address: &Address, call: Call) -> Result<Bytes, Refusal> {
+        self.command_in_turn(address, call, &Arc::default()).await
+    }
+
+    /// As [`Node::command`]; until its actor has begun the command, `turn` can give it up.
+    ///
+    /// # Errors
+    /// As [`Node::command`]; `DEADLINE_EXCEEDED`: it was given up.
+    pub async fn command_in_turn(&self, address: &Address, call: Call, turn: &Arc<Turn>) -> Result<Bytes, Refusal> {
         let module = self.module(address)?;
         let prepared = Arc::new(self.prepare(module, address, &call).await?);
         let call = Arc::new(call);
@@ -193,8 +201,9 @@ impl Node {
             let handle = self.activate(address).await?;
             handle.used_ms.store(clock::now_ms(), Ordering::Relaxed);
             let span = tracing::debug_span!("decide", %address, method = call.method);
-            let (asked, ready) = (Arc::clone(&call), Arc::clone(&prepared));
-            let answer = handle.calls.call(|reply| Msg::Command(Box::new(Command::new(asked, ready, span, reply))));
+            let (asked, ready, turn) = (Arc::clone(&call), Arc::clone(&prepared), Arc::clone(turn));
+            let command = |reply| Msg::Command(Box::new(Command::new(asked, ready, span, turn, reply)));
+            let answer = handle.calls.call(command);
             match answer.await {
                 Ok(Delivered::Answered(answer)) => return answer,
                 Err(CallError::Full) => return Err(mailbox_full(address, handle.calls.messages_max())),

@@ -20,7 +20,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
 use sha2::{Digest, Sha256};
 use tracing::Instrument;
 
-use crate::call::{Call, Command, Reply};
+use crate::call::{Call, Command, Reply, given_up};
 use crate::completion::{Completion, Completions};
 use crate::delivery::{Delivery, Outgoing, Settled};
 use crate::{Node, clock};
@@ -189,6 +189,10 @@ impl Shell {
 
     async fn decide(&mut self, command: &Command, reply: &mut Option<Reply>) -> Result<(), Refusal> {
         self.recover().await?;
+        if !command.turn.begin() {
+            metrics::counter!("canopy_actors_commands_given_up_total").increment(1);
+            return Err(given_up());
+        }
         let call = &command.call;
         let now_ms = clock::now_ms();
         let request = request_key(call);

@@ -33,6 +33,11 @@ node_config! {
         /// Connections open at once; further ones are closed on accept. Each also takes a file
         /// descriptor, so the process limit must be higher.
         connections_max: usize = 10_000, "connections" in CONNECTIONS = 1..=1_000_000;
+        /// Connections open at once from one address (of IPv6, from one /64), so that one machine
+        /// cannot take them all. Everybody behind a NAT or a reverse proxy has one address: behind
+        /// a proxy set it to `connections_max`.
+        connections_per_address_max: usize = 2_000,
+            "connections" in CONNECTIONS_PER_ADDRESS = 1..=1_000_000;
         /// HTTP/2 streams open at once on one connection.
         streams_per_connection_max: u32 = 256, "streams" in STREAMS_PER_CONNECTION = 1..=65_536;
         /// Largest header list of one request, decoded.
@@ -56,6 +61,13 @@ node_config! {
         commands_in_flight_max: usize = 8_192, "commands" in COMMANDS_IN_FLIGHT = 1..=1_048_576;
         /// Commands in flight for one organisation, so that one cannot starve the others.
         per_org_in_flight_max: usize = 2_048, "commands" in PER_ORG_IN_FLIGHT = 1..=1_048_576;
+        /// Calls of one organisation per second, with as many at once after a quiet second: what
+        /// its plan allows, or what one tenant may cost the others. 0: no limit; a busy node shares
+        /// its places fairly all the same.
+        per_org_requests_per_s_max: u32 = 0, "calls/s" in PER_ORG_REQUESTS_PER_S = 0..=1_000_000;
+        /// Bytes of one organisation's requests, answers and events per second. Calls beyond it are
+        /// refused, events come later. 0: no limit.
+        per_org_bytes_per_s_max: u32 = 0, "bytes/s" in PER_ORG_BYTES_PER_S = 0..=4_000_000_000;
         /// Commands in flight from one connection.
         per_connection_in_flight_max: usize = 256,
             "commands" in PER_CONNECTION_IN_FLIGHT = 1..=65_536;

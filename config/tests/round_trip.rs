@@ -29,6 +29,7 @@ fn edge() -> impl Strategy<Value = EdgeConfig> {
         EdgeConfig::CONNECTIONS,
         EdgeConfig::STREAMS_PER_CONNECTION,
         EdgeConfig::HEADER_BYTES,
+        EdgeConfig::CONNECTIONS_PER_ADDRESS,
     );
     let times =
         (ordered(EdgeConfig::DEADLINE_DEFAULT_MS), EdgeConfig::DRAIN_GRACE_MS, EdgeConfig::CERT_RELOAD_INTERVAL_MS);
@@ -51,6 +52,7 @@ fn edge() -> impl Strategy<Value = EdgeConfig> {
                 hostnames,
                 request_bytes_max: sizes.0,
                 connections_max: sizes.1,
+                connections_per_address_max: sizes.4,
                 streams_per_connection_max: sizes.2,
                 header_bytes_max: sizes.3,
                 deadline_default_ms: times.0.0,
@@ -68,13 +70,17 @@ fn admission() -> impl Strategy<Value = AdmissionConfig> {
         [1_usize..=65_536, 1..=65_536, 1..=65_536],
         AdmissionConfig::PER_ACTOR_MAILBOX,
         AdmissionConfig::SUBSCRIPTIONS_PER_CONNECTION,
+        AdmissionConfig::PER_ORG_REQUESTS_PER_S,
+        AdmissionConfig::PER_ORG_BYTES_PER_S,
     )
-        .prop_map(|(mut in_flight, per_actor_mailbox_max, subscriptions_per_connection_max)| {
+        .prop_map(|(mut in_flight, per_actor_mailbox_max, subscriptions_per_connection_max, requests, bytes)| {
             in_flight.sort_unstable();
             let [connection, org, node] = in_flight;
             AdmissionConfig {
                 commands_in_flight_max: node,
                 per_org_in_flight_max: org,
+                per_org_requests_per_s_max: requests,
+                per_org_bytes_per_s_max: bytes,
                 per_connection_in_flight_max: connection,
                 per_actor_mailbox_max,
                 subscriptions_per_connection_max,

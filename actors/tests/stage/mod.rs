@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::Duration;
 
-use canopy_actors::{Call, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, sweeper, wake_clock};
+use canopy_actors::{Call, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, Turn, sweeper, wake_clock};
 use canopy_domain::{
     Address, Code, Context, Draft, Id, Module, Modules, Order, Origin, Principal, Refusal, Span, State, Table, Wire,
 };
@@ -239,6 +239,14 @@ impl Stage {
         let call = call(chat::SEND_MESSAGE.path, &request, request_id);
         let answer = within(self.node.command(address, call)).await?;
         Ok(Message::decode(answer).unwrap().name.parse().unwrap())
+    }
+
+    /// As [`Stage::send`], for whoever may give up waiting.
+    pub async fn send_in_turn(&self, address: &Address, text: &str, turn: &Arc<Turn>) -> Result<(), Refusal> {
+        let message = Message { text: text.into(), ..Message::default() };
+        let request = SendMessageRequest { message: Some(Wire::new(&message)), ..SendMessageRequest::default() };
+        let call = call(chat::SEND_MESSAGE.path, &request, "");
+        within(self.node.command_in_turn(address, call, turn)).await.map(drop)
     }
 
     /// What rows say, read around the mailbox: nobody is activated.

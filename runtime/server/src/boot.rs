@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -22,12 +23,16 @@ use crate::edge::authority::{Authority, AuthorityError, NodeNames};
 use crate::edge::callers::Callers;
 use crate::edge::certificate::{CertificateError, ReloadingCertificate};
 use crate::edge::dispatch::{CallLimits, Dispatch, Edge};
+use crate::edge::exchange::ReadLimits;
 use crate::edge::front::Front;
 use crate::edge::grants::Grants;
 use crate::edge::listener::{Options, Security};
 use crate::edge::local::Local;
+use crate::edge::pace::Pace;
 use crate::edge::pages::{self, Pages};
 use crate::edge::port::{BoundAddress, port};
+use crate::edge::rate::RateLimits;
+use crate::edge::route::routes;
 use crate::edge::tls::{self, TlsError};
 use crate::subscription::Hub;
 
@@ -40,6 +45,15 @@ pub const SIGN_UP_TOKEN_BYTES_MIN: usize = 16;
 pub const ROOT_KEY_VARIABLE: &str = "CANOPY_ROOT_KEY";
 /// Environment variable with the passphrase that opens the root key.
 pub const ROOT_PASSPHRASE_VARIABLE: &str = "CANOPY_ROOT_PASSPHRASE";
+
+/// Time for a request to arrive, whatever its size: a lossy line's few retransmissions.
+const REQUEST_GRACE: Duration = Duration::from_secs(10);
+/// Beyond it, a request has to come at least at this rate: 4 MiB within 74 s.
+const REQUEST_BYTES_PER_S_MIN: usize = 64 << 10;
+/// Requests of the largest size whose bytes the node reads at once; 256 MiB unless configured.
+const REQUESTS_READ_MAX: usize = 64;
+/// Bytes of answers that a connection may leave lying before it is refused further calls.
+const ANSWER_BYTES_PER_CONNECTION_MAX: usize = 16 << 20;
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -152,8 +166,13 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
             sign_up: config.identity.sign_up.to_string(),
             tree: Arc::clone(&observed),
         },
+        paces: routes().iter().map(|_| Pace::default()).collect(),
         limits: CallLimits {
-            request_bytes_max: config.edge.request_bytes_max,
+            read: ReadLimits {
+                request_bytes_max: config.edge.request_bytes_max,
+                grace: REQUEST_GRACE,
+                bytes_per_s_min: REQUEST_BYTES_PER_S_MIN,
+            },
             deadline_default: Duration::from_millis(config.edge.deadline_default_ms),
             deadline_max: Duration::from_millis(config.edge.deadline_max_ms),
         },
@@ -298,6 +317,13 @@ fn admission(config: &NodeConfig) -> Admission {
         org_calls_max: admission.per_org_in_flight_max,
         connection_calls_max: admission.per_connection_in_flight_max,
         connection_subscriptions_max: admission.subscriptions_per_connection_max,
+        request_bytes_max: config.edge.request_bytes_max.saturating_mul(REQUESTS_READ_MAX),
+        connection_answer_bytes_max: ANSWER_BYTES_PER_CONNECTION_MAX,
+        org_rates: RateLimits {
+            requests_per_s: NonZeroU32::new(admission.per_org_requests_per_s_max),
+            bytes_per_s: NonZeroU32::new(admission.per_org_bytes_per_s_max),
+            request_bytes_max: u32::try_from(config.edge.request_bytes_max).unwrap_or(u32::MAX),
+        },
     })
 }
 
@@ -305,6 +331,7 @@ fn listener_options(config: &NodeConfig, security: Security) -> Options {
     let edge = &config.edge;
     let mut options = Options::new(edge.listen, security);
     options.connections_max = edge.connections_max;
+    options.connections_per_address_max = edge.connections_per_address_max;
     options.header_bytes_max = edge.header_bytes_max;
     options.drain_grace = Duration::from_millis(edge.drain_grace_ms);
     options.http2.streams_max = edge.streams_per_connection_max;

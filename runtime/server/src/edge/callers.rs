@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 use tonic::metadata::MetadataMap;
 
+use super::pool::Share;
 use super::watchers::Watchers;
 
 /// Tokens remembered; beyond it, expired ones are forgotten, then all.
@@ -31,6 +32,8 @@ pub struct Caller {
     ended: AtomicBool,
     /// Streams that end with the session.
     pub streams: Watchers,
+    /// Calls of the account, in all its sessions, that are for no org.
+    pub calls: Arc<Share>,
 }
 
 impl Caller {
@@ -47,6 +50,7 @@ pub struct Callers {
     tokens: Arc<Tokens>,
     known: RwLock<HashMap<TokenHash, Arc<Caller>>>,
     by_session: Mutex<HashMap<Address, Vec<Weak<Caller>>>>,
+    shares: Mutex<HashMap<Id, Weak<Share>>>,
 }
 
 fn unauthenticated(message: &str) -> Refusal {
@@ -57,7 +61,7 @@ fn unauthenticated(message: &str) -> Refusal {
 impl Callers {
     /// Callers whose tokens `tokens` verifies.
     pub fn new(tokens: Arc<Tokens>) -> Self {
-        Self { tokens, known: RwLock::default(), by_session: Mutex::default() }
+        Self { tokens, known: RwLock::default(), by_session: Mutex::default(), shares: Mutex::default() }
     }
 
     /// Who calls; nobody where no token is shown.
@@ -95,6 +99,7 @@ impl Callers {
             expire_time_ms: claims.expire_time_ms,
             ended: AtomicBool::new(false),
             streams: Watchers::default(),
+            calls: self.share(account),
         });
         // Registered before the session is read: an end that commits after
         // the reading finds the caller here.
@@ -114,6 +119,19 @@ impl Callers {
         }
         known.insert(hash, Arc::clone(&caller));
         Ok(caller)
+    }
+
+    fn share(&self, account: Id) -> Arc<Share> {
+        let mut shares = self.shares.lock();
+        if let Some(share) = shares.get(&account).and_then(Weak::upgrade) {
+            return share;
+        }
+        if shares.len() >= TOKENS_MAX {
+            shares.retain(|_, share| share.strong_count() > 0);
+        }
+        let share = Arc::default();
+        shares.insert(account, Arc::downgrade(&share));
+        share
     }
 
     fn register(&self, session: &Address, caller: &Arc<Caller>) {

@@ -19,18 +19,26 @@ use metrics::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 use tokio_rustls::TlsAcceptor;
-use tower::util::Oneshot;
-use tower::{Service, ServiceExt};
+use tower::Service;
 
-use super::listener::{Metrics, Options, Peer, Security};
+use super::answer::PeerService;
+use super::connection_metrics::Metrics;
+use super::frames::{Flood, FrameMeter};
+use super::guard::Guard;
+use super::listener::{Options, Peer, Security};
+use super::load::{ConnectionLoad, Patience, Stall};
 use super::tls::ALPN_HTTP2;
 
 /// What an HTTP/2 client sends first (RFC 9113 §3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Between looks at a preface that arrives in pieces; only odd clients do that.
 const PREFACE_POLL: Duration = Duration::from_millis(5);
+/// Looks at a connection in the shortest time that a client may stall.
+const LOOKS: u32 = 4;
+/// Shortest time between looks, so that small limits cost no more than a hundred looks a second.
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
 
 /// What the connections of one listener have in common.
 pub(super) struct Shared {
@@ -39,6 +47,9 @@ pub(super) struct Shared {
     first_bytes_timeout: Duration,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
+    patience: Patience,
+    overhead_max: u32,
+    overhead_per_s: u32,
     pub(super) metrics: Metrics,
 }
 
@@ -70,6 +81,13 @@ impl Shared {
             first_bytes_timeout: options.header_read_timeout,
             http1,
             http2,
+            patience: Patience {
+                preface: options.header_read_timeout,
+                write: options.write_stall_timeout,
+                answer: options.answer_stall_timeout,
+            },
+            overhead_max: options.http2.overhead_max,
+            overhead_per_s: options.http2.overhead_per_s,
             metrics,
         }
     }
@@ -95,7 +113,7 @@ pub(super) async fn run<S, B>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, ?peer, "TCP_NODELAY could not be set");
     }
-    let service = PeerService { service, peer };
+    let service = PeerService { service, peer: peer.clone(), ambiguous: shared.metrics.ambiguous.clone() };
     let ended = if let Some(acceptor) = &shared.tls {
         let stream = tokio::select! {
             biased;
@@ -115,9 +133,54 @@ pub(super) async fn run<S, B>(
         let Ok(Ok(http2)) = first else { return };
         speak(&shared, http2, stream, service, draining).await
     };
-    if let Err(error) = ended {
-        // The peer's doing, nearly always: it went away, or broke the protocol.
-        tracing::debug!(%error, ?peer, "connection ended with an error");
+    match ended {
+        Ended::Well => {}
+        Ended::Stalled(stall) => {
+            shared.metrics.ended(stall.name());
+            tracing::debug!(?stall, remote = %peer.remote, "connection given up");
+        }
+        Ended::Flooded(name) => {
+            shared.metrics.ended(name);
+            tracing::debug!(flood = name, remote = %peer.remote, "connection cut off");
+        }
+        Ended::Failed(error) => {
+            if let Some(name) = http2_error(&error) {
+                shared.metrics.ended(name);
+            }
+            // The peer's doing, nearly always: it went away, or broke the protocol.
+            tracing::debug!(%error, remote = %peer.remote, "connection ended with an error");
+        }
+    }
+}
+
+/// How a connection came to its end.
+enum Ended {
+    Well,
+    Stalled(Stall),
+    Flooded(&'static str),
+    Failed(hyper::Error),
+}
+
+/// h2 ended it for a limit of its own.
+const CALM: &str = "http2_calm";
+/// h2 ended it because the client broke the protocol.
+const BROKEN: &str = "http2_error";
+
+/// What a connection may be ended for, as metrics name it.
+pub(super) fn end_reasons() -> impl Iterator<Item = &'static str> {
+    Flood::ALL.into_iter().map(Flood::name).chain(Stall::ALL.into_iter().map(Stall::name)).chain([CALM, BROKEN])
+}
+
+/// What h2 ended a connection for, if it did.
+fn http2_error(error: &hyper::Error) -> Option<&'static str> {
+    let error = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
+    if !error.is_library() {
+        return None;
+    }
+    match error.reason()? {
+        h2::Reason::ENHANCE_YOUR_CALM => Some(CALM),
+        h2::Reason::NO_ERROR => None,
+        _ => Some(BROKEN),
     }
 }
 
@@ -171,7 +234,7 @@ async fn speak<I, S, B>(
     stream: I,
     service: PeerService<S>,
     draining: oneshot::Receiver<()>,
-) -> Result<(), hyper::Error>
+) -> Ended
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
@@ -181,25 +244,60 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let stream = TokioIo::new(stream);
-    if http2 {
-        drive(shared.http2.serve_connection(stream, service), draining).await
+    let load = Arc::clone(&service.peer.load);
+    let meter = http2.then(|| FrameMeter::new(Arc::clone(&load), shared.overhead_max, shared.overhead_per_s));
+    let (guard, leftover) = Guard::new(stream, meter, Arc::clone(&load));
+    let stream = TokioIo::new(guard);
+    let ended = if http2 {
+        drive(shared.http2.serve_connection(stream, service), draining, &load, &shared.patience).await
     } else {
-        drive(shared.http1.serve_connection(stream, service), draining).await
+        // What it may take to say what it wants is hyper's header time-out.
+        load.preface_came();
+        drive(shared.http1.serve_connection(stream, service), draining, &load, &shared.patience).await
+    };
+    // hyper has let go of the connection.
+    let ending = leftover.lock().take();
+    let Some(ending) = ending else { return ended };
+    if let Some(flood) = ending.flood {
+        ending.farewell().await;
+        return Ended::Flooded(flood.name());
     }
+    if matches!(&ended, Ended::Failed(error) if http2_error(error).is_some()) {
+        // h2 has said why, and shut down its side.
+        ending.farewell().await;
+    }
+    ended
 }
 
 /// Polls the connection; a oneshot beside it costs one atomic load per poll, where a
 /// shared cancellation token would take a lock that all connections share.
-async fn drive<C: GracefulConnection>(connection: C, draining: oneshot::Receiver<()>) -> Result<(), C::Error> {
+async fn drive<C: GracefulConnection<Error = hyper::Error>>(
+    connection: C,
+    mut draining: oneshot::Receiver<()>,
+    load: &ConnectionLoad,
+    patience: &Patience,
+) -> Ended {
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        biased;
-        ended = connection.as_mut() => return ended,
-        _ = draining => {}
+    let shortest = patience.preface.min(patience.write).min(patience.answer);
+    let mut look = interval((shortest / LOOKS).max(LOOK_EVERY_MIN));
+    let mut turns = 0;
+    let mut is_draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return ended.map_or_else(Ended::Failed, |()| Ended::Well),
+            // A sender that is gone means that nobody will drain it.
+            _ = &mut draining, if !is_draining => {
+                is_draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            _ = look.tick() => {
+                if let Some(stall) = load.stall(patience, &mut turns) {
+                    return Ended::Stalled(stall);
+                }
+            }
+        }
     }
-    connection.as_mut().graceful_shutdown();
-    connection.await
 }
 
 /// Counts a connection as open until it is dropped, by a panic or an abort too.
@@ -215,26 +313,5 @@ impl<'a> Open<'a> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.decrement(1.0);
-    }
-}
-
-/// Puts the [`Peer`] into each request and hands it to a clone of the service.
-#[derive(Clone)]
-struct PeerService<S> {
-    service: S,
-    peer: Peer,
-}
-
-impl<S, B> hyper::service::Service<Request<Incoming>> for PeerService<S>
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone,
-{
-    type Response = Response<B>;
-    type Error = Infallible;
-    type Future = Oneshot<S, Request<Incoming>>;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.peer);
-        self.service.clone().oneshot(request)
     }
 }

@@ -6,30 +6,31 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use canopy_actors::{Call, Node};
+use canopy_actors::{Call, Node, Turn};
 use canopy_domain::{Code, Origin, Principal, Refusal};
 use canopy_proto::{Access, Requirement};
 use http::Request as HttpRequest;
-use metrics::counter;
+use http::request::Parts;
+use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
-use tonic::server::{Grpc, ServerStreamingService, UnaryService};
-use tonic::{Request, Response, Status};
 use tower::Service;
 use tracing::Instrument;
 
 use super::admission::Admission;
 use super::callers::{Caller, Callers};
-use super::codec::BytesCodec;
+use super::exchange::{self, ReadLimits};
 use super::gate::{self, Admitted};
 use super::grants::Grants;
 use super::listener::Peer;
 use super::local::Local;
+use super::pace::Pace;
+use super::pool::Part;
 use super::route::{Destination, Route, routes};
-use super::status::{grpc_code, status};
+use super::status::status;
 use crate::subscription::{EventStream, Hub};
 
 /// Characters of a client's own name that are kept.
@@ -38,8 +39,8 @@ const CLIENT_CHARS_MAX: usize = 120;
 /// Limits of a call.
 #[derive(Debug, Clone)]
 pub struct CallLimits {
-    /// Largest request, in bytes.
-    pub request_bytes_max: usize,
+    /// Of its request.
+    pub read: ReadLimits,
     /// Time for a call that does not say.
     pub deadline_default: Duration,
     /// Longest time that a call may ask for.
@@ -56,6 +57,8 @@ pub struct Edge {
     pub grants: Arc<Grants>,
     /// How much at once.
     pub admission: Admission,
+    /// How long calls take, by the route's number.
+    pub paces: Vec<Pace>,
     /// Who follows what.
     pub hub: Arc<Hub>,
     /// What the node answers itself.
@@ -84,71 +87,34 @@ impl Service<HttpRequest<Body>> for Dispatch {
         Box::pin(async move {
             let path = request.uri().path().strip_prefix('/').unwrap_or_default();
             let Some(route) = routes().get(path) else {
-                return Ok(status(&gate::unserved(path)).into_http());
+                return Ok(exchange::refusal(&status(&gate::unserved(path))));
             };
-            let limits = &edge.limits;
-            let mut grpc = Grpc::new(BytesCodec).max_decoding_message_size(limits.request_bytes_max);
-            let handler = Handler { edge: Arc::clone(&edge), route };
+            let (head, body) = request.into_parts();
             let answer = match route.rule.access {
-                Access::Subscription => grpc.server_streaming(handler, request).await,
-                _ => grpc.unary(handler, request).await,
+                Access::Subscription => {
+                    let span = tracing::debug_span!("subscribe", method = route.rule.path);
+                    edge.subscribe(route, head, body).instrument(span).await.map(exchange::stream)
+                }
+                _ => {
+                    let began = Instant::now();
+                    let span = tracing::debug_span!("call", method = route.rule.path);
+                    let answer = edge.unary(route, head, body, began).instrument(span).await;
+                    route.seconds.record(began.elapsed().as_secs_f64());
+                    answer.map(exchange::unary)
+                }
             };
-            Ok(oversized(&answer, limits.request_bytes_max).unwrap_or(answer))
-        })
-    }
-}
-
-struct Handler {
-    edge: Arc<Edge>,
-    route: &'static Route,
-}
-
-impl UnaryService<Bytes> for Handler {
-    type Response = Bytes;
-    type Future = AnyFuture<Result<Response<Bytes>, Status>>;
-
-    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let (edge, route) = (Arc::clone(&self.edge), self.route);
-        Box::pin(async move {
-            let started = Instant::now();
-            let span = tracing::debug_span!("call", method = route.rule.path);
-            let answer = edge.unary(route, request).instrument(span).await;
-            route.seconds.record(started.elapsed().as_secs_f64());
-            match answer {
+            Ok(match answer {
                 Ok(answer) => {
                     route.answered.increment(1);
-                    Ok(Response::new(answer))
+                    answer
                 }
-                Err(refusal) => Err(refused(route, &refusal)),
-            }
+                Err(refusal) => {
+                    route.count_refused(refusal.code);
+                    exchange::refusal(&status(&refusal))
+                }
+            })
         })
     }
-}
-
-impl ServerStreamingService<Bytes> for Handler {
-    type Response = Bytes;
-    type ResponseStream = EventStream;
-    type Future = AnyFuture<Result<Response<EventStream>, Status>>;
-
-    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let (edge, route) = (Arc::clone(&self.edge), self.route);
-        Box::pin(async move {
-            let span = tracing::debug_span!("subscribe", method = route.rule.path);
-            match edge.subscribe(route, request).instrument(span).await {
-                Ok(stream) => {
-                    route.answered.increment(1);
-                    Ok(Response::new(stream))
-                }
-                Err(refusal) => Err(refused(route, &refusal)),
-            }
-        })
-    }
-}
-
-fn refused(route: &Route, refusal: &Refusal) -> Status {
-    let code = format!("{:?}", grpc_code(refusal.code));
-    counter!("canopy_edge_calls_total", "method" => route.rule.path, "code" => code).increment(1);
-    status(refusal)
 }
 
 /// A call whose caller, bytes and destination are known and allowed.
@@ -159,49 +125,113 @@ struct Checked {
     call: Call,
 }
 
+/// A command's turn, given up by whoever stops waiting for it.
+struct Waiting(Arc<Turn>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
 impl Edge {
-    async fn unary(&self, route: &'static Route, request: Request<Bytes>) -> Result<Bytes, Refusal> {
-        let peer = peer(&request)?;
-        let _permits = self.admission.call(peer.connection_id)?;
-        let deadline = self.deadline(request.metadata())?;
+    async fn unary(&self, route: &'static Route, head: Parts, body: Body, began: Instant) -> Result<Bytes, Refusal> {
+        let peer = peer(&head)?;
+        let _connection = self.admission.connection(&peer.load)?;
+        exchange::check_encoding(&head.headers)?;
+        let metadata = MetadataMap::from_headers(head.headers);
+        let time = self.deadline(&metadata)?;
+        let pace = self.paces.get(route.number);
+        if let Some(Err(expected)) = pace.map(|pace| pace.fits(time)) {
+            self.admission.shed_late();
+            let message = format!("such calls take {} ms at present, and this one has less", expected.as_millis());
+            return Err(Refusal::new(Code::DeadlineExceeded, message)
+                .hint("nothing was done: give it more time, or wait until the server is less busy"));
+        }
+        let deadline = began + time;
+        let bytes = exchange::read(body, &self.admission, &peer.load, &self.limits.read, deadline).await?;
+        let waiting = Waiting(Arc::default());
         let answer = async {
-            let checked = self.check(route, peer, request).await?;
-            let _org = match checked.admitted.orgs.first() {
-                Some(org) => Some(self.admission.org(&org.in_flight)?),
-                None => None,
-            };
-            match (&checked.destination.owner, route.rule.access) {
+            let arrival = self.admission.arrival()?;
+            let request_bytes = bytes.len();
+            let checked = self.check(route, &peer, &metadata, bytes).await?;
+            let _place = self.place(&peer, &checked, request_bytes)?;
+            drop(arrival);
+            let started = Instant::now();
+            let org = checked.admitted.orgs.first().map(Arc::clone);
+            let answer = match (&checked.destination.owner, route.rule.access) {
                 (None, _) => self.local.answer(route.rule.path, &checked.call.request),
                 (Some(owner), Access::Query) => self.node.query(owner, &checked.call).await,
-                (Some(owner), _) => self.node.command(owner, checked.call).await,
+                (Some(owner), _) => self.node.command_in_turn(owner, checked.call, &waiting.0).await,
+            };
+            if let Some(pace) = pace {
+                pace.took(started.elapsed());
             }
+            if let (Some(org), Ok(answer)) = (org, &answer) {
+                org.party.sent(answer.len());
+            }
+            answer
         };
-        match tokio::time::timeout(deadline, answer).await {
+        match timeout_at(deadline, answer).await {
             Ok(answer) => answer,
-            Err(_) => Err(Refusal::new(Code::DeadlineExceeded, "the call took longer than it was given")
-                .hint("whether it took effect is not known: repeat it with the same request id")),
+            Err(_) => {
+                if let Some(pace) = pace {
+                    pace.took(began.elapsed());
+                }
+                let refusal = Refusal::new(Code::DeadlineExceeded, "the call took longer than it was given");
+                Err(match (route.rule.access, waiting.0.give_up()) {
+                    (Access::Query, _) => refusal.hint("give it more time"),
+                    (_, true) => refusal.hint("it had not begun and will not: repeat it with more time"),
+                    (_, false) => {
+                        refusal.hint("whether it took effect is not known: repeat it with the same request id")
+                    }
+                })
+            }
         }
     }
 
-    async fn subscribe(&self, route: &'static Route, request: Request<Bytes>) -> Result<EventStream, Refusal> {
-        let peer = peer(&request)?;
-        let permit = self.admission.subscription(peer.connection_id)?;
-        let checked = self.check(route, peer, request).await?;
+    /// A place among the calls of the org that it is for; else of the account, or of the address,
+    /// that it comes from.
+    fn place(&self, peer: &Peer, checked: &Checked, request_bytes: usize) -> Result<Part, Refusal> {
+        match (checked.admitted.orgs.first(), &checked.caller) {
+            (Some(org), _) => self.admission.org(&org.party, request_bytes),
+            (None, Some(caller)) => self.admission.call(&caller.calls, "the account"),
+            (None, None) => self.admission.call(&peer.load.address.calls, "the address"),
+        }
+    }
+
+    async fn subscribe(&self, route: &'static Route, head: Parts, body: Body) -> Result<EventStream, Refusal> {
+        let peer = peer(&head)?;
+        let permit = self.admission.subscription(&peer.load)?;
+        exchange::check_encoding(&head.headers)?;
+        let deadline = Instant::now() + self.limits.deadline_default;
+        let bytes = exchange::read(body, &self.admission, &peer.load, &self.limits.read, deadline).await?;
+        let metadata = MetadataMap::from_headers(head.headers);
+        let request_bytes = bytes.len();
+        let arrival = self.admission.arrival()?;
+        let checked = self.check(route, &peer, &metadata, bytes).await?;
+        let _place = self.place(&peer, &checked, request_bytes)?;
+        drop(arrival);
         let caller = checked.caller.ok_or_else(|| gate::unserved(route.rule.path))?;
         let stream = self.hub.open(&self.node, &checked.call, &checked.destination.scopes).await?;
         let grants = Arc::clone(&self.grants);
         Ok(stream.guarded(caller, grants, route.rule, checked.destination, checked.admitted, permit))
     }
 
-    async fn check(&self, route: &'static Route, peer: Peer, request: Request<Bytes>) -> Result<Checked, Refusal> {
-        let (metadata, _, bytes) = request.into_parts();
+    async fn check(
+        &self,
+        route: &'static Route,
+        peer: &Peer,
+        metadata: &MetadataMap,
+        bytes: Bytes,
+    ) -> Result<Checked, Refusal> {
         // Before anything that would tell what exists. What anybody may call
         // looks at no token, so that an expired one is in nobody's way and a
         // repeat with another one is still the same request.
         let caller = match route.rule.requires {
             Requirement::Anybody => None,
             _ => {
-                let caller = self.callers.identify(&self.node, &metadata).await?;
+                let caller = self.callers.identify(&self.node, metadata).await?;
                 Some(caller.ok_or_else(|| gate::nobody(route.rule))?)
             }
         };
@@ -217,7 +247,7 @@ impl Edge {
         })?;
         let admitted = gate::admit(&self.node, &self.grants, route.rule, caller.as_deref(), &destination).await?;
         // A query leaves no trace that names its origin.
-        let origin = if route.rule.access == Access::Command { origin(peer, &metadata) } else { Origin::default() };
+        let origin = if route.rule.access == Access::Command { origin(peer, metadata) } else { Origin::default() };
         let call = Call {
             method: route.rule.path,
             request: destination.request.clone(),
@@ -251,24 +281,13 @@ impl Edge {
     }
 }
 
-fn origin(peer: Peer, metadata: &MetadataMap) -> Origin {
+fn origin(peer: &Peer, metadata: &MetadataMap) -> Origin {
     let client = metadata.get("user-agent").and_then(|text| text.to_str().ok()).unwrap_or_default();
     Origin { peer: peer.remote.to_string(), client: client.chars().take(CLIENT_CHARS_MAX).collect() }
 }
 
-/// tonic refuses what is too large with `OUT_OF_RANGE`, where gRPC's own code
-/// for it is `RESOURCE_EXHAUSTED`. Its refusals are known by their want of
-/// details.
-fn oversized(answer: &http::Response<Body>, bytes_max: usize) -> Option<http::Response<Body>> {
-    let headers = answer.headers();
-    let refused = headers.get(Status::GRPC_STATUS)? == "11" && !headers.contains_key("grpc-status-details-bin");
-    let refusal = Refusal::new(Code::ResourceExhausted, format!("the request has more than {bytes_max} bytes"))
-        .hint("send less at once; the server's `edge.request_bytes_max` is the limit");
-    refused.then(|| status(&refusal).into_http())
-}
-
-fn peer(request: &Request<Bytes>) -> Result<Peer, Refusal> {
-    request.extensions().get::<Peer>().copied().ok_or_else(|| Refusal::new(Code::Internal, "the call has no peer"))
+fn peer(head: &Parts) -> Result<Peer, Refusal> {
+    head.extensions.get::<Peer>().cloned().ok_or_else(|| Refusal::new(Code::Internal, "the call has no peer"))
 }
 
 fn malformed(violations: &[canopy_proto::schema::Violation]) -> Refusal {

@@ -8,13 +8,18 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use http::{Request, Response, header};
+use http_body_util::Limited;
 use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer, Service};
 
+use super::answer::Endless;
 use super::dispatch::Dispatch;
+
+/// Bytes that one stream may send to health and reflection, whose requests are names.
+const STANDARD_BYTES_MAX: usize = 64 << 10;
 
 type AnyFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
@@ -36,8 +41,14 @@ impl Service<Request<Body>> for Grpc {
 
     fn call(&mut self, request: Request<Body>) -> AnyFuture {
         if request.uri().path().starts_with("/grpc.") {
-            let answer = self.standard.call(request);
-            Box::pin(async move { Ok(answer.await?.map(Body::new)) })
+            // Anybody may ask these: a message that never ends must not be kept.
+            let answer = self.standard.call(request.map(|body| Body::new(Limited::new(body, STANDARD_BYTES_MAX))));
+            Box::pin(async move {
+                let mut answer = answer.await?.map(Body::new);
+                // Some of them go on for as long as their reader wants.
+                answer.extensions_mut().insert(Endless);
+                Ok(answer)
+            })
         } else {
             self.dispatch.call(request)
         }

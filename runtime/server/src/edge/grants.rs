@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use canopy_actors::{CommitHook, Node};
 use canopy_domain::{Address, Change, Id, Kind, Order, Refusal, Role, Span, State, decode};
@@ -12,6 +12,7 @@ use canopy_org::{GRANTS, ORG, PROJECTS};
 use canopy_system::SYS_ADMINS;
 use parking_lot::{Mutex, RwLock};
 
+use super::admission::Party;
 use super::watchers::Watchers;
 
 /// Rows read at once while loading.
@@ -36,8 +37,8 @@ pub struct OrgGrants {
     version: AtomicU64,
     /// Streams to look again when that version grows.
     pub streams: Watchers,
-    /// Calls of this org that are under way.
-    pub in_flight: Arc<AtomicUsize>,
+    /// Counts this org's calls.
+    pub party: Party,
 }
 
 /// What a caller may do at an org or project.
@@ -180,7 +181,7 @@ impl Grants {
             seq: AtomicU64::new(state.seq()?),
             version: AtomicU64::new(0),
             streams: Watchers::default(),
-            in_flight: Arc::default(),
+            party: Party::default(),
         });
         let mut orgs = self.orgs.lock();
         if let Some(Entry::Loading(_, missed)) = orgs.insert(org.clone(), Entry::Loaded(Arc::clone(&grants))) {

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,13 +17,14 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use metrics::{Counter, Gauge, Histogram};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::{Id, JoinError, JoinSet};
 use tower::Service;
 
 use super::connection;
+use super::connection_metrics::Metrics;
+use super::load::{Addresses, ConnectionLoad};
 
 /// Connections that the kernel completes while `serve` is busy accepting others.
 const BACKLOG_CONNECTIONS: u32 = 1024;
@@ -36,7 +37,7 @@ const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 static NEXT_CONNECTION_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Who sent a request; in the extensions of each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// The other end of the TCP connection.
     pub remote: SocketAddr,
@@ -44,6 +45,8 @@ pub struct Peer {
     pub connection_id: u64,
     /// Whether the connection is over TLS.
     pub secure: bool,
+    /// What the connection has under way.
+    pub load: Arc<ConnectionLoad>,
 }
 
 /// How the bytes of a connection are protected.
@@ -83,6 +86,12 @@ pub struct Http2Limits {
     /// Streams that were reset because of the client's errors (RUSTSEC-2024-0003);
     /// one more ends the connection with `ENHANCE_YOUR_CALM`.
     pub local_error_reset_streams_max: usize,
+    /// What a client may send that brings nothing about, in units: a PING costs 1, SETTINGS 20,
+    /// a stream that is opened and reset at once 12; answers and data give it back. One more
+    /// ends the connection with `ENHANCE_YOUR_CALM`.
+    pub overhead_max: u32,
+    /// How many of these units come back each second.
+    pub overhead_per_s: u32,
 }
 
 impl Default for Http2Limits {
@@ -96,6 +105,10 @@ impl Default for Http2Limits {
             keep_alive_timeout: Duration::from_secs(20),
             pending_accept_reset_streams_max: 20,
             local_error_reset_streams_max: 256,
+            // 300 calls given up at once, or 4,000 PINGs; a second's worth of the latter costs
+            // the server about a millisecond.
+            overhead_max: 4_000,
+            overhead_per_s: 400,
         }
     }
 }
@@ -109,11 +122,18 @@ pub struct Options {
     pub security: Security,
     /// Connections at once; more are closed as soon as they are accepted.
     pub connections_max: usize,
+    /// Connections at once from one address (of IPv6, one /64); more are closed likewise.
+    pub connections_per_address_max: usize,
     /// From accepting a connection to the end of its TLS handshake.
     pub tls_handshake_timeout: Duration,
     /// For the head of an HTTP/1 request, counted from the end of the one before (so it
     /// also ends idle connections), and for a plain-text client's first bytes.
     pub header_read_timeout: Duration,
+    /// A client that has read nothing for so long, while there is something to read, is cut off.
+    pub write_stall_timeout: Duration,
+    /// A client that has not taken an answer for so long is cut off, after twice the time at
+    /// the latest. Subscriptions may wait.
+    pub answer_stall_timeout: Duration,
     /// The head of a request, over either protocol; more is answered with 431.
     pub header_bytes_max: u32,
     /// How long requests in flight may go on after shutdown began.
@@ -131,8 +151,13 @@ impl Options {
             security,
             // Half of the 20,000 files that a process may usually open; vaults need the rest.
             connections_max: 10_000,
+            // An office or a mobile carrier behind one address, and no more than a fifth of all.
+            connections_per_address_max: 2_000,
             tls_handshake_timeout: Duration::from_secs(10),
             header_read_timeout: Duration::from_secs(30),
+            write_stall_timeout: Duration::from_secs(30),
+            // The largest answers over the slowest lines: 4 MiB at 70 kB/s.
+            answer_stall_timeout: Duration::from_secs(60),
             header_bytes_max: 32 << 10,
             // Under the 30 s after which orchestrators kill.
             drain_grace: Duration::from_secs(25),
@@ -183,40 +208,6 @@ pub struct ServeReport {
     pub connections_aborted: u64,
 }
 
-/// Handles into the recorder that is installed when the listener is bound.
-pub(super) struct Metrics {
-    pub(super) connections: Gauge,
-    refused: Counter,
-    accept_errors: Counter,
-    pub(super) handshakes_failed: Counter,
-    pub(super) handshakes_late: Counter,
-    pub(super) handshake_seconds: Histogram,
-}
-
-impl Metrics {
-    fn new() -> Self {
-        use metrics::{describe_counter, describe_gauge, describe_histogram};
-        const HANDSHAKE_ERRORS: &str = "canopy_edge_tls_handshake_errors_total";
-        describe_gauge!("canopy_edge_connections", "Open connections, in handshakes too");
-        describe_counter!("canopy_edge_connections_refused_total", "Connections over the limit");
-        describe_counter!("canopy_edge_accept_errors_total", "Times that the system could not accept a connection");
-        describe_counter!(HANDSHAKE_ERRORS, "TLS handshakes that failed or took too long");
-        describe_histogram!(
-            "canopy_edge_tls_handshake_seconds",
-            metrics::Unit::Seconds,
-            "Duration of the TLS handshakes that succeeded"
-        );
-        Self {
-            connections: metrics::gauge!("canopy_edge_connections"),
-            refused: metrics::counter!("canopy_edge_connections_refused_total"),
-            accept_errors: metrics::counter!("canopy_edge_accept_errors_total"),
-            handshakes_failed: metrics::counter!(HANDSHAKE_ERRORS, "reason" => "failed"),
-            handshakes_late: metrics::counter!(HANDSHAKE_ERRORS, "reason" => "timeout"),
-            handshake_seconds: metrics::histogram!("canopy_edge_tls_handshake_seconds"),
-        }
-    }
-}
-
 /// Opens ports.
 #[derive(Debug)]
 pub struct Listener;
@@ -235,6 +226,10 @@ impl Listener {
         }
         if options.connections_max == 0 {
             let name = "connections_max";
+            return Err(ListenError::LimitZero { name });
+        }
+        if options.connections_per_address_max == 0 {
+            let name = "connections_per_address_max";
             return Err(ListenError::LimitZero { name });
         }
         if options.http2.streams_max == 0 {
@@ -295,6 +290,7 @@ impl Bound {
     {
         let secure = matches!(self.options.security, Security::Tls(_));
         let connections_max = self.options.connections_max;
+        let per_address_max = self.options.connections_per_address_max;
         let drain_grace = self.options.drain_grace;
         let shared = Arc::new(connection::Shared::new(&self.options, self.metrics));
         let metrics = &shared.metrics;
@@ -315,13 +311,19 @@ impl Bound {
             match accepted {
                 Ok((stream, remote)) if open.count() < connections_max => {
                     pause.reset();
+                    let Some(address) = open.addresses.enter(remote.ip(), per_address_max) else {
+                        report.connections_refused += 1;
+                        metrics.refused_address.increment(1);
+                        let _ = stream.set_zero_linger();
+                        continue;
+                    };
                     report.connections_accepted += 1;
-                    let peer =
-                        Peer { remote, connection_id: NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed), secure };
+                    let connection_id = NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed);
+                    let peer = Peer { remote, connection_id, secure, load: Arc::new(ConnectionLoad::new(address)) };
                     let (drain, draining) = oneshot::channel();
                     let service = service.clone();
                     let connection = connection::run(Arc::clone(&shared), stream, peer, service, draining);
-                    open.insert(connection, drain);
+                    open.insert(connection, remote.ip(), drain);
                 }
                 Ok((stream, _)) => {
                     pause.reset();
@@ -383,13 +385,19 @@ impl AcceptPause {
 #[derive(Default)]
 struct Connections {
     tasks: JoinSet<()>,
-    drains: HashMap<Id, oneshot::Sender<()>>,
+    drains: HashMap<Id, (IpAddr, oneshot::Sender<()>)>,
+    addresses: Addresses,
 }
 
 impl Connections {
-    fn insert(&mut self, connection: impl Future<Output = ()> + Send + 'static, drain: oneshot::Sender<()>) {
+    fn insert(
+        &mut self,
+        connection: impl Future<Output = ()> + Send + 'static,
+        ip: IpAddr,
+        drain: oneshot::Sender<()>,
+    ) {
         let task = self.tasks.spawn(connection);
-        self.drains.insert(task.id(), drain);
+        self.drains.insert(task.id(), (ip, drain));
     }
 
     fn count(&self) -> usize {
@@ -414,13 +422,15 @@ impl Connections {
                 error.id()
             }
         };
-        self.drains.remove(&id);
+        if let Some((ip, _)) = self.drains.remove(&id) {
+            self.addresses.leave(ip);
+        }
     }
 
     /// Lets requests in flight end within `grace`; returns how many connections were
     /// aborted after it.
     async fn drain(mut self, grace: Duration) -> u64 {
-        for (_, drain) in self.drains.drain() {
+        for (_, (_, drain)) in self.drains.drain() {
             // A connection that has just ended no longer listens.
             let _ = drain.send(());
         }

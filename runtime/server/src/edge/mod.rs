@@ -3,25 +3,36 @@
 //! From the bottom up: [`authority`] makes a local certificate authority on the
 //! first run, [`certificate`] keeps the served certificate current, [`tls`] turns
 //! it into rustls configurations, [`listener`] accepts connections and drives
-//! HTTP/1.1 and HTTP/2 over them into one [`front`]. It hands gRPC calls to
-//! [`dispatch`], which asks [`callers`] who calls, [`admission`] for room,
-//! [`mod@route`] for the owner and [`gate`] for permission.
+//! HTTP/1.1 and HTTP/2 over them into one [`front`], with a `guard` in between that
+//! cuts off who floods (`frames`) or stalls ([`load`]). It hands gRPC calls to
+//! [`dispatch`], which has [`exchange`] read them, asks [`callers`] who calls,
+//! [`mod@route`] for the owner, [`gate`] for permission, and [`admission`] for room:
+//! a fair part of a [`pool`], within a [`rate`], if there is time at the present [`pace`].
 
 pub mod admission;
+mod answer;
 pub mod authority;
 pub mod callers;
 pub mod certificate;
 pub mod codec;
 mod connection;
+mod connection_metrics;
 pub mod credential;
 pub mod dispatch;
+pub mod exchange;
+mod frames;
 pub mod front;
 pub mod gate;
 pub mod grants;
+mod guard;
 pub mod listener;
+pub mod load;
 pub mod local;
+pub mod pace;
 pub mod pages;
+pub mod pool;
 pub mod port;
+pub mod rate;
 pub mod route;
 pub mod status;
 pub mod tls;

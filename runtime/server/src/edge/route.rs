@@ -2,7 +2,7 @@
 //! which org or project the caller's role is looked up at.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use bytes::Bytes;
 use canopy_actors::{Node, now_ms, random_bytes};
@@ -12,6 +12,11 @@ use canopy_proto::system::v1::{Reservation, ResolveRequest};
 use canopy_proto::{Requirement, Rule};
 use prost::Message;
 use sha2::{Digest, Sha256};
+
+use super::status::grpc_code;
+
+/// gRPC's status codes.
+const CODES: usize = 17;
 
 /// How a method's rule names the owner.
 enum Target {
@@ -47,6 +52,10 @@ pub struct Route {
     pub seconds: metrics::Histogram,
     /// Answers without an error.
     pub answered: metrics::Counter,
+    /// Refusals by the number of their code, each known once it has been needed.
+    refused: [OnceLock<metrics::Counter>; CODES],
+    /// Counts from 0 without gaps.
+    pub number: usize,
 }
 
 /// Where a request goes.
@@ -68,13 +77,16 @@ pub struct Destination {
 pub fn routes() -> &'static HashMap<&'static str, Route> {
     static ROUTES: LazyLock<HashMap<&'static str, Route>> = LazyLock::new(|| {
         let served = canopy_proto::rules().values().filter(|rule| rule.requires != Requirement::Internal);
-        served.map(|rule| (rule.path, Route::new(rule).unwrap_or_else(|why| panic!("{}: {why}", rule.path)))).collect()
+        let made = |(number, rule): (usize, &'static Rule)| {
+            (rule.path, Route::new(rule, number).unwrap_or_else(|why| panic!("{}: {why}", rule.path)))
+        };
+        served.enumerate().map(made).collect()
     });
     &ROUTES
 }
 
 impl Route {
-    fn new(rule: &'static Rule) -> Result<Self, String> {
+    fn new(rule: &'static Rule, number: usize) -> Result<Self, String> {
         let input = schema::message(rule.descriptor.input().full_name());
         let named = |dotted: &str| -> Result<Field, String> {
             let path = input.path(dotted).map_err(|e| e.to_string())?;
@@ -100,7 +112,20 @@ impl Route {
             target,
             seconds: metrics::histogram!("canopy_edge_call_seconds", "method" => rule.path),
             answered: metrics::counter!("canopy_edge_calls_total", "method" => rule.path, "code" => "OK"),
+            refused: Default::default(),
+            number,
         })
+    }
+
+    /// Counts an answer that is a refusal: the look-up of a metric costs as much as the refusal.
+    pub fn count_refused(&self, code: Code) {
+        let code = grpc_code(code);
+        if let Some(known) = self.refused.get(code as usize) {
+            let path = self.rule.path;
+            let counter =
+                || metrics::counter!("canopy_edge_calls_total", "method" => path, "code" => format!("{code:?}"));
+            known.get_or_init(counter).increment(1);
+        }
     }
 
     /// Finds the destination of a checked request.

@@ -5,7 +5,7 @@ use canopy_actors::Node;
 use canopy_domain::{Address, Change, Order, Reader, Refusal, Span, Watch};
 use canopy_proto::system::v1::Transaction;
 
-use super::topic::Event;
+use super::topic::{Event, TAKE_BYTES_MAX};
 
 /// View rows read at once.
 const ROWS_MAX: usize = 256;
@@ -52,8 +52,8 @@ pub(crate) async fn read(
                 }
             }
         }
-        let events = events(&snapshot, &pointers, &watch.label, show)?;
-        return Ok(Stretch { events, position: reached });
+        let (events, cut) = events(&snapshot, &pointers, &watch.label, show)?;
+        return Ok(Stretch { events, position: cut.unwrap_or(reached) });
     }
 }
 
@@ -62,19 +62,31 @@ fn pointer(key: &[u8]) -> Option<(u64, u32)> {
     Some((u64::from_be_bytes(seq.try_into().ok()?), u32::from_be_bytes(n.try_into().ok()?)))
 }
 
-fn events(reader: &dyn Reader, pointers: &[(u64, u32)], label: &str, show: Show) -> Result<Vec<Event>, Refusal> {
+/// The events that are pointed to, and where they were cut off for their size, if they were.
+fn events(
+    reader: &dyn Reader,
+    pointers: &[(u64, u32)],
+    label: &str,
+    show: Show,
+) -> Result<(Vec<Event>, Option<u64>), Refusal> {
     let mut events = Vec::new();
+    let mut bytes = 0;
     let mut current: Option<Transaction> = None;
     for (seq, n) in pointers {
-        if current.as_ref().is_none_or(|transaction| transaction.seq != *seq) {
+        let last = current.as_ref().map(|transaction| transaction.seq);
+        if last != Some(*seq) {
+            if bytes >= TAKE_BYTES_MAX {
+                return Ok((events, last));
+            }
             current = reader.transaction(*seq)?;
         }
         let change = current.as_ref().and_then(|t| t.changes.get(*n as usize));
-        if let Some(bytes) = change.and_then(|change| show(label, *seq, &domain_change(change))) {
-            events.push(Event { seq: *seq, bytes });
+        if let Some(shown) = change.and_then(|change| show(label, *seq, &domain_change(change))) {
+            bytes += shown.len();
+            events.push(Event { seq: *seq, bytes: shown });
         }
     }
-    Ok(events)
+    Ok((events, None))
 }
 
 /// A change as it stands in a feed, as modules see it.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use canopy_actors::Node;
@@ -13,6 +13,7 @@ use canopy_proto::Rule;
 use futures::Stream;
 use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
+use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
 use super::history::{self, Show, Stretch};
@@ -115,6 +116,8 @@ struct Guard {
     admitted: Admitted,
     /// Sum of the orgs' versions when the caller was last found entitled.
     seen: u64,
+    /// Until when the org's bytes of this second are used up.
+    paused: Option<Pin<Box<Sleep>>>,
     _permit: Permit,
 }
 
@@ -130,6 +133,22 @@ impl Guard {
             self.seen = versions;
         }
         Ok(())
+    }
+
+    /// Waits until the org may send so many bytes; a paused stream loses nothing, for it reads on
+    /// from where it is.
+    fn poll_pace(&mut self, bytes: usize, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(org) = self.admitted.orgs.first() else { return Poll::Ready(()) };
+        loop {
+            if let Some(pause) = &mut self.paused {
+                ready!(pause.as_mut().poll(cx));
+                self.paused = None;
+            }
+            match org.party.send(bytes) {
+                Ok(()) => return Poll::Ready(()),
+                Err(wait) => self.paused = Some(Box::pin(sleep(wait))),
+            }
+        }
     }
 }
 
@@ -161,7 +180,8 @@ impl OpenedStream {
             org.streams.add(&self.waker);
         }
         // Nothing is taken as seen: the first event checks again.
-        let guard = Guard { caller, grants, rule, destination, admitted, seen: u64::MAX, _permit: permit };
+        let guard =
+            Guard { caller, grants, rule, destination, admitted, seen: u64::MAX, paused: None, _permit: permit };
         EventStream {
             hub: self.hub,
             node: self.node,
@@ -201,6 +221,9 @@ impl Stream for EventStream {
                     return this.end(&refusal);
                 }
             }
+        }
+        if let Some(bytes) = this.ready.front() {
+            ready!(this.guard.poll_pace(bytes.len(), cx));
         }
         if let Some(bytes) = this.ready.pop_front() {
             return Poll::Ready(Some(Ok(bytes)));

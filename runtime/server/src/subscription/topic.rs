@@ -14,6 +14,9 @@ const EVENTS_MAX: usize = 1024;
 const BYTES_MAX: usize = 4 << 20;
 /// Events that a follower takes at once; the last transaction is never split.
 const TAKE_MAX: usize = 64;
+/// Bytes after which it takes no further transaction: what a stream holds while its reader takes
+/// nothing.
+pub(super) const TAKE_BYTES_MAX: usize = 64 << 10;
 
 /// One answer to subscribers.
 #[derive(Debug, Clone)]
@@ -94,10 +97,13 @@ impl Topic {
         }
         let start = recent.events.partition_point(|event| event.seq <= position);
         let mut events: Vec<Event> = Vec::new();
+        let mut bytes = 0;
         for event in recent.events.range(start..) {
-            if events.len() >= TAKE_MAX && events.last().is_some_and(|last| last.seq != event.seq) {
+            let enough = events.len() >= TAKE_MAX || bytes >= TAKE_BYTES_MAX;
+            if enough && events.last().is_some_and(|last| last.seq != event.seq) {
                 break;
             }
+            bytes += event.bytes.len();
             events.push(event.clone());
         }
         if events.is_empty() { Found::Nothing } else { Found::Events(events) }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::edge::{Client, Server, connect_plain, echo, local_certificate, loopback, request, secure, within};
+use crate::raw::{PREFACE, frame};
 use canopy::edge::listener::{ListenError, Listener, Options, Security};
 use http::{Response, Version};
 use http_body_util::Full;
@@ -14,7 +15,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SHORT: Duration = Duration::from_millis(20);
 
 fn plain() -> Options {
@@ -28,15 +28,6 @@ fn recorder() -> PrometheusRecorder {
 fn assert_metric(recorder: &PrometheusRecorder, line: &str) {
     let rendered = recorder.handle().render();
     assert!(rendered.lines().any(|found| found == line), "{line:?} is not in\n{rendered}");
-}
-
-/// An HTTP/2 frame (RFC 9113 §4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
 }
 
 /// Everything up to the end of the connection, as frames of (kind, payload).
@@ -80,7 +71,7 @@ async fn connections_over_the_limit_are_refused_until_one_ends() {
     let mut third = within(TcpStream::connect(server.address)).await.unwrap();
     let refused = within(third.read(&mut [0; 1])).await;
     assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
-    assert_metric(&recorder, "canopy_edge_connections_refused_total 1");
+    assert_metric(&recorder, "canopy_edge_connections_refused_total{limit=\"server\"} 1");
     for client in &mut open {
         assert_eq!(within(client.get()).await.unwrap().0, 200, "the others are not disturbed");
     }
@@ -111,9 +102,13 @@ async fn connections_over_the_limit_are_refused_until_one_ends() {
 async fn limits_of_zero_are_refused_by_name() {
     let mut nobody = plain();
     nobody.connections_max = 0;
+    let mut nowhere = plain();
+    nowhere.connections_per_address_max = 0;
     let mut nothing = plain();
     nothing.http2.streams_max = 0;
-    for (options, expected) in [(nobody, "connections_max"), (nothing, "streams_max")] {
+    for (options, expected) in
+        [(nobody, "connections_max"), (nowhere, "connections_per_address_max"), (nothing, "streams_max")]
+    {
         let error = Listener::bind(options).unwrap_err();
         assert!(matches!(error, ListenError::LimitZero { name } if name == expected), "{error}");
     }

@@ -76,6 +76,14 @@ impl Process {
         self.ready["url"].as_str().expect("a URL").to_owned()
     }
 
+    /// The most memory that was ever resident.
+    pub fn peak_bytes(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process is there");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak.expect("a peak").trim().parse::<u64>().expect("a number") << 10
+    }
+
     /// What it logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

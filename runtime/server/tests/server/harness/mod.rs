@@ -71,8 +71,14 @@ impl Server {
 
     /// Stops the server and starts it again on the same data, on a new port.
     pub async fn restart(self) -> Self {
-        let Self { running, config, dir } = self;
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same, with another configuration.
+    pub async fn restart_with(self, change: impl FnOnce(&mut NodeConfig)) -> Self {
+        let Self { running, mut config, dir } = self;
         running.stop().await.expect("the server stops");
+        change(&mut config);
         let running = boot::start(&config, None).await.expect("the server starts again");
         Self { running, config, dir }
     }

@@ -1,0 +1,296 @@
+//! What one connection, and one network address, has under way.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::pool::Share;
+
+/// What an address has under way: of IPv6 the first 64 bits, which is what one customer gets.
+#[derive(Debug, Default)]
+pub struct AddressLoad {
+    /// Calls of nobody in particular, such as sign-ups and log-ins.
+    pub calls: Arc<Share>,
+    /// Bytes of requests that are being read.
+    pub request_bytes: Arc<Share>,
+}
+
+/// What one connection has under way; its listener, its calls and its answers count here.
+#[derive(Debug)]
+pub struct ConnectionLoad {
+    /// Its other end's address.
+    pub address: Arc<AddressLoad>,
+    /// Calls.
+    pub calls: Arc<AtomicUsize>,
+    /// Subscriptions.
+    pub subscriptions: Arc<AtomicUsize>,
+    /// Bytes of answers that the client has not taken yet.
+    pub answer_bytes: AtomicUsize,
+    opened: Instant,
+    preface: AtomicBool,
+    /// What answers have given back, for the frame meter.
+    credit: AtomicU32,
+    /// When a write first found no room, in milliseconds since the connection was opened, plus
+    /// one; zero while there is room.
+    blocked_ms: AtomicU64,
+    /// Answers under way by the parity of the period in which they began.
+    answers: [AtomicUsize; 2],
+    period: AtomicUsize,
+}
+
+/// Why a connection is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stall {
+    /// HTTP/2 was agreed on, and the preface never came.
+    Preface,
+    /// The client reads nothing.
+    Write,
+    /// The client reads, but does not take its answers: it opens no window for them.
+    Answer,
+}
+
+impl Stall {
+    pub(super) const ALL: [Self; 3] = [Self::Preface, Self::Write, Self::Answer];
+
+    /// For metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Preface => "preface_timeout",
+            Self::Write => "write_stall",
+            Self::Answer => "answer_stall",
+        }
+    }
+}
+
+/// How long a client may do nothing about what is its turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) preface: Duration,
+    pub(super) write: Duration,
+    /// An answer that is older is at most twice as old.
+    pub(super) answer: Duration,
+}
+
+impl ConnectionLoad {
+    /// A connection that has just been accepted.
+    pub fn new(address: Arc<AddressLoad>) -> Self {
+        Self {
+            address,
+            calls: Arc::default(),
+            subscriptions: Arc::default(),
+            answer_bytes: AtomicUsize::new(0),
+            opened: Instant::now(),
+            preface: AtomicBool::new(false),
+            credit: AtomicU32::new(0),
+            blocked_ms: AtomicU64::new(0),
+            answers: Default::default(),
+            period: AtomicUsize::new(0),
+        }
+    }
+
+    /// The client has said which protocol it speaks.
+    pub(super) fn preface_came(&self) {
+        self.preface.store(true, Ordering::Release);
+    }
+
+    pub(super) fn give_credit(&self, units: u32) {
+        // Saturates in effect: the meter takes no more than its maximum.
+        if self.credit.load(Ordering::Relaxed) < u32::MAX / 2 {
+            self.credit.fetch_add(units, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn take_credit(&self) -> u32 {
+        self.credit.swap(0, Ordering::Relaxed)
+    }
+
+    /// Whether the client took bytes, or had no room for them.
+    pub(super) fn wrote(&self, went: bool) {
+        let blocked = self.blocked_ms.load(Ordering::Relaxed);
+        if went && blocked != 0 {
+            self.blocked_ms.store(0, Ordering::Relaxed);
+        } else if !went && blocked == 0 {
+            self.blocked_ms.store(milliseconds(self.opened.elapsed()) + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the last write found no room.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked_ms.load(Ordering::Relaxed) != 0
+    }
+
+    /// An answer of so many bytes waits to be taken, until the guard is dropped.
+    pub(super) fn answer(self: &Arc<Self>, bytes: usize) -> Waiting {
+        self.answer_bytes.fetch_add(bytes, Ordering::AcqRel);
+        let period = self.period.load(Ordering::Acquire);
+        self.bucket(period).fetch_add(1, Ordering::AcqRel);
+        Waiting { load: Arc::clone(self), bytes, period }
+    }
+
+    fn bucket(&self, period: usize) -> &AtomicUsize {
+        let [even, odd] = &self.answers;
+        if period.is_multiple_of(2) { even } else { odd }
+    }
+
+    /// Whether it is the client that keeps this connection from going on. `turns` counts how
+    /// many periods of [`Patience::answer`] have been looked at.
+    pub(super) fn stall(&self, patience: &Patience, turns: &mut u32) -> Option<Stall> {
+        let age = self.opened.elapsed();
+        if !self.preface.load(Ordering::Acquire) && age >= patience.preface {
+            return Some(Stall::Preface);
+        }
+        let blocked_ms = self.blocked_ms.load(Ordering::Relaxed);
+        if blocked_ms != 0 && milliseconds(age) + 1 >= blocked_ms + milliseconds(patience.write) {
+            return Some(Stall::Write);
+        }
+        if age >= patience.answer * (*turns + 1) {
+            *turns += 1;
+            // What is still there from the period before the last has been waiting for all of it.
+            let next = self.period.load(Ordering::Acquire).wrapping_add(1);
+            if self.bucket(next).load(Ordering::Acquire) > 0 {
+                return Some(Stall::Answer);
+            }
+            self.period.store(next, Ordering::Release);
+        }
+        None
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An answer that the client has not taken yet.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    load: Arc<ConnectionLoad>,
+    bytes: usize,
+    period: usize,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.load.answer_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.load.bucket(self.period).fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The addresses that have connections open now.
+#[derive(Debug, Default)]
+pub(super) struct Addresses(HashMap<IpAddr, (usize, Arc<AddressLoad>)>);
+
+impl Addresses {
+    /// Counts a connection, unless its address has `max` already.
+    pub(super) fn enter(&mut self, ip: IpAddr, max: usize) -> Option<Arc<AddressLoad>> {
+        let (count, load) = self.0.entry(network(ip)).or_default();
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        Some(Arc::clone(load))
+    }
+
+    /// A counted connection has ended.
+    pub(super) fn leave(&mut self, ip: IpAddr) {
+        let network = network(ip);
+        if let Some((count, _)) = self.0.get_mut(&network) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&network);
+            }
+        }
+    }
+}
+
+fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_customer() {
+        for (one, other, same) in [
+            ("192.0.2.1", "192.0.2.1", true),
+            ("192.0.2.1", "192.0.2.2", false),
+            ("192.0.2.1", "::ffff:192.0.2.1", true),
+            ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", true),
+            ("2001:db8:1:2::1", "2001:db8:1:3::1", false),
+        ] {
+            let mut addresses = Addresses::default();
+            let (one, other): (IpAddr, IpAddr) = (one.parse().unwrap(), other.parse().unwrap());
+            assert!(addresses.enter(one, 1).is_some());
+            assert_eq!(addresses.enter(other, 1).is_none(), same, "{one} and {other}");
+            addresses.leave(one);
+            assert!(addresses.enter(one, 1).is_some(), "{one} after its connection ended");
+        }
+    }
+
+    #[test]
+    fn addresses_without_connections_are_forgotten() {
+        let mut addresses = Addresses::default();
+        for n in 0..100_u32 {
+            let ip = IpAddr::from(n.to_be_bytes());
+            assert!(addresses.enter(ip, 3).is_some());
+            addresses.leave(ip);
+        }
+        assert!(addresses.0.is_empty());
+    }
+
+    const PATIENCE: Patience =
+        Patience { preface: Duration::from_secs(3), write: Duration::from_secs(5), answer: Duration::from_secs(10) };
+
+    /// What a look each second for `seconds` says first, and when.
+    async fn watch(load: &ConnectionLoad, turns: &mut u32, seconds: u64) -> Option<(u64, Stall)> {
+        for second in 1..=seconds {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            if let Some(stall) = load.stall(&PATIENCE, turns) {
+                return Some((second, stall));
+            }
+        }
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_stall_is_told_after_its_time_and_not_before() {
+        let fresh = || Arc::new(ConnectionLoad::new(Arc::default()));
+        let load = fresh();
+        assert_eq!(watch(&load, &mut 0, 60).await, Some((3, Stall::Preface)));
+
+        let load = fresh();
+        load.preface_came();
+        assert_eq!(watch(&load, &mut 0, 600).await, None, "idle is no stall");
+
+        let load = fresh();
+        load.preface_came();
+        load.wrote(false);
+        assert_eq!(watch(&load, &mut 0, 4).await, None);
+        load.wrote(true);
+        load.wrote(false);
+        load.wrote(false);
+        assert_eq!(watch(&load, &mut 0, 60).await, Some((5, Stall::Write)));
+
+        let load = fresh();
+        load.preface_came();
+        let mut turns = 0;
+        for _ in 0..5 {
+            let answer = load.answer(7);
+            assert_eq!(load.answer_bytes.load(Ordering::Acquire), 7);
+            assert_eq!(watch(&load, &mut turns, 9).await, None, "each is taken in time");
+            drop(answer);
+        }
+        let _stuck = load.answer(7);
+        let (second, stall) = watch(&load, &mut turns, 60).await.expect("an answer that is never taken");
+        assert!((10..=20).contains(&second), "{second}");
+        assert_eq!(stall, Stall::Answer);
+    }
+}
