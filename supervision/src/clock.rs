@@ -23,7 +23,12 @@ fn wall_ms() -> u64 {
 
 /// Milliseconds since the Unix epoch.
 pub(crate) fn unix_ms() -> u64 {
-    let (unix_ms, at) = *ANCHOR;
-    let elapsed_ms = now().saturating_duration_since(at).as_millis();
+    unix_ms_of(now())
+}
+
+/// The same for an instant of this process.
+pub(crate) fn unix_ms_of(at: Instant) -> u64 {
+    let (unix_ms, anchor) = *ANCHOR;
+    let elapsed_ms = at.saturating_duration_since(anchor).as_millis();
     unix_ms.saturating_add(u64::try_from(elapsed_ms).unwrap_or(u64::MAX))
 }

@@ -4,33 +4,35 @@
 //! long to start holds no other up. Starts, exits and look-ups cost a few hash
 //! look-ups under one short lock.
 
+mod entry;
 mod process;
 mod starting;
 mod table;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge};
 use parking_lot::Mutex;
-use ractor::{Actor, ActorCell, ActorRef, ActorStatus};
-use tokio::sync::{oneshot, watch};
+use ractor::ActorCell;
+use tokio::sync::watch;
 
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::error::{ChildError, StartError};
-use crate::exit::SHUTDOWN;
 use crate::intensity::Intensity;
 use crate::probe::Probe;
 use crate::quarantine::QuarantinePolicy;
-use crate::spec::{ChildKind, ChildSpec, Shutdown};
-use crate::stop::{ended, is_ending, stop_child};
-use crate::supervisor::ChildInfo;
-use crate::tree::{Observe, Status, TreeNode};
+use crate::roster::{ChildCounts, ChildInfo};
+use crate::seat::Seat;
+use crate::spec::ChildSpec;
+use crate::stop::{ended, stop_child};
+use crate::strategy::AutoShutdown;
+use crate::tree::{Observe, TreeNode};
 
+use entry::{Reservation, Termination};
 use process::{Msg, Process};
-use table::{Reservation, Table, Termination};
+use table::Table;
 
 /// What happens to a dynamic supervisor whose children crash too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +67,14 @@ pub struct DynamicSpec {
     pub on_crash_loop: OnCrashLoop,
     /// Between an exit and the restart; `None` restarts at once.
     pub backoff: Option<Backoff>,
+    /// `AllSignificant` means the last significant child that is known. Not
+    /// with [`OnCrashLoop::Quarantine`], under which no child ends its
+    /// supervisor.
+    pub auto_shutdown: AutoShutdown,
     /// More are refused with [`StartError::ChildLimit`].
     pub children_max: usize,
     /// How long all children together have to stop when the supervisor stops.
+    /// Each is killed earlier if its own time-out is shorter.
     pub shutdown_deadline: Duration,
 }
 
@@ -80,9 +87,25 @@ impl DynamicSpec {
             intensity: Intensity::default(),
             on_crash_loop: OnCrashLoop::Meltdown,
             backoff: None,
+            auto_shutdown: AutoShutdown::Never,
             children_max: 1_000_000,
             shutdown_deadline: Duration::from_secs(30),
         }
+    }
+
+    /// Whether this can be started.
+    ///
+    /// # Errors
+    /// [`StartError::InvalidSpec`] for the first contradiction.
+    pub fn check(&self) -> Result<(), StartError> {
+        self.intensity.check(&self.id)?;
+        if self.auto_shutdown != AutoShutdown::Never && self.on_crash_loop != OnCrashLoop::Meltdown {
+            return Err(StartError::InvalidSpec {
+                child: Arc::clone(&self.id),
+                reason: "a supervisor that quarantines has no auto_shutdown",
+            });
+        }
+        Ok(())
     }
 }
 
@@ -97,9 +120,8 @@ pub struct DynamicSupervisor {
 
 struct Shared {
     spec: DynamicSpec,
-    actor: Mutex<Option<ActorRef<Msg>>>,
+    seat: Seat<Msg>,
     table: Mutex<Table>,
-    started_ms: AtomicU64,
     restarts_total: Counter,
     quarantined: Gauge,
 }
@@ -114,9 +136,8 @@ impl DynamicSupervisor {
         };
         let id = || spec.id.to_string();
         let shared = Shared {
-            actor: Mutex::new(None),
-            table: Mutex::new(Table::new(spec.intensity, policy)),
-            started_ms: AtomicU64::new(0),
+            seat: Seat::new(Arc::clone(&spec.id)),
+            table: Mutex::new(Table::new(&spec, policy)),
             restarts_total: metrics::counter!(crate::RESTARTS_TOTAL, "supervisor" => id()),
             quarantined: metrics::gauge!(crate::QUARANTINED, "supervisor" => id()),
             spec,
@@ -128,18 +149,11 @@ impl DynamicSupervisor {
     /// one.
     ///
     /// # Errors
-    /// [`StartError::AlreadyStarted`], or what ractor reports.
+    /// [`StartError::InvalidSpec`], [`StartError::AlreadyStarted`], or what
+    /// ractor reports.
     pub async fn start(&self, parent: Option<ActorCell>) -> Result<ActorCell, StartError> {
-        // A supervisor hears of a failed one just before ractor calls it stopped.
-        if let Some(cell) = self.cell().filter(is_ending) {
-            ended(&cell).await;
-        }
-        let process = Process::new(Arc::clone(&self.shared));
-        let (actor, _task) = match parent {
-            Some(parent) => Actor::spawn_linked(None, process, (), parent).await?,
-            None => Actor::spawn(None, process, ()).await?,
-        };
-        Ok(actor.get_cell())
+        self.shared.spec.check()?;
+        self.shared.seat.start(Process::new(Arc::clone(&self.shared)), parent).await
     }
 
     /// This supervisor as a child of a static one: permanent, with
@@ -147,14 +161,11 @@ impl DynamicSupervisor {
     /// parent's `observe`.
     pub fn child_spec(&self) -> ChildSpec {
         let supervisor = self.clone();
-        let mut spec = ChildSpec::worker(Arc::clone(&self.shared.spec.id), move |parent| {
+        let start = move |parent| {
             let supervisor = supervisor.clone();
             async move { supervisor.start(Some(parent)).await }
-        });
-        spec.kind = ChildKind::Supervisor;
-        spec.shutdown = Shutdown::Infinity;
-        spec.probe = Some(Probe::of_subtree(Arc::new(self.clone())));
-        spec
+        };
+        ChildSpec::supervisor(Arc::clone(&self.shared.spec.id), start).probe(Probe::of_subtree(Arc::new(self.clone())))
     }
 
     /// Starts a child under `key`, which stands for the spec's id. Waits for a
@@ -165,19 +176,15 @@ impl DynamicSupervisor {
     /// * [`StartError::AlreadyStarted`] with the live actor,
     ///   [`StartError::Restarting`], [`StartError::Quarantined`],
     ///   [`StartError::ChildLimit`], [`StartError::NotRunning`];
-    /// * [`StartError::InvalidSpec`] for a significant child;
+    /// * [`StartError::InvalidSpec`];
+    /// * [`StartError::Ignored`], and then the child is not kept;
     /// * what the child's own start failed with.
     pub async fn start_child(&self, key: impl Into<Arc<str>>, spec: ChildSpec) -> Result<ActorCell, StartError> {
         let key = key.into();
-        if spec.significant {
-            return Err(StartError::InvalidSpec {
-                child: key,
-                reason: "a dynamic supervisor has no significant children",
-            });
-        }
+        spec.check(&key, self.shared.spec.auto_shutdown)?;
         loop {
             let reservation = {
-                let actor = self.actor().ok_or_else(|| self.not_running())?;
+                let actor = self.shared.seat.actor().ok_or_else(|| self.shared.seat.not_running())?;
                 let mut table = self.shared.table.lock();
                 let reservation = table.reserve(&key, &spec, &self.shared.spec, clock::now())?;
                 self.shared.report_quarantine(&table);
@@ -185,7 +192,7 @@ impl DynamicSupervisor {
             };
             match reservation {
                 Reservation::Started(task) => {
-                    return task.await.unwrap_or_else(|_| Err(self.not_running()));
+                    return task.await.unwrap_or_else(|_| Err(self.shared.seat.not_running()));
                 }
                 Reservation::Busy(gate) => opened(gate).await,
                 Reservation::Ending(cell) => {
@@ -238,7 +245,7 @@ impl DynamicSupervisor {
         self.shared.report_quarantine(&table);
         drop(table);
         if let Some(due) = due
-            && let Some(actor) = self.actor()
+            && let Some(actor) = self.shared.seat.actor()
         {
             starting::restart_later(&self.shared, actor, due, Duration::ZERO);
         }
@@ -255,60 +262,45 @@ impl DynamicSupervisor {
         self.shared.table.lock().infos(limit)
     }
 
-    /// Children that are live or about to be.
-    pub fn count_children(&self) -> usize {
-        self.shared.table.lock().len()
+    /// `supervisor:count_children/1`, in constant time. A key that is held
+    /// and whose child was temporary is not among them.
+    pub fn count_children(&self) -> ChildCounts {
+        self.shared.table.lock().counts()
+    }
+
+    /// `supervisor:get_childspec/2`. As in OTP, the start of a temporary child
+    /// is not kept, and with it, here, its spec.
+    pub fn get_childspec(&self, key: &str) -> Option<ChildSpec> {
+        self.shared.table.lock().childspec(key)
     }
 
     /// The running supervisor's cell.
     pub fn cell(&self) -> Option<ActorCell> {
-        self.actor().map(|actor| actor.get_cell())
+        self.shared.seat.cell()
     }
 
-    /// Asks all children to stop, the last started first, kills those that
-    /// have not by `shutdown_deadline`, and stops the supervisor; returns when
-    /// all have ended.
+    /// Gives up starts that are under way, asks all children to stop, the last
+    /// started first, kills those that have not by their time-outs or by
+    /// `shutdown_deadline`, and stops the supervisor; returns when all have
+    /// ended.
     pub async fn stop(&self) {
-        if let Some(cell) = self.cell() {
-            cell.stop(Some(SHUTDOWN.to_owned()));
-            ended(&cell).await;
-        }
+        self.shared.seat.stop().await;
     }
 
     /// Returns when the supervisor has ended, for whatever reason.
     pub async fn ended(&self) {
-        if let Some(cell) = self.cell() {
-            ended(&cell).await;
-        }
-    }
-
-    fn actor(&self) -> Option<ActorRef<Msg>> {
-        let actor = self.shared.actor.lock();
-        actor.as_ref().filter(|actor| actor.get_status() != ActorStatus::Stopped).cloned()
+        self.shared.seat.ended().await;
     }
 
     /// Returns when the supervisor has seen every exit that ractor had reported
     /// to it: exits have priority over messages.
     async fn settled(&self) {
-        let (reply, replied) = oneshot::channel();
-        if let Some(actor) = self.actor()
-            && actor.send_message(Msg::Settle(reply)).is_ok()
-        {
-            // Closed when the supervisor has ended, and then the table is empty.
-            let _ = replied.await;
-        }
-    }
-
-    fn not_running(&self) -> StartError {
-        self.shared.not_running()
+        // Without an answer the supervisor has ended, and the table is empty.
+        let _ = self.shared.seat.request(Msg::Settle).await;
     }
 }
 
 impl Shared {
-    fn not_running(&self) -> StartError {
-        StartError::NotRunning { supervisor: Arc::clone(&self.spec.id) }
-    }
-
     fn report_quarantine(&self, table: &Table) {
         if let Some(held) = table.held_count() {
             // Far below 2^52.
@@ -326,14 +318,7 @@ async fn opened(mut gate: watch::Receiver<()>) {
 impl Observe for DynamicSupervisor {
     /// Quarantined keys come first, then children in no order.
     fn observe(&self, depth: usize, children_max: usize) -> TreeNode {
-        let status = match self.cell().map(|cell| cell.get_status()) {
-            None => Status::Stopped,
-            Some(ActorStatus::Unstarted | ActorStatus::Starting) => Status::Starting,
-            Some(ActorStatus::Running | ActorStatus::Upgrading) => Status::Running,
-            Some(_) => Status::Stopping,
-        };
-        let mut node = TreeNode::new(&self.shared.spec.id, ChildKind::Supervisor, status);
-        node.started_ms = self.shared.started_ms.load(Ordering::Relaxed);
+        let mut node = self.shared.seat.node();
         let mut table = self.shared.table.lock();
         table.sweep(clock::now());
         self.shared.report_quarantine(&table);

@@ -26,6 +26,12 @@ pub enum StartError {
     /// it has been killed. Spawn it with `Actor::spawn_linked`.
     #[error("the started actor is not linked to its supervisor: spawn it with spawn_linked")]
     NotLinked,
+    /// The child chose not to run, OTP's `ignore`: return this from its
+    /// [`StartFn`](crate::StartFn). It is no failure. A supervisor goes on
+    /// without the child and can be asked to start it later; it forgets a
+    /// temporary or dynamic one.
+    #[error("the child chose not to run")]
+    Ignored,
     /// A child of this key is running: use `cell`.
     #[error("{key} is already started")]
     AlreadyStarted { key: Arc<str>, cell: ActorCell },
@@ -73,6 +79,9 @@ impl From<SpawnErr> for StartError {
 pub enum ChildError {
     #[error("no child {key}: list them with which_children")]
     NotFound { key: Arc<str> },
+    /// A child of this id is known and has no actor: OTP's `already_present`.
+    #[error("child {key} is present and has no actor: restart it, or delete it first")]
+    AlreadyPresent { key: Arc<str> },
     /// Only a child without a live actor can be restarted or deleted by hand.
     #[error("child {key} is running: terminate it first")]
     Running { key: Arc<str> },

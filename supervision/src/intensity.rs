@@ -1,9 +1,12 @@
 //! Restart intensity: how often is too often.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::error::StartError;
 
 /// `supervisor.erl`, "Restart intensity and period": "if more than `MaxR`
 /// restarts occur within `MaxT` seconds, the supervisor terminates all child
@@ -12,7 +15,8 @@ use tokio::time::Instant;
 pub struct Intensity {
     /// Restarts that are still tolerated within one period; 0 tolerates none.
     pub restarts_max: u32,
-    /// A restart exactly this long ago still counts.
+    /// A restart exactly this long ago still counts. Not zero, as in OTP;
+    /// unlike OTP's, which has whole seconds, it is measured exactly.
     pub period: Duration,
 }
 
@@ -20,6 +24,19 @@ impl Default for Intensity {
     /// OTP's defaults: one restart in five seconds.
     fn default() -> Self {
         Self { restarts_max: 1, period: Duration::from_secs(5) }
+    }
+}
+
+impl Intensity {
+    /// `validPeriod/1` in `supervisor.erl`.
+    pub(crate) fn check(&self, supervisor: &Arc<str>) -> Result<(), StartError> {
+        if self.period.is_zero() {
+            return Err(StartError::InvalidSpec {
+                child: Arc::clone(supervisor),
+                reason: "an intensity needs a period longer than nothing",
+            });
+        }
+        Ok(())
     }
 }
 

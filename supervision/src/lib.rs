@@ -14,15 +14,28 @@
 //! * [`Observe`]: the running tree, read without sending a message.
 //!
 //! # Where this differs from OTP
+//! Everything else in `supervisor.erl` of OTP 25 that is not about loading code
+//! is here, under its name.
 //! * A supervisor that exceeds its intensity *fails* with [`Meltdown`]; OTP's
 //!   exits with `shutdown`, which a transient entry in its parent would take
-//!   for a normal end.
+//!   for a normal end, and the subtree would be gone without a word.
 //! * Restarts may wait for a [`Backoff`]. OTP restarts at once, as these do
 //!   without one.
+//! * Exits are heard before requests and retries; OTP takes all in the order
+//!   of their arrival.
+//! * The period of an [`Intensity`] is measured exactly, not in whole seconds.
 //! * A kill takes effect at the child's next `await`. A child that blocks its
 //!   thread holds its supervisor up, as nothing in Rust can end it.
-//! * A dynamic supervisor starts children concurrently, not one by one, and
-//!   has no significant children.
+//! * When a supervisor was killed, its next incarnation waits for the ends of
+//!   the children that it left. OTP may have both alive for a moment.
+//! * A [`DynamicSupervisor`] goes by keys, OTP's `simple_one_for_one` by pids;
+//!   each of its children has a spec of its own, and with it a restart type, a
+//!   time-out and significance. It starts children concurrently, not one by
+//!   one, and gives up the starts that are under way when it stops, where OTP
+//!   finishes them first. One that chooses not to run at its restart is
+//!   forgotten.
+//! * A specification holds a function and not its name, so there is nothing to
+//!   do for `modules` and code changes.
 //!
 //! # Exits
 //! | the child | [`Exit`] | permanent | transient | temporary |
@@ -40,6 +53,8 @@ mod intensity;
 mod mailbox;
 mod probe;
 mod quarantine;
+mod roster;
+mod seat;
 mod spec;
 mod stop;
 mod strategy;
@@ -54,9 +69,10 @@ pub use intensity::{Intensity, RestartWindow};
 pub use mailbox::{CallError, LATE_REPLY_WAIT_MAX, Mailbox, Permit, Permitted, SendError};
 pub use probe::{Probe, TEXT_BYTES_MAX};
 pub use quarantine::QuarantinePolicy;
+pub use roster::{ChildCounts, ChildInfo};
 pub use spec::{ChildKind, ChildSpec, Restart, Shutdown, StartFn, StartFuture, WORKER_SHUTDOWN};
 pub use strategy::{AutoShutdown, Strategy};
-pub use supervisor::{ChildInfo, Supervisor, SupervisorSpec};
+pub use supervisor::{Supervisor, SupervisorSpec};
 pub use tree::{Observe, Status, TreeNode};
 
 /// Counts restarts, by `supervisor`.

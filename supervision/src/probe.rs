@@ -89,6 +89,8 @@ impl Probe {
             let seen = subtree.observe(depth, children_max);
             node.children = seen.children;
             node.children_total = seen.children_total;
+            node.handled = seen.handled;
+            node.heartbeat_ms = seen.heartbeat_ms;
         }
     }
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::error::StartError;
 use crate::probe::Probe;
+use crate::strategy::AutoShutdown;
 
 /// OTP's default for workers.
 pub const WORKER_SHUTDOWN: Shutdown = Shutdown::Timeout(Duration::from_secs(5));
@@ -89,6 +90,17 @@ impl ChildSpec {
         }
     }
 
+    /// A permanent supervisor with `Shutdown::Infinity`, as OTP demands of
+    /// supervisors. [`Supervisor::child_spec`](crate::Supervisor::child_spec)
+    /// makes one of a handle.
+    pub fn supervisor<F, Fut>(id: impl Into<Arc<str>>, start: F) -> Self
+    where
+        F: Fn(ActorCell) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<ActorCell, StartError>> + Send + 'static,
+    {
+        Self { shutdown: Shutdown::Infinity, kind: ChildKind::Supervisor, ..Self::worker(id, start) }
+    }
+
     #[must_use]
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = restart;
@@ -111,6 +123,21 @@ impl ChildSpec {
     pub fn probe(mut self, probe: Arc<Probe>) -> Self {
         self.probe = Some(probe);
         self
+    }
+
+    /// `do_check_childspec/2` in `supervisor.erl`, as far as Rust's types leave
+    /// something to check. `id` is what the child goes by.
+    pub(crate) fn check(&self, id: &Arc<str>, auto_shutdown: AutoShutdown) -> Result<(), StartError> {
+        let reason = if self.significant && self.restart == Restart::Permanent {
+            "a permanent child cannot be significant"
+        } else if self.significant && auto_shutdown == AutoShutdown::Never {
+            "significant needs a supervisor with auto_shutdown"
+        } else if self.shutdown == Shutdown::Timeout(Duration::ZERO) {
+            "a shutdown time-out of nothing: use BrutalKill"
+        } else {
+            return Ok(());
+        };
+        Err(StartError::InvalidSpec { child: Arc::clone(id), reason })
     }
 
     /// Runs the factory. A panic in it is a failed start, as `do_start_child_i`

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ractor::{ActorCell, ActorStatus};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::clock;
 use crate::exit::SHUTDOWN;
 use crate::spec::Shutdown;
 
@@ -31,28 +32,47 @@ pub(crate) async fn stop_child(name: &str, cell: &ActorCell, shutdown: Shutdown)
         }
     }
     cell.kill();
+    killed(name, cell).await;
+}
+
+/// Returns when a child that has been killed has ended.
+pub(crate) async fn killed(name: &str, cell: &ActorCell) {
     while timeout(KILL_WAIT_MAX, ended(cell)).await.is_err() {
         tracing::error!(child = name, "killed child does not yield: it blocks its thread");
     }
 }
 
-/// Stops all in parallel under one deadline, asking in the order given, and
-/// returns how many had to be abandoned because not even a kill ended them.
+/// Stops all in parallel, asking in the order given, each killed when its own
+/// time-out or the common deadline has passed. Returns how many had to be
+/// abandoned because not even a kill ended them.
 pub(crate) async fn stop_all(children: &[(ActorCell, Shutdown)], deadline: Instant) -> usize {
+    let asked_at = clock::now();
+    let mut patience: Vec<(Instant, &ActorCell)> = Vec::with_capacity(children.len());
     for (cell, shutdown) in children {
-        match shutdown {
-            Shutdown::BrutalKill => cell.kill(),
-            Shutdown::Timeout(_) | Shutdown::Infinity => cell.stop(Some(SHUTDOWN.to_owned())),
+        let until = match shutdown {
+            Shutdown::BrutalKill => {
+                cell.kill();
+                asked_at
+            }
+            Shutdown::Timeout(wait_max) => deadline.min(asked_at + *wait_max),
+            Shutdown::Infinity => deadline,
+        };
+        if *shutdown != Shutdown::BrutalKill {
+            cell.stop(Some(SHUTDOWN.to_owned()));
+        }
+        patience.push((until, cell));
+    }
+    // All run down at once, so that waiting for them one by one, the least
+    // patient first, meets every time-out.
+    patience.sort_by_key(|&(until, _)| until);
+    for (until, cell) in patience {
+        if timeout_at(until, ended(cell)).await.is_err() {
+            cell.kill();
         }
     }
-    if timeout_at(deadline, all_ended(children)).await.is_ok() {
-        return 0;
-    }
-    let late = children.iter().filter(|(cell, _)| is_live(cell));
-    late.clone().for_each(|(cell, _)| cell.kill());
     match timeout(KILL_WAIT_MAX, all_ended(children)).await {
         Ok(()) => 0,
-        Err(_) => late.count(),
+        Err(_) => children.iter().filter(|(cell, _)| is_live(cell)).count(),
     }
 }
 

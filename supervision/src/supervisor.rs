@@ -1,22 +1,23 @@
 //! The static supervisor: a handle, and the specification it starts from.
 
 mod process;
+mod requests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use ractor::{Actor, ActorCell, ActorRef, ActorStatus};
+use ractor::ActorCell;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::error::{ChildError, StartError};
-use crate::exit::SHUTDOWN;
 use crate::intensity::Intensity;
 use crate::probe::Probe;
-use crate::spec::{ChildKind, ChildSpec, Restart, Shutdown};
-use crate::stop::{ended, is_ending};
+use crate::roster::{ChildCounts, ChildInfo};
+use crate::seat::Seat;
+use crate::spec::{ChildKind, ChildSpec};
+use crate::stop::killed;
 use crate::strategy::{AutoShutdown, Presence, Slot, Strategy};
 use crate::tree::{Observe, Status, TreeNode};
 
@@ -74,31 +75,23 @@ impl SupervisorSpec {
         self
     }
 
-    /// `check_startspec/2` in `supervisor.erl`.
-    fn check(&self) -> Result<(), StartError> {
+    /// Whether this can be started: OTP's `check_childspecs/2`, and the flags.
+    ///
+    /// # Errors
+    /// [`StartError::InvalidSpec`] for the first contradiction.
+    pub fn check(&self) -> Result<(), StartError> {
+        self.intensity.check(&self.id)?;
         for (index, child) in self.children.iter().enumerate() {
-            let earlier = self.children.iter().take(index);
-            if earlier.into_iter().any(|other| other.id == child.id) {
-                return Err(invalid(child, "its id is taken by a sibling"));
+            if self.children.iter().take(index).any(|earlier| earlier.id == child.id) {
+                return Err(StartError::InvalidSpec {
+                    child: Arc::clone(&child.id),
+                    reason: "its id is taken by a sibling",
+                });
             }
-            self.check_child(child)?;
+            child.check(&child.id, self.auto_shutdown)?;
         }
         Ok(())
     }
-
-    fn check_child(&self, child: &ChildSpec) -> Result<(), StartError> {
-        if child.significant && child.restart == Restart::Permanent {
-            return Err(invalid(child, "a permanent child cannot be significant"));
-        }
-        if child.significant && self.auto_shutdown == AutoShutdown::Never {
-            return Err(invalid(child, "significant needs a supervisor with auto_shutdown"));
-        }
-        Ok(())
-    }
-}
-
-fn invalid(child: &ChildSpec, reason: &'static str) -> StartError {
-    StartError::InvalidSpec { child: Arc::clone(&child.id), reason }
 }
 
 /// A handle to a static supervisor.
@@ -114,9 +107,37 @@ pub struct Supervisor {
 /// changes it, and no lock is held over an `await`.
 struct Shared {
     spec: SupervisorSpec,
-    actor: Mutex<Option<ActorRef<Msg>>>,
+    seat: Seat<Msg>,
     children: Mutex<Vec<Child>>,
-    started_ms: AtomicU64,
+    /// Children of an incarnation that was killed. ractor kills them with it,
+    /// and the next one waits for their ends.
+    orphans: Mutex<Vec<(Arc<str>, ActorCell)>>,
+}
+
+impl Shared {
+    /// Takes the actors of children whose supervisor has gone without stopping
+    /// them.
+    fn adopt(&self, children: &mut [Child]) {
+        let mut orphans = self.orphans.lock();
+        for child in children {
+            if let Some(cell) = child.cell.take() {
+                orphans.push((Arc::clone(&child.spec.id), cell));
+            }
+            child.status = Status::Stopped;
+            child.started_at = None;
+        }
+    }
+
+    /// Returns when all orphans have ended: two incarnations of a child never
+    /// live at once. OTP leaves that to chance.
+    async fn bury(&self) {
+        let orphans = self.orphans.lock().clone();
+        for (id, cell) in &orphans {
+            cell.kill();
+            killed(id, cell).await;
+        }
+        self.orphans.lock().clear();
+    }
 }
 
 struct Child {
@@ -127,7 +148,9 @@ struct Child {
     spec: ChildSpec,
     cell: Option<ActorCell>,
     status: Status,
+    /// Since when its actor runs.
     started_at: Option<Instant>,
+    /// When it was last started; 0 for never.
     started_ms: u64,
     restarts: u64,
     /// Restarts in a row without a quiet period; the exponent of the back-off.
@@ -177,25 +200,15 @@ impl Child {
     }
 }
 
-/// One line of [`Supervisor::which_children`].
-#[derive(Debug, Clone)]
-pub struct ChildInfo {
-    /// Its id, or its key under a dynamic supervisor.
-    pub id: Arc<str>,
-    pub kind: ChildKind,
-    pub status: Status,
-    pub cell: Option<ActorCell>,
-}
-
 impl Supervisor {
     /// A supervisor that is not started yet.
     pub fn new(spec: SupervisorSpec) -> Self {
         Self {
             shared: Arc::new(Shared {
+                seat: Seat::new(Arc::clone(&spec.id)),
                 spec,
-                actor: Mutex::new(None),
                 children: Mutex::new(Vec::new()),
-                started_ms: AtomicU64::new(0),
+                orphans: Mutex::new(Vec::new()),
             }),
         }
     }
@@ -209,53 +222,34 @@ impl Supervisor {
     /// reverse order.
     pub async fn start(&self, parent: Option<ActorCell>) -> Result<ActorCell, StartError> {
         self.shared.spec.check()?;
-        // A supervisor hears of a failed one just before ractor calls it stopped.
-        if let Some(cell) = self.cell().filter(is_ending) {
-            ended(&cell).await;
-        }
-        let process = Process::new(Arc::clone(&self.shared));
-        let (actor, _task) = match parent {
-            Some(parent) => Actor::spawn_linked(None, process, (), parent).await?,
-            None => Actor::spawn(None, process, ()).await?,
-        };
-        Ok(actor.get_cell())
+        self.shared.seat.start(Process::new(Arc::clone(&self.shared)), parent).await
     }
 
     /// This supervisor as a child of another: permanent, with
-    /// `Shutdown::Infinity` as OTP demands of supervisors, and visible to the
-    /// parent's `observe`.
+    /// `Shutdown::Infinity`, and visible to the parent's `observe`.
     pub fn child_spec(&self) -> ChildSpec {
         let supervisor = self.clone();
-        let mut spec = ChildSpec::worker(Arc::clone(&self.shared.spec.id), move |parent| {
+        let start = move |parent| {
             let supervisor = supervisor.clone();
             async move { supervisor.start(Some(parent)).await }
-        });
-        spec.kind = ChildKind::Supervisor;
-        spec.shutdown = Shutdown::Infinity;
-        spec.probe = Some(Probe::of_subtree(Arc::new(self.clone())));
-        spec
+        };
+        ChildSpec::supervisor(Arc::clone(&self.shared.spec.id), start).probe(Probe::of_subtree(Arc::new(self.clone())))
     }
 
     /// The running supervisor's cell.
     pub fn cell(&self) -> Option<ActorCell> {
-        let actor = self.shared.actor.lock();
-        actor.as_ref().filter(|actor| actor.get_status() != ActorStatus::Stopped).map(|actor| actor.get_cell())
+        self.shared.seat.cell()
     }
 
     /// Stops the children in reverse order, then the supervisor; returns when
     /// all have ended.
     pub async fn stop(&self) {
-        if let Some(cell) = self.cell() {
-            cell.stop(Some(SHUTDOWN.to_owned()));
-            ended(&cell).await;
-        }
+        self.shared.seat.stop().await;
     }
 
     /// Returns when the supervisor has ended, for whatever reason.
     pub async fn ended(&self) {
-        if let Some(cell) = self.cell() {
-            ended(&cell).await;
-        }
+        self.shared.seat.ended().await;
     }
 
     /// The live actor of a child.
@@ -279,48 +273,80 @@ impl Supervisor {
             .collect()
     }
 
+    /// `supervisor:count_children/1`.
+    pub fn count_children(&self) -> ChildCounts {
+        let mut counts = ChildCounts::default();
+        for child in self.shared.children.lock().iter() {
+            counts.specs += 1;
+            counts.active += usize::from(child.cell.is_some());
+            match child.spec.kind {
+                ChildKind::Worker => counts.workers += 1,
+                ChildKind::Supervisor => counts.supervisors += 1,
+            }
+        }
+        counts
+    }
+
+    /// `supervisor:get_childspec/2`: what a child was, and will be, started
+    /// from.
+    pub fn get_childspec(&self, id: &str) -> Option<ChildSpec> {
+        let children = self.shared.children.lock();
+        children.iter().find(|child| &*child.spec.id == id).map(|child| child.spec.clone())
+    }
+
     /// `supervisor:start_child/2`: adds a child after the others. It does not
     /// survive a restart of this supervisor.
+    ///
+    /// # Errors
+    /// [`StartError::AlreadyStarted`] or [`ChildError::AlreadyPresent`] when
+    /// the id is taken; [`StartError::InvalidSpec`];
+    /// [`ChildError::NotRunning`]; what the start failed with, and then the
+    /// child is not kept. [`StartError::Ignored`] keeps all but a temporary
+    /// one.
     pub async fn start_child(&self, child: ChildSpec) -> Result<ActorCell, ChildError> {
-        self.shared.spec.check_child(&child)?;
+        child.check(&child.id, self.shared.spec.auto_shutdown)?;
         self.request(|reply| Msg::StartChild(Box::new(child), reply)).await?
     }
 
     /// `supervisor:terminate_child/2`: stops a child, which then stays away
     /// until it, or its group, is restarted. A temporary one is forgotten.
+    /// That is no [`AutoShutdown`], even if the child is significant.
+    ///
+    /// # Errors
+    /// [`ChildError::NotFound`], [`ChildError::NotRunning`].
     pub async fn terminate_child(&self, id: &str) -> Result<(), ChildError> {
         self.request(|reply| Msg::TerminateChild(id.into(), reply)).await?
     }
 
-    /// `supervisor:restart_child/2`: starts a child that has no actor.
+    /// `supervisor:restart_child/2`: starts a child that has no actor. It does
+    /// not count against the [`Intensity`].
+    ///
+    /// # Errors
+    /// [`ChildError::NotFound`], [`ChildError::Running`],
+    /// [`ChildError::Restarting`], [`ChildError::NotRunning`], or what the
+    /// start failed with; the child is kept.
     pub async fn restart_child(&self, id: &str) -> Result<ActorCell, ChildError> {
         self.request(|reply| Msg::RestartChild(id.into(), reply)).await?
     }
 
     /// `supervisor:delete_child/2`: forgets a child that has no actor.
+    ///
+    /// # Errors
+    /// [`ChildError::NotFound`], [`ChildError::Running`],
+    /// [`ChildError::Restarting`], [`ChildError::NotRunning`].
     pub async fn delete_child(&self, id: &str) -> Result<(), ChildError> {
         self.request(|reply| Msg::DeleteChild(id.into(), reply)).await?
     }
 
     async fn request<R>(&self, message: impl FnOnce(oneshot::Sender<R>) -> Msg) -> Result<R, ChildError> {
-        let not_running = || ChildError::NotRunning { supervisor: Arc::clone(&self.shared.spec.id) };
-        let actor = self.shared.actor.lock().clone().ok_or_else(not_running)?;
-        let (reply, replied) = oneshot::channel();
-        actor.send_message(message(reply)).map_err(|_| not_running())?;
-        replied.await.map_err(|_| not_running())
+        let answer = self.shared.seat.request(message).await;
+        answer.ok_or_else(|| ChildError::NotRunning { supervisor: Arc::clone(&self.shared.spec.id) })
     }
 }
 
 impl Observe for Supervisor {
     fn observe(&self, depth: usize, children_max: usize) -> TreeNode {
-        let status = match self.cell().map(|cell| cell.get_status()) {
-            None => Status::Stopped,
-            Some(ActorStatus::Unstarted | ActorStatus::Starting) => Status::Starting,
-            Some(ActorStatus::Running | ActorStatus::Upgrading) => Status::Running,
-            Some(_) => Status::Stopping,
-        };
-        let mut node = TreeNode::new(&self.shared.spec.id, ChildKind::Supervisor, status);
-        node.started_ms = self.shared.started_ms.load(Ordering::Relaxed);
+        let mut node = self.shared.seat.node();
         let children = self.shared.children.lock();
         node.children_total = children.len() as u64;
         if let Some(depth) = depth.checked_sub(1) {

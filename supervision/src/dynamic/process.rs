@@ -2,25 +2,27 @@
 //!
 //! Owns nothing but the right to end: children are in the shared table. Hears of
 //! exits through ractor's supervision events and handles each in constant time,
-//! without waiting. Exits after a meltdown (failed) or when stopped
-//! (`shutdown`); callers of `start_child` see `NotRunning` then.
+//! without waiting. Exits after a meltdown (failed), on automatic shutdown or
+//! when stopped (`shutdown`); callers of `start_child` see `NotRunning` then.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use super::Shared;
-use super::starting::follow;
+use super::starting::{Ending, follow};
+use super::{Shared, opened};
 use crate::clock;
-use crate::error::{Meltdown, StartError};
-use crate::exit::Exit;
+use crate::error::Meltdown;
+use crate::exit::{Exit, SHUTDOWN};
+use crate::spec::Shutdown;
 use crate::stop::stop_all;
 
 pub(super) enum Msg {
-    /// A restart beside the actor was one too many.
-    Meltdown { child: Arc<str>, last_error: String },
+    /// A restart beside the actor was one too many, or the last significant
+    /// child is gone.
+    End(Ending),
     /// Answered when all exits before it have been handled.
     Settle(oneshot::Sender<()>),
 }
@@ -41,7 +43,7 @@ impl Drop for State {
         // drop it after it has started the next incarnation.
         let mut table = self.shared.table.lock();
         if table.epoch() == self.epoch {
-            table.close();
+            table.abandon();
         }
     }
 }
@@ -55,13 +57,38 @@ impl Process {
 
     async fn stop_children(&self) {
         let spec = &self.shared.spec;
-        let live = self.shared.table.lock().close();
         let deadline = clock::now() + spec.shutdown_deadline;
-        let abandoned = stop_all(&live, deadline).await;
-        if abandoned > 0 {
-            tracing::error!(supervisor = &*spec.id, abandoned, "killed children do not yield: leaving them behind");
+        let closed = self.shared.table.lock().close();
+        for start in closed.starts {
+            // A start that is given up ends at its next `await`.
+            if tokio::time::timeout_at(deadline, opened(start)).await.is_err() {
+                tracing::error!(supervisor = &*spec.id, "a start blocks its thread: leaving it behind");
+            }
         }
-        tracing::info!(supervisor = &*spec.id, children = live.len(), "children stopped");
+        self.stop_all(&closed.live, deadline).await;
+        tracing::info!(supervisor = &*spec.id, children = closed.live.len(), "children stopped");
+    }
+
+    async fn stop_all(&self, children: &[(ActorCell, Shutdown)], deadline: Instant) {
+        let abandoned = stop_all(children, deadline).await;
+        if abandoned > 0 {
+            tracing::error!(
+                supervisor = &*self.shared.spec.id,
+                abandoned,
+                "killed children do not yield: leaving them behind"
+            );
+        }
+    }
+
+    async fn end(&self, myself: &ActorRef<Msg>, ending: Ending) -> Outcome {
+        match ending {
+            Ending::Meltdown { child, last_error } => self.melt_down(child, last_error).await,
+            Ending::Shutdown => {
+                tracing::info!(supervisor = &*self.shared.spec.id, "significant children ended: shutting down");
+                myself.stop(Some(SHUTDOWN.to_owned()));
+                Ok(())
+            }
+        }
     }
 
     async fn melt_down(&self, child: Arc<str>, last_error: String) -> Outcome {
@@ -85,20 +112,13 @@ impl Actor for Process {
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
-        {
-            let mut actor = self.shared.actor.lock();
-            if let Some(other) = actor.as_ref().filter(|other| other.get_status() != ActorStatus::Stopped) {
-                return Err(Box::new(StartError::AlreadyStarted {
-                    key: Arc::clone(&self.shared.spec.id),
-                    cell: other.get_cell(),
-                }));
-            }
-            *actor = Some(myself);
-        }
-        let epoch = self.shared.table.lock().open();
-        self.shared.started_ms.store(clock::unix_ms(), Ordering::Relaxed);
+        self.shared.seat.take(&myself)?;
+        let (epoch, orphans) = self.shared.table.lock().open();
+        let state = State { shared: Arc::clone(&self.shared), epoch };
+        // ractor kills the children of a supervisor that was killed.
+        self.stop_all(&orphans, clock::now()).await;
         tracing::info!(supervisor = &*self.shared.spec.id, "supervisor started");
-        Ok(State { shared: Arc::clone(&self.shared), epoch })
+        Ok(state)
     }
 
     async fn post_stop(&self, _: ActorRef<Msg>, _: &mut State) -> Outcome {
@@ -106,9 +126,10 @@ impl Actor for Process {
         Ok(())
     }
 
-    async fn handle(&self, _: ActorRef<Msg>, message: Msg, _: &mut State) -> Outcome {
+    async fn handle(&self, myself: ActorRef<Msg>, message: Msg, _: &mut State) -> Outcome {
+        self.shared.seat.beat();
         match message {
-            Msg::Meltdown { child, last_error } => self.melt_down(child, last_error).await,
+            Msg::End(ending) => self.end(&myself, ending).await,
             Msg::Settle(reply) => {
                 // The one who asked may be gone.
                 let _ = reply.send(());
@@ -121,6 +142,7 @@ impl Actor for Process {
         let Some((cell, exit)) = Exit::of_event(event) else {
             return Ok(());
         };
+        self.shared.seat.beat();
         tracing::debug!(supervisor = &*self.shared.spec.id, child = ?cell.get_id(), ?exit, "child ended");
         let aftermath = {
             let mut table = self.shared.table.lock();
@@ -129,7 +151,7 @@ impl Actor for Process {
             aftermath
         };
         match follow(&self.shared, &myself, aftermath) {
-            Some((child, last_error)) => self.melt_down(child, last_error).await,
+            Some(ending) => self.end(&myself, ending).await,
             None => Ok(()),
         }
     }

@@ -7,12 +7,13 @@ use ractor::concurrency::JoinHandle;
 use ractor::{ActorCell, ActorRef};
 use tokio::time::sleep;
 
-use super::Shared;
+use super::entry::{Aftermath, Due, Ticket};
 use super::process::Msg;
-use super::table::{Aftermath, Due, Ticket};
+use super::{Shared, opened};
 use crate::clock;
 use crate::error::StartError;
 use crate::spec::ChildSpec;
+use crate::stop::ended;
 
 /// Starts a child in a task of its own, which a caller that goes away does not
 /// cancel: others may wait for the same key.
@@ -33,37 +34,56 @@ async fn start(
     spec: &ChildSpec,
 ) -> Result<ActorCell, StartError> {
     let supervisor = &*shared.spec.id;
-    let result = spec.start_under(&actor.get_cell()).await;
+    let linked_to = actor.get_cell();
+    // ractor links an actor when its `pre_start` is over: until then it does
+    // not end with its supervisor by itself.
+    let result = tokio::select! {
+        biased;
+        () = opened(ticket.given_up()) => Err(shared.seat.not_running()),
+        result = spec.start_under(&linked_to) => result,
+    };
     let aftermath = {
         let mut table = shared.table.lock();
         let aftermath = match &result {
-            Ok(cell) => {
-                let entered = table.started(&ticket, cell);
-                if entered.is_none() {
-                    cell.kill();
-                    return Err(shared.not_running());
-                }
-                tracing::debug!(supervisor, child = &*ticket.key, "child started");
-                entered.unwrap_or(Aftermath::Nothing)
-            }
-            Err(error) => {
-                tracing::warn!(supervisor, child = &*ticket.key, %error, "child did not start");
-                table.failed(&ticket, error, clock::now())
-            }
+            Ok(cell) => table.started(&ticket, cell),
+            Err(StartError::Ignored) => table.ignored(&ticket),
+            Err(error) => table.failed(&ticket, error, clock::now()),
         };
         shared.report_quarantine(&table);
         aftermath
     };
-    if let Some((child, last_error)) = follow(shared, actor, aftermath) {
+    let Some(aftermath) = aftermath else {
+        if let Ok(cell) = result {
+            cell.kill();
+            ended(&cell).await;
+        }
+        return Err(shared.seat.not_running());
+    };
+    match &result {
+        Ok(_) => tracing::debug!(supervisor, child = &*ticket.key, "child started"),
+        Err(StartError::Ignored) => tracing::debug!(supervisor, child = &*ticket.key, "child chose not to run"),
+        Err(error) => tracing::warn!(supervisor, child = &*ticket.key, %error, "child did not start"),
+    }
+    if let Some(ending) = follow(shared, actor, aftermath) {
         // Fails only when the supervisor has ended.
-        let _ = actor.send_message(Msg::Meltdown { child, last_error });
+        let _ = actor.send_message(Msg::End(ending));
     }
     result
 }
 
-/// Does what an exit or a failed start asks for, except for a meltdown, which
-/// it hands back: only the supervisor itself can end.
-pub(super) fn follow(shared: &Arc<Shared>, actor: &ActorRef<Msg>, aftermath: Aftermath) -> Option<(Arc<str>, String)> {
+/// Why a dynamic supervisor ends by itself.
+pub(super) enum Ending {
+    Meltdown {
+        child: Arc<str>,
+        last_error: String,
+    },
+    /// [`AutoShutdown`](crate::AutoShutdown).
+    Shutdown,
+}
+
+/// Does what an exit or a failed start asks for, except for an end of the
+/// supervisor, which it hands back: only the supervisor itself can end.
+pub(super) fn follow(shared: &Arc<Shared>, actor: &ActorRef<Msg>, aftermath: Aftermath) -> Option<Ending> {
     let supervisor = &*shared.spec.id;
     match aftermath {
         Aftermath::Nothing => {}
@@ -80,7 +100,8 @@ pub(super) fn follow(shared: &Arc<Shared>, actor: &ActorRef<Msg>, aftermath: Aft
                 restart_later(shared, actor.clone(), due, hold);
             }
         }
-        Aftermath::Meltdown { key, last_error } => return Some((key, last_error)),
+        Aftermath::Meltdown { key, last_error } => return Some(Ending::Meltdown { child: key, last_error }),
+        Aftermath::Shutdown => return Some(Ending::Shutdown),
     }
     None
 }

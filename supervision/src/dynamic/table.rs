@@ -11,24 +11,32 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::DynamicSpec;
+use super::entry::{Aftermath, Closed, Due, Entry, Phase, Reservation, Termination, Ticket};
 use crate::clock;
 use crate::error::StartError;
 use crate::exit::Exit;
 use crate::intensity::{Intensity, RestartWindow};
-use crate::probe::{Probe, cut};
+use crate::probe::cut;
 use crate::quarantine::{Quarantine, QuarantinePolicy, Sentence};
-use crate::spec::{ChildKind, ChildSpec, Restart, Shutdown};
-use crate::strategy::restarts;
-use crate::supervisor::ChildInfo;
+use crate::roster::{ChildCounts, ChildInfo};
+use crate::spec::{ChildKind, ChildSpec, Shutdown};
+use crate::strategy::{AutoShutdown, restarts};
 use crate::tree::{Status, TreeNode};
 
 pub(super) struct Table {
-    /// From the supervisor's start to the beginning of its stop.
-    open: bool,
+    /// There from the supervisor's start to the beginning of its stop. Dropped,
+    /// it tells those that start children to give up.
+    open: Option<watch::Sender<()>>,
     /// Counts the supervisor's starts, so that a start that began under an
     /// earlier one does not touch the books of this one.
     epoch: u64,
     entries: HashMap<Arc<str>, Entry>,
+    /// Entries that are supervisors.
+    supervisors: usize,
+    /// Entries that are significant.
+    significant: usize,
+    /// Live children of a supervisor that ended without stopping them.
+    orphans: Vec<(ActorCell, Shutdown)>,
     by_actor: HashMap<ActorId, Arc<str>>,
     /// Starts under way.
     starting: usize,
@@ -37,173 +45,85 @@ pub(super) struct Table {
     early: HashMap<ActorId, Exit>,
     next_revision: u64,
     intensity: Intensity,
+    auto_shutdown: AutoShutdown,
     /// Of all children, under `Meltdown`.
     window: RestartWindow,
     quarantine: Option<Quarantine>,
 }
 
-struct Entry {
-    phase: Phase,
-    /// New with every phase that something waits for; tells a late timer or
-    /// start from the one that is expected.
-    revision: u64,
-    shutdown: Shutdown,
-    restart: Restart,
-    kind: ChildKind,
-    restarts: u32,
-    started_ms: u64,
-    probe: Option<Arc<Probe>>,
-    /// For children that may be started again. As in OTP, a temporary child's
-    /// start is not kept.
-    spec: Option<Box<ChildSpec>>,
-    last_error: Option<Box<str>>,
-}
-
-enum Phase {
-    Starting(watch::Receiver<()>),
-    Running(ActorCell),
-    Stopping(ActorCell, watch::Receiver<()>),
-    Restarting,
-    Quarantined,
-}
-
-impl Entry {
-    fn new(spec: &ChildSpec) -> Self {
-        Self {
-            phase: Phase::Restarting,
-            revision: 0,
-            shutdown: spec.shutdown,
-            restart: spec.restart,
-            kind: spec.kind,
-            restarts: 0,
-            started_ms: 0,
-            probe: spec.probe.clone(),
-            spec: (spec.restart != Restart::Temporary).then(|| Box::new(spec.clone())),
-            last_error: None,
-        }
-    }
-
-    fn cell(&self) -> Option<&ActorCell> {
-        match &self.phase {
-            Phase::Running(cell) | Phase::Stopping(cell, _) => Some(cell),
-            Phase::Starting(_) | Phase::Restarting | Phase::Quarantined => None,
-        }
-    }
-
-    fn status(&self) -> Status {
-        match self.phase {
-            Phase::Starting(_) => Status::Starting,
-            Phase::Running(_) => Status::Running,
-            Phase::Stopping(..) => Status::Stopping,
-            Phase::Restarting => Status::Restarting,
-            Phase::Quarantined => Status::Quarantined,
-        }
-    }
-}
-
-/// A start that has its place in the table. Dropping the gate wakes those who
-/// wait for it.
-pub(super) struct Ticket {
-    pub(super) key: Arc<str>,
-    revision: u64,
-    epoch: u64,
-    _gate: watch::Sender<()>,
-}
-
-/// What `start_child` has to do.
-pub(super) enum Reservation<S> {
-    Started(S),
-    /// The key is being started or stopped: wait, and ask again.
-    Busy(watch::Receiver<()>),
-    /// The key's actor is ending and its exit is yet to be seen.
-    Ending(ActorCell),
-}
-
-impl<S> Reservation<S> {
-    pub(super) fn map_started<T>(self, f: impl FnOnce(S) -> T) -> Reservation<T> {
-        match self {
-            Self::Started(started) => Reservation::Started(f(started)),
-            Self::Busy(gate) => Reservation::Busy(gate),
-            Self::Ending(cell) => Reservation::Ending(cell),
-        }
-    }
-}
-
-/// What `terminate_child` has to do.
-pub(super) enum Termination {
-    NotFound,
-    Done,
-    Busy { gate: watch::Receiver<()>, stopping: bool },
-    Stop { cell: ActorCell, shutdown: Shutdown, gate: watch::Sender<()> },
-}
-
-/// A restart that is due, unless the entry has changed since.
-pub(super) struct Due {
-    pub(super) key: Arc<str>,
-    revision: u64,
-}
-
-/// What an exit or a failed start asks for.
-pub(super) enum Aftermath {
-    Nothing,
-    /// Counted, and to be started again after the back-off for this attempt.
-    Restart {
-        due: Due,
-        attempt: u32,
-    },
-    /// The key is held until then; a restart is due afterwards for a child
-    /// that is not temporary.
-    Held {
-        key: Arc<str>,
-        until: Instant,
-        due: Option<Due>,
-    },
-    Meltdown {
-        key: Arc<str>,
-        last_error: String,
-    },
-}
-
 impl Table {
-    pub(super) fn new(intensity: Intensity, policy: Option<QuarantinePolicy>) -> Self {
+    pub(super) fn new(spec: &DynamicSpec, policy: Option<QuarantinePolicy>) -> Self {
         Self {
-            open: false,
+            open: None,
             epoch: 0,
             entries: HashMap::new(),
+            supervisors: 0,
+            significant: 0,
+            orphans: Vec::new(),
             by_actor: HashMap::new(),
             starting: 0,
             early: HashMap::new(),
             next_revision: 0,
-            intensity,
+            intensity: spec.intensity,
+            auto_shutdown: spec.auto_shutdown,
             window: RestartWindow::default(),
-            quarantine: policy.map(|policy| Quarantine::new(policy, intensity)),
+            quarantine: policy.map(|policy| Quarantine::new(policy, spec.intensity)),
         }
     }
 
-    pub(super) fn open(&mut self) -> u64 {
-        self.close();
-        self.open = true;
+    /// Begins a new incarnation of the supervisor, and hands over what lives
+    /// of an earlier one's children.
+    pub(super) fn open(&mut self) -> (u64, Vec<(ActorCell, Shutdown)>) {
+        self.abandon();
+        self.open = Some(watch::channel(()).0);
         self.epoch += 1;
-        self.epoch
+        (self.epoch, std::mem::take(&mut self.orphans))
     }
 
     pub(super) fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Takes no more children, and hands over the live ones, the last started
-    /// first: ractor numbers actors in the order of their making.
-    pub(super) fn close(&mut self) -> Vec<(ActorCell, Shutdown)> {
-        self.open = false;
+    /// Takes no more children, and hands over those that there are.
+    pub(super) fn close(&mut self) -> Closed {
+        self.open = None;
         self.starting = 0;
+        self.supervisors = 0;
+        self.significant = 0;
         self.early = HashMap::new();
         self.by_actor = HashMap::new();
         self.window.clear();
-        let entries = std::mem::take(&mut self.entries).into_values();
-        let mut live: Vec<_> =
-            entries.filter_map(|entry| entry.cell().map(|cell| (cell.clone(), entry.shutdown))).collect();
+        let (mut live, mut starts) = (Vec::new(), Vec::new());
+        for entry in std::mem::take(&mut self.entries).into_values() {
+            match entry.phase {
+                Phase::Running(cell) | Phase::Stopping(cell, _) => live.push((cell, entry.shutdown)),
+                Phase::Starting(gate) => starts.push(gate),
+                Phase::Restarting | Phase::Quarantined => {}
+            }
+        }
         live.sort_unstable_by_key(|(cell, _)| std::cmp::Reverse(cell.get_id()));
-        live
+        Closed { live, starts }
+    }
+
+    /// Closes, when nobody is left to stop the children.
+    pub(super) fn abandon(&mut self) {
+        let live = self.close().live;
+        self.orphans.extend(live.into_iter().map(|(cell, _)| (cell, Shutdown::BrutalKill)));
+    }
+
+    fn insert(&mut self, key: &Arc<str>, spec: &ChildSpec) {
+        // A quarantined key may be there already.
+        self.remove(key);
+        self.supervisors += usize::from(spec.kind == ChildKind::Supervisor);
+        self.significant += usize::from(spec.significant);
+        self.entries.insert(Arc::clone(key), Entry::new(spec));
+    }
+
+    fn remove(&mut self, key: &str) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        self.supervisors -= usize::from(entry.kind == ChildKind::Supervisor);
+        self.significant -= usize::from(entry.significant);
+        Some(entry)
     }
 
     pub(super) fn reserve(
@@ -213,7 +133,7 @@ impl Table {
         limits: &DynamicSpec,
         now: Instant,
     ) -> Result<Reservation<Ticket>, StartError> {
-        if !self.open {
+        if self.open.is_none() {
             return Err(StartError::NotRunning { supervisor: Arc::clone(&limits.id) });
         }
         if let Some(entry) = self.entries.get(key) {
@@ -247,15 +167,16 @@ impl Table {
                 last_error: refusal.last_error,
             });
         }
-        self.entries.insert(Arc::clone(key), Entry::new(spec));
+        self.insert(key, spec);
         Ok(self.begin(key).map_or_else(|| unreachable!("the entry has just been inserted"), Reservation::Started))
     }
 
     fn begin(&mut self, key: &Arc<str>) -> Option<Ticket> {
+        let given_up = self.open.as_ref()?.subscribe();
         let (gate, opened) = watch::channel(());
         let revision = self.revise(key, Phase::Starting(opened))?;
         self.starting += 1;
-        Some(Ticket { key: Arc::clone(key), revision, epoch: self.epoch, _gate: gate })
+        Some(Ticket { key: Arc::clone(key), revision, epoch: self.epoch, given_up, _gate: gate })
     }
 
     fn revise(&mut self, key: &str, phase: Phase) -> Option<u64> {
@@ -269,7 +190,7 @@ impl Table {
     /// Turns a restart that is due into a start, if it still is.
     pub(super) fn begin_restart(&mut self, due: &Due, now: Instant) -> Option<(Ticket, ChildSpec)> {
         let entry = self.entries.get(&due.key)?;
-        if entry.revision != due.revision || !self.open {
+        if entry.revision != due.revision || self.open.is_none() {
             return None;
         }
         let spec = entry.spec.as_deref().cloned()?;
@@ -282,11 +203,19 @@ impl Table {
         Some((ticket, spec))
     }
 
+    /// The end of a start; false when nobody wants it any more.
     fn finish(&mut self, ticket: &Ticket) -> bool {
         if ticket.epoch == self.epoch {
             self.starting = self.starting.saturating_sub(1);
         }
-        self.open && self.entries.get(&ticket.key).is_some_and(|entry| entry.revision == ticket.revision)
+        self.open.is_some() && self.entries.get(&ticket.key).is_some_and(|entry| entry.revision == ticket.revision)
+    }
+
+    /// Exits that no start will ask for any more.
+    fn forget_early(&mut self) {
+        if self.starting == 0 {
+            self.early = HashMap::new();
+        }
     }
 
     /// Enters a child that has started. `None` means that nobody wants it any
@@ -294,36 +223,43 @@ impl Table {
     pub(super) fn started(&mut self, ticket: &Ticket, cell: &ActorCell) -> Option<Aftermath> {
         let wanted = self.finish(ticket);
         let early = self.early.remove(&cell.get_id());
-        if self.starting == 0 {
-            self.early = HashMap::new();
-        }
+        self.forget_early();
         if !wanted {
             return None;
         }
+        let now = clock::now();
         if let Some(entry) = self.entries.get_mut(&ticket.key) {
-            entry.restarts += u32::from(entry.started_ms != 0);
-            entry.started_ms = clock::unix_ms();
+            entry.restarts += u32::from(entry.started_at.is_some());
+            entry.started_at = Some(now);
             entry.phase = Phase::Running(cell.clone());
         }
         self.by_actor.insert(cell.get_id(), Arc::clone(&ticket.key));
         Some(match early {
-            Some(exit) => self.exited(cell.get_id(), exit, clock::now()),
+            Some(exit) => self.exited(cell.get_id(), exit, now),
             None => Aftermath::Nothing,
         })
     }
 
+    /// A child chose not to run, and is forgotten.
+    pub(super) fn ignored(&mut self, ticket: &Ticket) -> Option<Aftermath> {
+        if !self.finish(ticket) {
+            return None;
+        }
+        self.forget_early();
+        self.remove(&ticket.key);
+        Some(Aftermath::Nothing)
+    }
+
     /// A start failed: the key's first, which is forgotten but for its crash
     /// history, or a restart, which is tried again.
-    pub(super) fn failed(&mut self, ticket: &Ticket, error: &StartError, now: Instant) -> Aftermath {
+    pub(super) fn failed(&mut self, ticket: &Ticket, error: &StartError, now: Instant) -> Option<Aftermath> {
         if !self.finish(ticket) {
-            return Aftermath::Nothing;
+            return None;
         }
-        if self.starting == 0 {
-            self.early = HashMap::new();
-        }
+        self.forget_early();
         let first =
-            self.entries.get(&ticket.key).is_some_and(|entry| entry.started_ms == 0 && entry.last_error.is_none());
-        self.crashed(&ticket.key, &error.to_string(), !first, now)
+            self.entries.get(&ticket.key).is_some_and(|entry| entry.started_at.is_none() && entry.last_error.is_none());
+        Some(self.crashed(&ticket.key, &error.to_string(), !first, now))
     }
 
     /// A child's actor has ended.
@@ -334,16 +270,36 @@ impl Table {
             }
             return Aftermath::Nothing;
         };
-        let Some(entry) = self.entries.get(&key) else {
+        let Some(entry) = self.entries.get_mut(&key) else {
             return Aftermath::Nothing;
         };
-        let again = restarts(entry.restart, &exit) && !matches!(entry.phase, Phase::Stopping(..));
-        let ended_well = !exit.is_abnormal() || matches!(entry.phase, Phase::Stopping(..));
-        if ended_well && !again {
-            self.entries.remove(&key);
-            return Aftermath::Nothing;
+        let stopped_by_hand = matches!(entry.phase, Phase::Stopping(..));
+        if !stopped_by_hand && restarts(entry.restart, &exit) {
+            let ran = entry.started_at.map(|at| now.saturating_duration_since(at));
+            if ran.is_some_and(|ran| ran > self.intensity.period) {
+                entry.attempt = 0;
+            }
+            return self.crashed(&key, exit.error().unwrap_or("ended without an error"), true, now);
         }
-        self.crashed(&key, exit.error().unwrap_or("ended without an error"), again, now)
+        let significant = entry.significant && !stopped_by_hand;
+        if stopped_by_hand || !exit.is_abnormal() {
+            self.remove(&key);
+            return self.auto_shutdown(significant).unwrap_or(Aftermath::Nothing);
+        }
+        let aftermath = self.crashed(&key, exit.error().unwrap_or_default(), false, now);
+        self.auto_shutdown(significant).unwrap_or(aftermath)
+    }
+
+    /// `do_auto_shutdown/2` in `supervisor.erl`, for a child that has been
+    /// removed.
+    fn auto_shutdown(&self, significant: bool) -> Option<Aftermath> {
+        let shutdown = significant
+            && match self.auto_shutdown {
+                AutoShutdown::Never => false,
+                AutoShutdown::AnySignificant => true,
+                AutoShutdown::AllSignificant => self.significant == 0,
+            };
+        shutdown.then_some(Aftermath::Shutdown)
     }
 
     /// Counts a crash, or a permanent child's end, and decides on a restart.
@@ -359,10 +315,11 @@ impl Table {
         if again {
             if let Some(entry) = self.entries.get_mut(key) {
                 entry.last_error = Some(cut(error.to_owned()).into());
-                attempt = entry.restarts;
+                attempt = entry.attempt;
+                entry.attempt = attempt.saturating_add(1);
             }
         } else {
-            self.entries.remove(key);
+            self.remove(key);
         }
         let phase = match sentence {
             Sentence::Free => Phase::Restarting,
@@ -385,7 +342,7 @@ impl Table {
             Phase::Starting(gate) => Termination::Busy { gate: gate.clone(), stopping: false },
             Phase::Stopping(_, gate) => Termination::Busy { gate: gate.clone(), stopping: true },
             Phase::Restarting | Phase::Quarantined => {
-                self.entries.remove(key);
+                self.remove(key);
                 Termination::Done
             }
             Phase::Running(cell) => {
@@ -400,7 +357,7 @@ impl Table {
     /// A terminated child has ended, if the supervisor did not see it first.
     pub(super) fn stopped(&mut self, actor: ActorId) {
         if let Some(key) = self.by_actor.remove(&actor) {
-            self.entries.remove(&key);
+            self.remove(&key);
         }
     }
 
@@ -429,8 +386,18 @@ impl Table {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+    pub(super) fn counts(&self) -> ChildCounts {
+        let specs = self.entries.len();
+        ChildCounts {
+            specs,
+            active: self.by_actor.len(),
+            supervisors: self.supervisors,
+            workers: specs - self.supervisors,
+        }
+    }
+
+    pub(super) fn childspec(&self, key: &str) -> Option<ChildSpec> {
+        self.entries.get(key)?.spec.as_deref().cloned()
     }
 
     pub(super) fn held_count(&self) -> Option<usize> {
@@ -465,18 +432,7 @@ impl Table {
             node.last_error = Some(last_error.to_string());
             node
         });
-        let known = self.entries.iter().map(|(key, entry)| {
-            let mut node = TreeNode::new(key, entry.kind, entry.status());
-            node.restarts = u64::from(entry.restarts);
-            node.started_ms = entry.started_ms;
-            if let Some(probe) = &entry.probe {
-                probe.describe(&mut node, depth, children_max);
-            }
-            if let Some(error) = &entry.last_error {
-                node.last_error = Some(error.to_string());
-            }
-            node
-        });
+        let known = self.entries.iter().map(|(key, entry)| entry.node(key, depth, children_max));
         held.chain(known).take(children_max).collect()
     }
 }

@@ -7,10 +7,9 @@
 //! children; observers read [`Shared`] and do not notice.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use metrics::Counter;
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use super::{Child, Shared};
@@ -46,13 +45,13 @@ pub(super) struct Due {
 }
 
 pub(super) struct Process {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     restarts_total: Counter,
 }
 
 pub(super) struct State {
     window: RestartWindow,
-    next_token: u64,
+    pub(super) next_token: u64,
     /// Lets go of the children however the actor ends, a kill included.
     _clear: Clear,
 }
@@ -66,14 +65,11 @@ impl Drop for Clear {
     fn drop(&mut self) {
         // ractor hands the state of an ended actor to its supervisor, which may
         // drop it after it has started the next incarnation.
-        let current = self.shared.actor.lock().as_ref().map(|actor| actor.get_id());
-        if current != Some(self.actor) {
+        if !self.shared.seat.is_taken_by(self.actor) {
             return;
         }
-        for child in self.shared.children.lock().iter_mut() {
-            child.cell = None;
-            child.status = Status::Stopped;
-        }
+        let mut children = self.shared.children.lock();
+        self.shared.adopt(&mut children);
     }
 }
 
@@ -86,7 +82,7 @@ impl Process {
     }
 
     /// Looks at or changes one child, which may be gone.
-    fn with<R>(&self, token: u64, f: impl FnOnce(&mut Child) -> R) -> Option<R> {
+    pub(super) fn with<R>(&self, token: u64, f: impl FnOnce(&mut Child) -> R) -> Option<R> {
         let mut children = self.shared.children.lock();
         children.iter_mut().find(|child| child.token == token).map(f)
     }
@@ -97,11 +93,12 @@ impl Process {
         children.iter().map(|child| (child.token, child.slot())).unzip()
     }
 
-    fn forget(&self, tokens: &[u64]) {
+    pub(super) fn forget(&self, tokens: &[u64]) {
         self.shared.children.lock().retain(|child| !tokens.contains(&child.token));
     }
 
-    async fn start_one(&self, myself: &ActorCell, token: u64) -> Result<ActorCell, StartError> {
+    /// Starts a child; `None` when it chose not to run.
+    pub(super) async fn start_one(&self, myself: &ActorCell, token: u64) -> Result<Option<ActorCell>, StartError> {
         let supervisor = &*self.shared.spec.id;
         let spec = self.with(token, |child| {
             child.status = Status::Starting;
@@ -109,17 +106,25 @@ impl Process {
             child.spec.clone()
         });
         let Some(spec) = spec else {
-            return Err(StartError::NotRunning { supervisor: Arc::clone(&self.shared.spec.id) });
+            return Err(self.shared.seat.not_running());
         };
-        let started = spec.start_under(myself).await;
+        let started = match spec.start_under(myself).await {
+            Ok(cell) => Ok(Some(cell)),
+            Err(StartError::Ignored) => Ok(None),
+            Err(error) => Err(error),
+        };
         self.with(token, |child| match &started {
-            Ok(cell) => {
+            Ok(Some(cell)) => {
                 child.cell = Some(cell.clone());
                 child.status = Status::Running;
-                child.restarts += u64::from(child.started_at.is_some());
+                child.restarts += u64::from(child.started_ms != 0);
                 child.started_at = Some(clock::now());
                 child.started_ms = clock::unix_ms();
                 tracing::info!(supervisor, child = &*spec.id, restarts = child.restarts, "child started");
+            }
+            Ok(None) => {
+                child.status = Status::Stopped;
+                tracing::info!(supervisor, child = &*spec.id, "child chose not to run");
             }
             Err(error) => {
                 child.status = Status::Stopped;
@@ -127,10 +132,13 @@ impl Process {
                 tracing::warn!(supervisor, child = &*spec.id, %error, "child did not start");
             }
         });
+        if spec.restart == Restart::Temporary && matches!(started, Ok(None)) {
+            self.forget(&[token]);
+        }
         started
     }
 
-    async fn stop_one(&self, token: u64) {
+    pub(super) async fn stop_one(&self, token: u64) {
         let found = self.with(token, |child| {
             child.revision += 1;
             child.cell.clone().map(|cell| {
@@ -145,6 +153,7 @@ impl Process {
         self.with(token, |child| {
             child.cell = None;
             child.status = Status::Stopped;
+            child.started_at = None;
         });
     }
 
@@ -170,6 +179,12 @@ impl Process {
             child.cell = None;
             child.status = Status::Stopped;
             child.revision += 1;
+            // Taken, so that starts that fail from now on do not pass for a
+            // quiet period.
+            let ran = child.started_at.take().map(|at| clock::now().saturating_duration_since(at));
+            if ran.is_some_and(|ran| ran > spec.intensity.period) {
+                child.attempt = 0;
+            }
             if let Some(error) = exit.error() {
                 child.last_error = Some(cut(error.to_owned()));
                 tracing::warn!(supervisor = &*spec.id, child = &*child.spec.id, error, "child failed");
@@ -198,8 +213,7 @@ impl Process {
     /// the back-off.
     async fn restart(&self, myself: &ActorRef<Msg>, state: &mut State, token: u64) -> Outcome {
         let spec = &self.shared.spec;
-        let now = clock::now();
-        if !state.window.admit(spec.intensity, now) {
+        if !state.window.admit(spec.intensity, clock::now()) {
             return self.melt_down(token).await;
         }
         self.restarts_total.increment(1);
@@ -209,9 +223,7 @@ impl Process {
             return Ok(());
         };
         let due = self.with(token, |child| {
-            let ran_quietly =
-                child.started_at.is_some_and(|at| now.saturating_duration_since(at) > spec.intensity.period);
-            let attempt = if ran_quietly { 0 } else { child.attempt };
+            let attempt = child.attempt;
             child.attempt = attempt.saturating_add(1);
             (attempt, Self::mark_due(child))
         });
@@ -290,55 +302,6 @@ impl Process {
         self.stop_children().await;
         Err(meltdown.into())
     }
-
-    fn find(&self, id: &Arc<str>) -> Result<(u64, Status, Restart), ChildError> {
-        let children = self.shared.children.lock();
-        children
-            .iter()
-            .find(|child| child.spec.id == *id)
-            .map(|child| (child.token, child.status, child.spec.restart))
-            .ok_or_else(|| ChildError::NotFound { key: Arc::clone(id) })
-    }
-
-    async fn add(&self, myself: &ActorCell, state: &mut State, spec: ChildSpec) -> Result<ActorCell, ChildError> {
-        let id = Arc::clone(&spec.id);
-        if let Ok((token, _, _)) = self.find(&id) {
-            let cell = self.with(token, |child| child.cell.clone()).flatten();
-            return Err(match cell {
-                Some(cell) => StartError::AlreadyStarted { key: id, cell }.into(),
-                // OTP's already_present.
-                None => StartError::InvalidSpec { child: id, reason: "its id is taken: restart or delete that child" }
-                    .into(),
-            });
-        }
-        let token = state.next_token;
-        state.next_token += 1;
-        self.shared.children.lock().push(Child::new(token, spec));
-        let started = self.start_one(myself, token).await;
-        if started.is_err() {
-            self.forget(&[token]);
-        }
-        Ok(started?)
-    }
-
-    async fn terminate(&self, id: &Arc<str>) -> Result<(), ChildError> {
-        let (token, _, restart) = self.find(id)?;
-        self.stop_one(token).await;
-        if restart == Restart::Temporary {
-            self.forget(&[token]);
-        }
-        Ok(())
-    }
-
-    /// The token of a child that has no actor and no restart due.
-    fn find_idle(&self, id: &Arc<str>) -> Result<u64, ChildError> {
-        let key = Arc::clone(id);
-        match self.find(id)? {
-            (token, Status::Stopped, _) => Ok(token),
-            (_, Status::Restarting, _) => Err(ChildError::Restarting { key }),
-            _ => Err(ChildError::Running { key }),
-        }
-    }
 }
 
 impl Actor for Process {
@@ -348,21 +311,17 @@ impl Actor for Process {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
         let spec = &self.shared.spec;
-        {
-            let mut actor = self.shared.actor.lock();
-            if let Some(other) = actor.as_ref().filter(|other| other.get_status() != ActorStatus::Stopped) {
-                return Err(Box::new(StartError::AlreadyStarted { key: Arc::clone(&spec.id), cell: other.get_cell() }));
-            }
-            *actor = Some(myself.clone());
-        }
+        self.shared.seat.take(&myself)?;
         let numbered = (0_u64..).zip(&spec.children);
-        *self.shared.children.lock() = numbered.map(|(token, child)| Child::new(token, child.clone())).collect();
-        self.shared.started_ms.store(clock::unix_ms(), Ordering::Relaxed);
+        let children = numbered.map(|(token, child)| Child::new(token, child.clone())).collect();
+        let mut earlier = std::mem::replace(&mut *self.shared.children.lock(), children);
+        self.shared.adopt(&mut earlier);
         let state = State {
             window: RestartWindow::default(),
             next_token: spec.children.len() as u64,
             _clear: Clear { shared: Arc::clone(&self.shared), actor: myself.get_id() },
         };
+        self.shared.bury().await;
         for (token, child) in (0_u64..).zip(&spec.children) {
             if let Err(source) = self.start_one(&myself.get_cell(), token).await {
                 self.stop_children().await;
@@ -380,6 +339,7 @@ impl Actor for Process {
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, message: Msg, state: &mut State) -> Outcome {
+        self.shared.seat.beat();
         // A requester that has gone away does not hear its answer.
         match message {
             Msg::Retry(due) if self.is_due(due) => {
@@ -394,14 +354,10 @@ impl Actor for Process {
                 let _ = reply.send(self.terminate(&id).await);
             }
             Msg::RestartChild(id, reply) => {
-                let answer = match self.find_idle(&id) {
-                    Ok(token) => self.start_one(&myself.get_cell(), token).await.map_err(Into::into),
-                    Err(error) => Err(error),
-                };
-                let _ = reply.send(answer);
+                let _ = reply.send(self.start_again(&myself.get_cell(), &id).await);
             }
             Msg::DeleteChild(id, reply) => {
-                let _ = reply.send(self.find_idle(&id).map(|token| self.forget(&[token])));
+                let _ = reply.send(self.delete(&id));
             }
         }
         Ok(())
@@ -414,7 +370,10 @@ impl Actor for Process {
         state: &mut State,
     ) -> Outcome {
         match Exit::of_event(event) {
-            Some((cell, exit)) => self.exited(&myself, state, &cell, exit).await,
+            Some((cell, exit)) => {
+                self.shared.seat.beat();
+                self.exited(&myself, state, &cell, exit).await
+            }
             None => Ok(()),
         }
     }

@@ -147,3 +147,30 @@ async fn a_node_serialises() {
     assert_eq!(json["status"], "stopped");
     assert_eq!(json["children_total"], 0);
 }
+
+/// A supervisor's heartbeat is its last event or request.
+#[tokio::test(start_paused = true)]
+async fn supervisors_have_heartbeats() {
+    let stage = Stage::default();
+    let orgs = DynamicSupervisor::new(DynamicSpec::new("orgs"));
+    let inner = Supervisor::new(stage.supervisor("inner one_for_one\n a").child(orgs.child_spec()));
+    let root = Supervisor::new(stage.supervisor("root one_for_one").child(inner.child_spec()));
+    root.start(None).await.expect("starts");
+    orgs.start_child("org/1", stage.child("o temporary")).await.expect("starts");
+    let see = || {
+        let seen = root.observe(2, 9).children.remove(0);
+        let orgs = seen.children[1].clone();
+        (seen, orgs)
+    };
+    let (first, first_orgs) = see();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for id in ["a", "o"] {
+        stage.order(id, Order::Crash);
+    }
+    settle().await;
+    let (second, second_orgs) = see();
+    assert_eq!((second.handled - first.handled, second_orgs.handled - first_orgs.handled), (1, 1));
+    for node in [second, second_orgs] {
+        assert_eq!(node.heartbeat_ms, node.started_ms + 1000, "{}", node.id);
+    }
+}

@@ -1,9 +1,11 @@
 //! OTP's requests to a running supervisor.
 
-use canopy_supervision::{ChildSpec, StartError, Strategy, Supervisor, SupervisorSpec};
+use canopy_supervision::{
+    ChildCounts, ChildKind, ChildSpec, Restart, Shutdown, StartError, Strategy, Supervisor, SupervisorSpec,
+};
 use ractor::Actor;
 
-use crate::stage::check;
+use crate::stage::{Order, Stage, check, settle};
 
 #[tokio::test(start_paused = true)]
 async fn add_terminate_restart_delete() {
@@ -82,4 +84,25 @@ async fn a_factory_that_panics_or_does_not_link_is_a_failed_start() {
         let error: StartError = Supervisor::new(spec).start(None).await.expect_err("fails");
         assert_eq!(error.to_string(), expected);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn children_are_counted_and_their_specs_shown() {
+    let stage = Stage::default();
+    let inner = Supervisor::new(stage.supervisor("inner one_for_one\n x"));
+    let supervisor = Supervisor::new(stage.supervisor("s one_for_one\n a\n b transient").child(inner.child_spec()));
+    assert_eq!(supervisor.count_children(), ChildCounts::default());
+    supervisor.start(None).await.expect("starts");
+    assert_eq!(supervisor.count_children(), ChildCounts { specs: 3, active: 3, supervisors: 1, workers: 2 });
+    stage.order("b", Order::Stop(None));
+    settle().await;
+    supervisor.terminate_child("inner").await.expect("known");
+    assert_eq!(supervisor.count_children(), ChildCounts { specs: 3, active: 1, supervisors: 1, workers: 2 });
+    let spec = supervisor.get_childspec("inner").expect("known");
+    assert_eq!(
+        (spec.kind, spec.shutdown, spec.restart),
+        (ChildKind::Supervisor, Shutdown::Infinity, Restart::Permanent)
+    );
+    assert_eq!(supervisor.get_childspec("b").expect("known").restart, Restart::Transient);
+    assert!(supervisor.get_childspec("z").is_none());
 }

@@ -33,6 +33,18 @@ pub(crate) struct Stage {
     actors: Arc<Mutex<HashMap<String, ActorRef<Order>>>>,
     /// How many of its next starts an actor refuses.
     refusals: Arc<Mutex<HashMap<String, u32>>>,
+    /// How many of its next starts an actor declines, which is no failure.
+    declines: Arc<Mutex<HashMap<String, u32>>>,
+}
+
+/// Takes one from what is left for `id`.
+fn take_one(left: &Mutex<HashMap<String, u32>>, id: &str) -> bool {
+    let mut left = left.lock();
+    let Some(count) = left.get_mut(id).filter(|count| **count > 0) else {
+        return false;
+    };
+    *count -= 1;
+    true
 }
 
 impl Stage {
@@ -45,8 +57,17 @@ impl Stage {
         std::mem::take(&mut *self.trace.lock()).join(", ")
     }
 
+    /// The same, and they stay.
+    pub(crate) fn peek(&self) -> String {
+        self.trace.lock().join(", ")
+    }
+
     pub(crate) fn refuse(&self, id: &str, times: u32) {
         self.refusals.lock().insert(id.to_owned(), times);
+    }
+
+    pub(crate) fn decline(&self, id: &str, times: u32) {
+        self.declines.lock().insert(id.to_owned(), times);
     }
 
     pub(crate) fn actor(&self, id: &str) -> ActorRef<Order> {
@@ -57,17 +78,23 @@ impl Stage {
         self.actor(id).send_message(order).expect("it is alive");
     }
 
-    /// `id [permanent|transient|temporary] [significant] [brutal|infinity|timeout=ms] [slow=ms]`;
-    /// a slow one takes that long to stop.
+    /// `id [permanent|transient|temporary] [significant] [brutal|infinity|timeout=ms] [slow=ms] [late=ms]`;
+    /// a slow one takes that long to stop, and `late=ms` that long to start.
     pub(crate) fn child(&self, line: &str) -> ChildSpec {
         let mut words = line.split_whitespace();
         let id = words.next().expect("an id").to_owned();
         let words: Vec<&str> = words.collect();
         let slow_ms = number(&words, "slow=").unwrap_or(0);
+        let late_ms = number(&words, "late=").unwrap_or(0);
         let (stage, name) = (self.clone(), id.clone());
         let mut spec = ChildSpec::worker(id, move |supervisor: ActorCell| {
-            let scripted = Scripted::new(stage.clone(), name.clone(), slow_ms);
+            let declines = take_one(&stage.declines, &name);
+            let scripted = Scripted::new(stage.clone(), name.clone(), slow_ms, late_ms);
             async move {
+                if declines {
+                    scripted.note("declined");
+                    return Err(StartError::Ignored);
+                }
                 let (actor, _) = Actor::spawn_linked(None, scripted, (), supervisor).await?;
                 Ok::<_, StartError>(actor.get_cell())
             }
@@ -136,14 +163,15 @@ struct Scripted {
     stage: Stage,
     id: String,
     slow_ms: u64,
+    late_ms: u64,
     started: AtomicBool,
     /// The trace has its end.
     ended: AtomicBool,
 }
 
 impl Scripted {
-    fn new(stage: Stage, id: String, slow_ms: u64) -> Self {
-        Self { stage, id, slow_ms, started: AtomicBool::new(false), ended: AtomicBool::new(false) }
+    fn new(stage: Stage, id: String, slow_ms: u64, late_ms: u64) -> Self {
+        Self { stage, id, slow_ms, late_ms, started: AtomicBool::new(false), ended: AtomicBool::new(false) }
     }
 
     fn note(&self, what: &str) {
@@ -165,10 +193,11 @@ impl Actor for Scripted {
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Order>, (): ()) -> Result<(), ActorProcessingErr> {
-        if let Some(left) = self.stage.refusals.lock().get_mut(&self.id)
-            && *left > 0
-        {
-            *left -= 1;
+        if self.late_ms > 0 {
+            self.note("starting");
+            tokio::time::sleep(Duration::from_millis(self.late_ms)).await;
+        }
+        if take_one(&self.stage.refusals, &self.id) {
             self.note("refused");
             return Err(format!("{} does not want to", self.id).into());
         }
@@ -261,6 +290,7 @@ pub(crate) async fn check(spec: &str, script: &str, expected: &str) {
             "stop" => stage.order(id, Order::Stop(words.get(2).map(|reason| (*reason).to_owned()))),
             "kill" => stage.actor(id).kill(),
             "refuse" => stage.refuse(id, words[2].parse().expect("a number")),
+            "decline" => stage.decline(id, words[2].parse().expect("a number")),
             "advance" => {
                 tokio::time::sleep(Duration::from_millis(id.parse().expect("a number"))).await;
             }

@@ -1,5 +1,7 @@
 //! Strategies, intensity and retries, as traces.
 
+use canopy_supervision::StartError;
+
 use crate::stage::check;
 
 #[tokio::test(start_paused = true)]
@@ -204,4 +206,80 @@ async fn a_group_waits_together_and_an_earlier_sibling_takes_it_over() {
          started a, started b, started c",
     )
     .await;
+}
+
+/// The child ran quietly for long before; the starts that fail now did not.
+#[tokio::test(start_paused = true)]
+async fn back_off_grows_over_starts_that_fail() {
+    check(
+        "s one_for_one 9/5000 backoff=100\n a",
+        "advance 60000\n refuse a 2\n crash a\n advance 100\n advance 190\n advance 10\n advance 390\n advance 10",
+        "> start
+         started a
+         > advance 60000
+         > refuse a 2
+         > crash a
+         crashed a
+         > advance 100
+         refused a
+         > advance 190
+         > advance 10
+         refused a
+         > advance 390
+         > advance 10
+         started a",
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_during_a_back_off_is_final() {
+    check(
+        "s one_for_all 9/5000 backoff=100\n a\n b",
+        "crash a\n shutdown\n advance 500",
+        "> start
+         started a, started b
+         > crash a
+         crashed a, stopped b
+         > shutdown
+         supervisor ended: shutdown
+         > advance 500",
+    )
+    .await;
+}
+
+/// OTP's `ignore`.
+#[tokio::test(start_paused = true)]
+async fn a_child_may_choose_not_to_run() {
+    let stage = crate::stage::Stage::default();
+    let spec = stage.supervisor("s one_for_all\n a\n b\n c temporary\n d");
+    let supervisor = canopy_supervision::Supervisor::new(spec);
+    stage.decline("b", 1);
+    stage.decline("c", 1);
+    supervisor.start(None).await.expect("that is no failure");
+    assert_eq!(stage.events(), "started a, declined b, declined c, started d");
+    let known = || supervisor.which_children().iter().map(|child| child.id.to_string()).collect::<Vec<_>>();
+    assert_eq!(known(), ["a", "b", "d"], "a temporary one is forgotten");
+    assert!(supervisor.child("b").is_none());
+    stage.decline("b", 1);
+    let again = supervisor.restart_child("b").await;
+    assert!(matches!(again, Err(canopy_supervision::ChildError::Start(StartError::Ignored))), "{again:?}");
+    // A group restart asks it again.
+    stage.order("a", crate::stage::Order::Crash);
+    crate::stage::settle().await;
+    assert_eq!(stage.events(), "declined b, crashed a, stopped d, started a, started b, started d");
+    // So does its own, and then it stays away.
+    stage.decline("b", 1);
+    stage.order("b", crate::stage::Order::Crash);
+    crate::stage::settle().await;
+    assert_eq!(stage.events(), "crashed b, stopped d, stopped a, started a, declined b, started d");
+    // One that is added and declines is kept, unless it is temporary.
+    for (line, kept) in [("e", true), ("f temporary", false)] {
+        stage.decline(&line[..1], 1);
+        let added = supervisor.start_child(stage.child(line)).await;
+        assert!(matches!(added, Err(canopy_supervision::ChildError::Start(StartError::Ignored))), "{added:?}");
+        assert_eq!(known().contains(&line[..1].to_owned()), kept, "{line}");
+    }
+    let present = supervisor.start_child(stage.child("e")).await.expect_err("its id is taken");
+    assert_eq!(present.to_string(), "child e is present and has no actor: restart it, or delete it first");
 }
