@@ -7,6 +7,8 @@ mod damage;
 mod directory;
 mod effects;
 mod fixture;
+mod formats;
+mod formats_content;
 mod model;
 mod pipeline;
 mod requests;
