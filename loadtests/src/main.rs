@@ -10,6 +10,10 @@ use canopy_load::selftest;
 use canopy_load::threshold::Threshold;
 use clap::{Parser, Subcommand, ValueEnum};
 
+/// The server's own, so that in-process sides and baselines stand as it does.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(name = "canopy-load", version, about = "Load scenarios with honest baselines")]
 struct CommandLine {

@@ -23,6 +23,7 @@ mod node;
 mod options;
 mod overlay;
 mod partition;
+mod recent;
 mod records;
 mod root;
 mod route;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use canopy_proto::system::v1::Transaction;
-use fjall::UserValue;
+use fjall::{UserKey, UserValue};
 
 use crate::partition::Partition;
 use crate::state::PendingRows;
@@ -18,7 +18,7 @@ pub(crate) struct Pending {
 
 struct InFlight {
     position: u64,
-    keys: Vec<Vec<u8>>,
+    keys: Vec<UserKey>,
     /// The sealed feed entry, for submissions that have one.
     entry: Option<(u64, UserValue)>,
     wake_at_ms: Option<i64>,
@@ -31,7 +31,7 @@ pub(crate) struct Overlay {
 }
 
 /// Rows of one submission, by stored key.
-pub(crate) type NewRows = Vec<(Vec<u8>, Option<Bytes>)>;
+pub(crate) type NewRows = Vec<(UserKey, Option<Bytes>)>;
 
 impl Overlay {
     pub(crate) fn rows(&self) -> &PendingRows {

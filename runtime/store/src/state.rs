@@ -84,13 +84,13 @@ impl Durable {
 
 type StoredRow = Result<(UserKey, UserValue), StoreError>;
 type StoredIter<'a> = Box<dyn Iterator<Item = StoredRow> + 'a>;
-type PendingIter<'a> = Box<dyn Iterator<Item = (&'a Vec<u8>, &'a Pending)> + 'a>;
+type PendingIter<'a> = Box<dyn Iterator<Item = (&'a UserKey, &'a Pending)> + 'a>;
 
 /// First and last stored key of a span.
 type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// Pending rows by stored key.
-pub(crate) type PendingRows = BTreeMap<Vec<u8>, Pending>;
+pub(crate) type PendingRows = BTreeMap<UserKey, Pending>;
 
 /// Rows of a table: durable ones, and over them pending ones.
 pub(crate) fn scan(
@@ -156,7 +156,7 @@ impl<'a> Merged<'a> {
             (Some(_), None) => Less,
             (None, Some(_)) | (_, Some(Err(_))) => Greater,
             (Some((over, _)), Some(Ok((under, _)))) => {
-                let order = over.as_slice().cmp(under);
+                let order = over.cmp(&under);
                 if self.order == Order::Ascending { order } else { order.reverse() }
             }
         };

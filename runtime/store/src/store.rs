@@ -144,7 +144,7 @@ impl Store {
                 claim.set_found(&vault, &partition);
             }
             claim.publish(meta.seq);
-            Ok(Writer::new(claim, store, vault, partition, new_partition, views, meta))
+            Writer::new(claim, store, vault, partition, new_partition, views, meta)
         };
         tokio::task::spawn_blocking(load).await.unwrap_or_else(|error| {
             Err(StoreError::Io { what: format!("cannot open `{address}`"), reason: error.to_string() })

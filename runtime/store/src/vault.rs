@@ -6,14 +6,14 @@ use std::sync::{Arc, OnceLock};
 
 use canopy_domain::Address;
 use fjall::Readable;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 
 use crate::StoreError;
 use crate::catalog::VaultId;
 use crate::commit::Ticket;
 use crate::disk::{Disk, OpenError, io_error};
-use crate::group::{Committer, Queue, Submission};
+use crate::group::{Committer, Pushed, Queue, Submission};
 use crate::key::{Hmac256, Key, random};
 use crate::keyring::{self, KEY_VERSION, Keyring, KeyringContent, PartitionName};
 use crate::layout;
@@ -52,6 +52,8 @@ pub(crate) struct Vault {
     pub(crate) name: VaultName,
     pub(crate) keys: VaultKeys,
     pub(crate) queue: Mutex<Queue>,
+    /// Tells a commit that its group is complete.
+    pub(crate) gathered: Condvar,
     id: VaultId,
     /// Set by the first commit, where the vault is new.
     disk: OnceLock<Disk>,
@@ -106,6 +108,7 @@ impl Vault {
             name,
             keys,
             queue: Mutex::new(Queue::default()),
+            gathered: Condvar::new(),
             id,
             disk: OnceLock::new(),
             partitions: Mutex::new(partitions),
@@ -210,9 +213,11 @@ impl Vault {
     }
 
     fn push(self: &Arc<Self>, submission: Submission) -> u64 {
-        let (position, schedule) = self.queue.lock().push(submission);
-        if schedule {
-            Committer::schedule(&self.node, self.clone());
+        let (position, pushed) = self.queue.lock().push(submission);
+        match pushed {
+            Pushed::Schedule => Committer::schedule(&self.node, self.clone()),
+            Pushed::Gathered => drop(self.gathered.notify_one()),
+            Pushed::Nothing => {}
         }
         position
     }

@@ -67,7 +67,7 @@ impl Rebuild<'_> {
             advance: Some(Advance {
                 partition: self.partition.clone(),
                 handle: self.handle.clone(),
-                meta: meta.clone(),
+                meta: Arc::new(meta.clone()),
             }),
             is_commit: false,
             new_partition: None,

@@ -7,6 +7,7 @@ use canopy_domain::{Address, Order, Reader, Refusal, Span, View, ViewWrite};
 use canopy_proto::system::v1 as proto;
 use canopy_proto::system::v1::{RequestRecord, Transaction};
 use fjall::{UserKey, UserValue};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::oneshot;
 
@@ -15,6 +16,7 @@ use crate::handle::Claim;
 use crate::key::Nonces;
 use crate::overlay::{NewRows, Overlay};
 use crate::partition::{EFFECTS, INTERNAL, Meta, Partition, REQUESTS, SCHEMA_VERSION, effect_key};
+use crate::recent::RecentRows;
 use crate::seal::Space;
 use crate::state::{self, Durable};
 use crate::store::{PartitionReader, Store};
@@ -26,6 +28,16 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Request records that one [`Writer::purge_request_records`] removes at most.
 const PURGED_AT_ONCE_MAX: usize = 1000;
+
+/// The first day with a request record where there is none.
+const NO_REQUESTS: u32 = u32::MAX;
+
+/// The first day that has request records, in days since 1970.
+fn first_request_day(durable: &Durable) -> Result<u32, StoreError> {
+    let first = state::keys(durable, REQUESTS, 1, |_| true)?;
+    let day = first.first().and_then(|key| state::suffix(key).first_chunk());
+    Ok(day.map_or(NO_REQUESTS, |day| u32::from_be_bytes(*day)))
+}
 
 /// Commits to one partition. There is one per address; it keeps the vault
 /// open. Commits are pipelined: the next decision may be made on
@@ -39,7 +51,11 @@ pub struct Writer {
     new_partition: Option<Vec<u8>>,
     views: Vec<View>,
     /// As of the last submission.
-    meta: Meta,
+    meta: Arc<Meta>,
+    recent: Mutex<RecentRows>,
+    /// No request record is older, in days since 1970: days before it need no
+    /// look-up.
+    requests_since: u32,
     /// The last durable wish that the overlay has forgotten.
     wake_at_ms: Option<i64>,
     overlay: Overlay,
@@ -56,10 +72,13 @@ impl Writer {
         new_partition: Option<Vec<u8>>,
         views: Vec<View>,
         mut meta: Meta,
-    ) -> Self {
+    ) -> Result<Self, StoreError> {
+        let durable = Durable::of(vault.clone(), partition.clone());
+        let requests_since = durable.as_ref().map_or(Ok(NO_REQUESTS), first_request_day)?;
+        drop(durable);
         // Views that are new, or whose partition is empty, start as they are.
         meta.view_versions = views.iter().map(|view| (u32::from(view.id), view.version)).collect();
-        Self {
+        Ok(Self {
             claim,
             store,
             vault,
@@ -67,10 +86,12 @@ impl Writer {
             new_partition,
             views,
             wake_at_ms: meta.wake_at_ms,
-            meta,
+            meta: Arc::new(meta),
+            recent: Mutex::default(),
+            requests_since,
             overlay: Overlay::default(),
             position: 0,
-        }
+        })
     }
 
     /// Whose partition this is.
@@ -130,7 +151,9 @@ impl Writer {
             if record.seq == 0 {
                 record.seq = seq;
             }
-            let key = self.request_key(&key, day_of(commit.time_ms));
+            let day = day_of(commit.time_ms);
+            self.requests_since = day.min(self.requests_since);
+            let key = self.request_key(&key, day);
             draft.set(REQUESTS, &key, SCHEMA_VERSION, Some(record.encode_to_vec().into()));
         }
         let transaction = Transaction {
@@ -160,14 +183,15 @@ impl Writer {
             key: self.partition.feed_key(seq).into(),
             value: Some(entry.clone()),
         });
-        let meta = Meta {
+        let meta = Arc::new(Meta {
             seq,
             chain,
             wake_at_ms: commit.wake_at_ms.or(self.meta.wake_at_ms),
             view_versions: self.meta.view_versions.clone(),
             committed_ms: self.meta.committed_ms.max(commit.time_ms),
-        };
-        let advance = Advance { partition: self.partition.clone(), handle: self.claim.clone(), meta: meta.clone() };
+        });
+        let advance =
+            Advance { partition: self.partition.clone(), handle: self.claim.clone(), meta: Arc::clone(&meta) };
         let ticket = self.hand_over(sealed, plain, Some(advance), Some((seq, entry)), commit.wake_at_ms, seq)?;
         self.meta = meta;
         Ok(ticket)
@@ -197,6 +221,7 @@ impl Writer {
             ticket: Some(sender),
         })?;
         self.new_partition = None;
+        self.recent.get_mut().set(plain.iter().map(|(key, row)| (key, row)));
         self.overlay.add(self.position, plain, entry, wake_at_ms);
         Ok(Ticket::waiting(answer))
     }
@@ -370,7 +395,8 @@ impl<'a> RowDraft<'a> {
     }
 
     fn push(&mut self, key: Vec<u8>, sealed: Option<UserValue>, plain: Option<Bytes>) {
-        self.sealed.push(SealedRow { space: Space::Data, key: UserKey::from(key.as_slice()), value: sealed });
+        let key = UserKey::from(key);
+        self.sealed.push(SealedRow { space: Space::Data, key: key.clone(), value: sealed });
         self.plain.push((key, plain));
     }
 }
@@ -389,7 +415,7 @@ impl Live<'_> {
     /// The store cannot be read, or the record is damaged.
     pub fn request_record(&self, key: &RequestKey, now_ms: i64) -> Result<Option<RequestRecord>, StoreError> {
         let writer = self.writer;
-        let oldest = day_of(now_ms.saturating_sub(writer.retention_ms()));
+        let oldest = day_of(now_ms.saturating_sub(writer.retention_ms())).max(writer.requests_since);
         // The clock may have been set back since the last commit.
         let newest = day_of(now_ms.max(writer.meta.committed_ms));
         for day in (oldest..=newest).rev() {
@@ -412,6 +438,20 @@ impl Live<'_> {
             None => Ok(None),
         }
     }
+
+    /// As [`Live::row`], for rows that may be asked for again.
+    fn recent_row(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        // After a failed commit, what was set last may not stand.
+        if self.writer.is_failed() {
+            return self.row(key);
+        }
+        if let Some(known) = self.writer.recent.lock().get(key) {
+            return Ok(known);
+        }
+        let row = self.row(key)?;
+        self.writer.recent.lock().keep(key, row.as_ref());
+        Ok(row)
+    }
 }
 
 impl Reader for Live<'_> {
@@ -419,7 +459,7 @@ impl Reader for Live<'_> {
         if table >= INTERNAL {
             return Ok(None);
         }
-        Ok(self.row(&self.writer.partition.row_key(table, key))?)
+        Ok(self.recent_row(&self.writer.partition.row_key(table, key))?)
     }
 
     fn scan(&self, table: u16, span: Span<'_>) -> Result<Vec<(Bytes, Bytes)>, Refusal> {

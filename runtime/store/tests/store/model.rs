@@ -65,6 +65,13 @@ fn rows(reader: &dyn Reader, scan: &Scan) -> Vec<(Vec<u8>, Vec<u8>)> {
     found.into_iter().map(|(key, row)| (key.to_vec(), row.to_vec())).collect()
 }
 
+fn row(reader: &dyn Reader, key: &[u8]) -> Option<Vec<u8>> {
+    reader.get(TABLE, key).unwrap().map(|row| row.to_vec())
+}
+
+/// More than an owner makes before it keeps rows.
+const WARM_UP_COMMITS: usize = 20;
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -78,8 +85,15 @@ proptest! {
             // A neighbour in the same tables must never show.
             let mut neighbour = store.writer(&org(2), &[]).await.unwrap();
             neighbour.submit(commit(&[(b"", Some(b"theirs")), (&[0xFF; 3], Some(b"theirs"))])).await.unwrap();
+            // An owner that has worked for a while keeps what it reads.
+            for _ in 0..WARM_UP_COMMITS {
+                writer.submit(commit(&[])).await.unwrap();
+            }
             let mut model = BTreeMap::new();
             for (writes, wait) in &commits {
+                for (key, _) in writes {
+                    assert_eq!(row(&writer.live(), key), model.get(key).cloned(), "before {key:?}");
+                }
                 let changes: Vec<_> = writes.iter().map(|(k, v)| (k.as_slice(), v.as_deref())).collect();
                 let ticket = writer.submit(commit(&changes));
                 for (key, value) in writes {
@@ -87,6 +101,9 @@ proptest! {
                         Some(value) => drop(model.insert(key.clone(), value.clone())),
                         None => drop(model.remove(key)),
                     }
+                }
+                for (key, _) in writes {
+                    assert_eq!(row(&writer.live(), key), model.get(key).cloned(), "after {key:?}");
                 }
                 if *wait {
                     ticket.await.unwrap();
@@ -97,7 +114,7 @@ proptest! {
             }
             writer.barrier().await.unwrap();
             let snapshot = writer.reader().snapshot().await.unwrap();
-            assert_eq!(snapshot.seq().unwrap(), commits.len() as u64);
+            assert_eq!(snapshot.seq().unwrap(), (WARM_UP_COMMITS + commits.len()) as u64);
             for scan in &scans {
                 assert_eq!(rows(&snapshot, scan), scan.of(&model), "durable {scan:?}");
             }
