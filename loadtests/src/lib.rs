@@ -10,6 +10,7 @@ pub mod canopy;
 pub mod client;
 pub mod clock;
 mod error;
+pub mod faults;
 pub mod ledger;
 pub mod process;
 pub mod report;

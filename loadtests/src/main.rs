@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use canopy_load::LoadError;
 use canopy_load::baseline::{Kind, serve, spin};
+use canopy_load::faults::{inspector, victim::live};
 use canopy_load::report::Report;
 use canopy_load::scenario::{self, CATALOG, Settings, Subject};
 use canopy_load::selftest;
@@ -39,6 +40,12 @@ enum Action {
         #[arg(long)]
         tls: bool,
     },
+    /// Lives and writes until it is killed
+    #[command(hide = true)]
+    Victim(canopy_load::faults::victim::Life),
+    /// Compares directories with what their victims were promised
+    #[command(hide = true)]
+    Inspect,
     #[command(hide = true)]
     Spin {
         #[arg(long)]
@@ -115,6 +122,8 @@ async fn measure() -> ExitCode {
         }
         Action::Selftest { json } => check(&settings, json).await,
         Action::ServeBaseline { kind, tls } => ended(serve(kind, tls).await),
+        Action::Victim(life) => ended(live(life).await.map_err(|error| LoadError::Subject(error.to_string()))),
+        Action::Inspect => ended(inspector::serve().await.map_err(LoadError::io("inspect"))),
         Action::Spin { cpu_ms } => ended(spin(cpu_ms).await),
     }
 }
