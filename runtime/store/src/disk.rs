@@ -109,6 +109,7 @@ impl Disk {
         keyring: Keyring,
         head: Hmac256,
         sealer: &Sealer,
+        acknowledged: u64,
     ) -> Result<Self, OpenError> {
         let head = Head::open(&dir.join("head"), head).map_err(|e| OpenError::io("its head", &e))?;
         let noted = head.read().map_err(|e| OpenError::io("its head", &e))?;
@@ -126,6 +127,12 @@ impl Disk {
         // Hazard 2: fjall opens a damaged journal as a shorter one.
         if stored < noted {
             return Err(OpenError::Damaged(format!("it acknowledged group {noted}, and only {stored} are left")));
+        }
+        if stored < acknowledged {
+            return Err(OpenError::Damaged(format!(
+                "its directory was set back to an older copy: it acknowledged group {acknowledged}, and only {stored} \
+                 are left"
+            )));
         }
         {
             let mut writer = this.writer.lock();
@@ -213,12 +220,13 @@ impl DiskWriter {
         (GROUP_KEY, sealer.seal(Space::Data, &GROUP_KEY, SCHEMA_VERSION, &text, nonce, 0))
     }
 
-    /// Notes in the head that the group's batch is durable.
-    pub(crate) fn committed(&mut self, bytes: u64) -> io::Result<()> {
+    /// Notes in the head that the group's batch is durable; gives its number.
+    pub(crate) fn committed(&mut self, bytes: u64) -> io::Result<u64> {
         self.group += 1;
         self.buffered_bytes += bytes;
         self.head_dirty = true;
-        self.head.write(self.group)
+        self.head.write(self.group)?;
+        Ok(self.group)
     }
 
     fn sync_head(&mut self) -> io::Result<()> {

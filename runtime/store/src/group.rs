@@ -323,7 +323,8 @@ impl Vault {
         batch.insert(&disk.data, key, value);
 
         batch.commit().map_err(|e| failed(crate::disk::io_error(e)))?;
-        writer.committed(bytes as u64).map_err(failed)?;
+        let number = writer.committed(bytes as u64).map_err(failed)?;
+        self.node.heads.note(self.id, number);
         Ok(bytes as u64)
     }
 }

@@ -5,6 +5,7 @@
 //! LOCK             held while a process has the directory
 //! keys/root.slots  ways to the root key
 //! keys/orgs        org keys, wrapped by the root key
+//! heads            how far each vault had come, sealed
 //! vaults/index     which vault is in which directory, sealed
 //! vaults/<id>/     keyring, head, db/ (fjall)
 //! ```
@@ -64,6 +65,11 @@ impl Layout {
     /// Wrapped org keys.
     pub(crate) fn org_keys(&self) -> PathBuf {
         self.keys().join("orgs")
+    }
+
+    /// How far each vault had come.
+    pub(crate) fn heads(&self) -> PathBuf {
+        self.dir.join("heads")
     }
 
     /// Where the vaults are.

@@ -16,6 +16,7 @@ mod error;
 mod group;
 mod handle;
 mod head;
+mod heads;
 mod key;
 mod keyring;
 mod layout;

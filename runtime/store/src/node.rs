@@ -1,7 +1,8 @@
 //! What all vaults of a process share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use fjall::{Config, Database};
 use metrics::{Counter, Gauge, Histogram};
@@ -9,9 +10,11 @@ use tokio::runtime::Handle;
 
 use crate::catalog::Catalog;
 use crate::group::Committer;
-use crate::key::Hmac256;
+use crate::heads::{HEADS_WRITE_MS, Heads};
+use crate::key::{Hmac256, Key};
 use crate::layout::Layout;
 use crate::root::Root;
+use crate::route::INSTALLATION;
 use crate::{StoreError, StoreOptions};
 
 pub(crate) struct Node {
@@ -19,6 +22,7 @@ pub(crate) struct Node {
     pub(crate) installation: canopy_domain::Id,
     pub(crate) catalog: Catalog,
     pub(crate) committer: Committer,
+    pub(crate) heads: Heads,
     pub(crate) runtime: Handle,
     /// Its block cache is every vault's.
     pub(crate) template: Config,
@@ -39,11 +43,14 @@ impl Node {
         let layout = Layout::open(&options.dir)?;
         let root = Root::open(&layout, &options.unlock)?;
         let catalog = Catalog::open(&layout, &root.key)?;
+        let heads = Heads::open(&layout.heads(), catalog.org_key(INSTALLATION).map(heads_key).as_ref())
+            .map_err(|e| StoreError::io("cannot read", &layout.heads(), &e))?;
         let template = Database::builder(&options.dir).cache_size(options.block_cache_bytes).into_config();
-        Ok(Arc::new(Self {
+        let this = Arc::new(Self {
             installation: root.installation,
             catalog,
             committer: Committer::default(),
+            heads,
             runtime,
             template,
             absent: root.key.derive("canopy absent").hmac(),
@@ -53,7 +60,20 @@ impl Node {
             uses: AtomicU64::new(0),
             layout: parking_lot::Mutex::new(Some(layout)),
             options,
-        }))
+        });
+        this.runtime.spawn(keep_heads(Arc::downgrade(&this)));
+        Ok(this)
+    }
+
+    /// Writes how far vaults have come. Blocks.
+    pub(crate) fn write_heads(&self) -> Result<(), StoreError> {
+        if !self.heads.has_news() {
+            return Ok(());
+        }
+        let key = heads_key(self.catalog.org_key_or_new(INSTALLATION)?);
+        self.heads
+            .write(&key)
+            .map_err(|e| StoreError::Io { what: "cannot write `heads`".into(), reason: e.to_string() })
     }
 
     /// A number that grows with each use of a vault.
@@ -74,6 +94,26 @@ impl Node {
     /// Lets another process have the directory.
     pub(crate) fn unlock(&self) {
         self.layout.lock().take();
+    }
+}
+
+fn heads_key(installation: Key) -> Key {
+    installation.derive("canopy heads")
+}
+
+/// Writes heads now and then, for as long as the store is there.
+async fn keep_heads(node: Weak<Node>) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(HEADS_WRITE_MS));
+    loop {
+        ticks.tick().await;
+        let Some(node) = node.upgrade() else { return };
+        if node.is_closing() {
+            return;
+        }
+        let written = tokio::task::spawn_blocking(move || node.write_heads()).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "tried again later");
+        }
     }
 }
 

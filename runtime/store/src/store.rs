@@ -225,6 +225,11 @@ impl Store {
             let _ = vault.barrier(0).await;
         }
         inner.slots.close().await?;
+        let node = inner.node.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || node.write_heads()).await {
+            // Each vault has its own head: nothing acknowledged depends on it.
+            tracing::warn!(%error, "vaults that are set back from here on may go unnoticed");
+        }
         inner.node.unlock();
         Ok(())
     }

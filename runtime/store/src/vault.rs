@@ -54,7 +54,7 @@ pub(crate) struct Vault {
     pub(crate) queue: Mutex<Queue>,
     /// Tells a commit that its group is complete.
     pub(crate) gathered: Condvar,
-    id: VaultId,
+    pub(crate) id: VaultId,
     /// Set by the first commit, where the vault is new.
     disk: OnceLock<Disk>,
     partitions: Mutex<HashMap<PartitionName, Slot>>,
@@ -88,7 +88,10 @@ impl Vault {
                 RecordError::Damaged(reason) => OpenError::Damaged(format!("its keyring: {reason}")),
             })?;
         let keys = VaultKeys::new(vault_key, id);
-        let disk = Disk::open(&dir, &node.template, keyring, keys.head(), &keys.sealer)?;
+        let disk = {
+            let acknowledged = node.heads.acknowledged(&id);
+            Disk::open(&dir, &node.template, keyring, keys.head(), &keys.sealer, acknowledged)?
+        };
         let partitions = partitions.into_iter().map(|(name, wrapped)| (name, Slot::Wrapped(wrapped))).collect();
         let vault = Self::new(node, name, id, keys, partitions);
         vault.set_disk(disk);

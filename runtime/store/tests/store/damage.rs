@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use canopy_domain::{Code, Reader, Refusal};
+use canopy_domain::{Address, Code, Reader, Refusal};
 use canopy_store::StoreError;
 
 use crate::fixture::{commit, open, org};
@@ -104,6 +104,72 @@ async fn a_database_rolled_back_behind_its_head() {
     let store = open(dir.path());
     let error = store.reader(&org(1)).await.err().unwrap();
     assert!(error.to_string().contains("acknowledged group 2, and only 1"), "{error}");
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_dir(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// Sets the vault of `address` back by a commit, its own head included.
+async fn check_set_back(address: Address, other: Address) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut writer = store.writer(&address, &[]).await.unwrap();
+    writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
+    drop(writer);
+    let vault = vault_dir(dir.path(), None);
+    let mut writer = store.writer(&other, &[]).await.unwrap();
+    writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
+    drop(writer);
+    store.close().await.unwrap();
+    let older = dir.path().join("older");
+    copy_dir(&vault, &older);
+
+    let store = open(dir.path());
+    let mut writer = store.writer(&address, &[]).await.unwrap();
+    writer.submit(commit(&[(b"a", Some(b"2"))])).await.unwrap();
+    drop(writer);
+    store.close().await.unwrap();
+    fs::remove_dir_all(&vault).unwrap();
+    copy_dir(&older, &vault);
+
+    let store = open(dir.path());
+    let error = store.reader(&address).await.err().unwrap();
+    assert!(matches!(error, StoreError::Quarantined { .. }), "{error}");
+    assert!(error.to_string().contains("set back to an older copy: it acknowledged group 2, and only 1"), "{error}");
+    assert_eq!(store.reader(&other).await.unwrap().snapshot().await.unwrap().seq().unwrap(), 1, "others go on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_vault_that_was_set_back_is_noticed() {
+    check_set_back(org(1), org(2)).await;
+    check_set_back(Address::system("directory"), org(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_list_of_heads_keeps_nobody_from_being_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut writer = store.writer(&org(1), &[]).await.unwrap();
+    writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
+    drop(writer);
+    store.close().await.unwrap();
+    fs::write(dir.path().join("data/heads"), b"nonsense").unwrap();
+    let store = open(dir.path());
+    let mut writer = store.writer(&org(1), &[]).await.unwrap();
+    assert_eq!(writer.submit(commit(&[])).await.unwrap(), 2);
+    drop(writer);
+    store.close().await.unwrap();
+    assert!(fs::read(dir.path().join("data/heads")).unwrap().starts_with(b"canopy heads 1\n"), "and it is made anew");
 }
 
 #[tokio::test(flavor = "multi_thread")]
