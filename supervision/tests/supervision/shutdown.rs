@@ -98,6 +98,7 @@ impl Actor for Stubborn {
         Ok(())
     }
 
+    #[allow(clippy::disallowed_methods, reason = "to block is what it is for, and its runtime has several threads")]
     async fn handle(&self, _: ActorRef<()>, (): (), (): &mut ()) -> Result<(), ActorProcessingErr> {
         self.stage.note("busy".into());
         // Lets other threads have what this one would run next.
