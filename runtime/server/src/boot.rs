@@ -232,7 +232,11 @@ async fn front(edge: Arc<Edge>, config: &NodeConfig, metrics: Option<PrometheusH
     Front::new(Dispatch(edge), standard, pages)
 }
 
-async fn open_store(config: &NodeConfig) -> Result<Store, BootError> {
+/// What the node's store is opened with.
+///
+/// # Errors
+/// A secret that the configuration asks for is not there.
+pub fn store_options(config: &NodeConfig) -> Result<StoreOptions, BootError> {
     let secret = |variable: &'static str| match std::env::var(variable) {
         Ok(value) if !value.is_empty() => Ok(Secret::new(value)),
         _ => Err(BootError::NoRootKey(variable)),
@@ -252,6 +256,11 @@ async fn open_store(config: &NodeConfig) -> Result<Store, BootError> {
     options.group_commits_max = config.store.group_commits_max;
     options.group_bytes_max = config.store.group_bytes_max;
     options.request_retention_ms = i64::try_from(config.store.request_id_retention_s * 1000).unwrap_or(i64::MAX);
+    Ok(options)
+}
+
+async fn open_store(config: &NodeConfig) -> Result<Store, BootError> {
+    let options = store_options(config)?;
     let opened = tokio::task::spawn_blocking(move || Store::open(options)).await;
     Ok(opened.map_err(|e| BootError::File(config.data_dir.display().to_string(), io::Error::other(e)))??)
 }

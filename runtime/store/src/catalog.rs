@@ -117,7 +117,12 @@ impl Catalog {
         self.vaults.lock().ids.get(name).copied()
     }
 
-    /// Vaults that were made.
+    /// All vaults that were made.
+    pub(crate) fn vaults(&self) -> Vec<(VaultName, VaultId)> {
+        self.vaults.lock().ids.iter().map(|(name, id)| (name.clone(), *id)).collect()
+    }
+
+    /// How many vaults were made.
     pub(crate) fn vault_count(&self) -> usize {
         self.vaults.lock().ids.len()
     }

@@ -34,6 +34,7 @@ mod snapshot;
 mod state;
 mod store;
 mod vault;
+mod verify;
 mod views;
 mod writer;
 
@@ -42,4 +43,5 @@ pub use error::StoreError;
 pub use options::{StoreOptions, Unlock};
 pub use snapshot::Snapshot;
 pub use store::{PartitionReader, QuarantinedVault, Store, StoreState};
+pub use verify::{VaultReport, ViewsOf, verify};
 pub use writer::{Live, Writer};

@@ -9,7 +9,8 @@
 
 use std::collections::BTreeMap;
 
-use canopy_domain::{Address, View};
+use canopy_domain::{Address, Change, View};
+use canopy_proto::system::v1 as proto;
 use canopy_proto::system::v1::Transaction;
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -164,6 +165,17 @@ impl Partition {
         }
         self.sealer.open(Space::Data, key, stored)
     }
+}
+
+/// A change as modules see it; `None` where it names no table.
+pub(crate) fn change_of(change: proto::Change) -> Option<Change> {
+    Some(Change {
+        table: u16::try_from(change.table).ok()?,
+        key: change.key.into(),
+        before: change.before,
+        after: change.after,
+        schema_version: change.schema_version,
+    })
 }
 
 /// A key in `data`.

@@ -1,6 +1,6 @@
 //! An open vault: its keys, its partitions, and what waits to be committed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -75,9 +75,19 @@ impl Vault {
 
     /// Opens a vault. Blocks.
     pub(crate) fn open(node: Arc<Node>, name: VaultName, id: VaultId) -> Result<Arc<Self>, OpenError> {
+        let dir = node.catalog.vault_dir(&id);
+        Self::open_at(node, name, id, &dir)
+    }
+
+    /// Opens a vault, or a mirror of it, in a directory. Blocks.
+    pub(crate) fn open_at(
+        node: Arc<Node>,
+        name: VaultName,
+        id: VaultId,
+        dir: &std::path::Path,
+    ) -> Result<Arc<Self>, OpenError> {
         let span = tracing::info_span!("open vault", vault = %name);
         let _entered = span.enter();
-        let dir = node.catalog.vault_dir(&id);
         let org_key = node
             .catalog
             .org_key(org_of(&name))
@@ -90,7 +100,7 @@ impl Vault {
         let keys = VaultKeys::new(vault_key, id);
         let disk = {
             let acknowledged = node.heads.acknowledged(&id);
-            Disk::open(&dir, &node.template, keyring, keys.head(), &keys.sealer, acknowledged)?
+            Disk::open(dir, &node.template, keyring, keys.head(), &keys.sealer, acknowledged)?
         };
         let partitions = partitions.into_iter().map(|(name, wrapped)| (name, Slot::Wrapped(wrapped))).collect();
         let vault = Self::new(node, name, id, keys, partitions);
@@ -162,7 +172,17 @@ impl Vault {
 
     /// The keys of an address's partition, where it has some.
     pub(crate) fn partition(&self, address: &Address) -> Result<Option<Arc<Partition>>, StoreError> {
-        let name = Partition::name_of(&self.keys.names, address);
+        self.partition_named(&Partition::name_of(&self.keys.names, address))
+    }
+
+    /// Names of all partitions that have keys, in the order of their rows.
+    pub(crate) fn partition_names(&self) -> BTreeSet<PartitionName> {
+        self.partitions.lock().keys().copied().collect()
+    }
+
+    /// The keys of the partition with a name, where it has some.
+    pub(crate) fn partition_named(&self, name: &PartitionName) -> Result<Option<Arc<Partition>>, StoreError> {
+        let name = *name;
         let mut partitions = self.partitions.lock();
         match partitions.get(&name) {
             None => Ok(None),

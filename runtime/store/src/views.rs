@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use canopy_domain::{Change, View, ViewWrite};
+use canopy_domain::{View, ViewWrite};
 use tokio::sync::oneshot;
 
 use crate::StoreError;
@@ -11,7 +11,7 @@ use crate::commit::Ticket;
 use crate::group::{Advance, SealedRow, Submission};
 use crate::handle::Handle;
 use crate::key::Nonces;
-use crate::partition::{Meta, Partition};
+use crate::partition::{Meta, Partition, change_of};
 use crate::seal::Space;
 use crate::state::{self, Durable};
 use crate::vault::Vault;
@@ -101,14 +101,7 @@ impl Rebuild<'_> {
                 self.partition.check_link(&chain, seq, &stored).map_err(|e| self.vault.corrupt(e))?;
             chain = link;
             for (n, change) in (0u32..).zip(transaction.changes) {
-                let change = Change {
-                    table: u16::try_from(change.table)
-                        .map_err(|_| self.vault.corrupt("a feed entry names no table"))?,
-                    key: change.key.into(),
-                    before: change.before,
-                    after: change.after,
-                    schema_version: change.schema_version,
-                };
+                let change = change_of(change).ok_or_else(|| self.vault.corrupt("a feed entry names no table"))?;
                 for view in views {
                     (view.apply)(seq, n, &change, &mut writes);
                     rows.extend(writes.drain(..).map(|write| self.row(view, write)));

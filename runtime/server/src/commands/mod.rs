@@ -25,7 +25,7 @@ pub async fn dispatch(matches: &ArgMatches, terminal: &mut Terminal) -> Option<E
     match name {
         "serve" => Some(serve::run(inner, terminal).await),
         "doctor" => Some(doctor::run(inner, terminal)),
-        "local" => Some(local::run(inner, terminal)),
+        "local" => Some(local::run(inner, terminal).await),
         _ => None,
     }
 }

@@ -3,12 +3,13 @@
 //! what was to happen elsewhere happens.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Caller, message};
-use crate::process::{DEADLINE, Process};
+use crate::process::{DEADLINE, Process, canopy, run, text};
 use canopy_domain::{Id, Wire};
 use canopy_proto::chat::v1::subscribe_response::Event;
 use canopy_proto::chat::v1::{ChannelPosition, ListMessagesRequest, SubscribeRequest};
@@ -268,6 +269,36 @@ async fn nothing_acknowledged_is_lost_and_nothing_is_done_twice() {
     }
     let (status, log) = server.terminate();
     assert!(status.success(), "{status}: {log}");
+    check_verified(&data_dir, None);
+    // A flipped bit in the largest file of all, which is a vault's.
+    let damaged = largest(&data_dir.join("vaults")).expect("vaults");
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    let at = bytes.iter().rposition(|byte| *byte != 0).unwrap() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&damaged, bytes).unwrap();
+    check_verified(&data_dir, Some("1 of "));
+}
+
+fn largest(dir: &Path) -> Option<PathBuf> {
+    let written = |path: &PathBuf| std::fs::read(path).unwrap().iter().filter(|byte| **byte != 0).count();
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.filter_map(|path| if path.is_dir() { largest(&path) } else { Some(path) });
+    files.max_by_key(written)
+}
+
+/// What `canopy local verify` says of a directory that no server has open.
+#[track_caller]
+fn check_verified(data_dir: &Path, fault: Option<&str>) {
+    let mut command = canopy();
+    command.args(["local", "verify", "-o", "json", "--set"]).arg(format!("data_dir={}", data_dir.display()));
+    let output = run(command);
+    let (said, wrong) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.success(), fault.is_none(), "{said}{wrong}");
+    let reports: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(reports.iter().any(|report| report["vault"] == "system" && report["rows"].as_u64() > Some(0)), "{said}");
+    let unsound = reports.iter().filter(|report| report["faults"] != serde_json::json!([])).count();
+    assert_eq!(unsound, usize::from(fault.is_some()), "{said}");
+    assert!(wrong.contains(fault.unwrap_or_default()), "{wrong}");
 }
 
 /// The address that an org gets: the same for a repeat of the same request.
@@ -328,6 +359,7 @@ async fn what_a_commit_owes_to_others_is_paid_after_a_kill() {
     }
     println!("{committed_count} of {ROUNDS} were committed, {answered_count} answered");
     server.kill();
+    check_verified(&data_dir, None);
 }
 
 async fn get_org(caller: &Caller, name: &str) -> bool {

@@ -15,4 +15,5 @@ mod requests;
 mod round_trip;
 mod secrecy;
 mod vaults;
+mod verify;
 mod views;

@@ -1,0 +1,331 @@
+//! Whether every vault holds what it acknowledged: all rows and feed entries
+//! open, feeds are chained without gaps, rows and views are what the feeds
+//! make of them.
+//!
+//! Works on a mirror of each vault, since fjall cuts a torn journal off when
+//! it opens one: what is damaged stays as it was found.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use canopy_domain::{Address, Change, View, ViewWrite};
+use canopy_proto::system::v1 as proto;
+use fjall::{Guard, Readable, Snapshot};
+use prost::Message;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::disk::{Disk, OpenError};
+use crate::layout;
+use crate::node::Node;
+use crate::partition::{EFFECTS, INTERNAL, META, Meta, Partition, REQUESTS, change_of};
+use crate::vault::Vault;
+use crate::{StoreError, StoreOptions};
+
+/// Faults of one vault that are told apart; the others are counted.
+const FAULTS_TOLD_MAX: usize = 20;
+/// Prefix of the directory that mirrors stand in.
+const MIRROR_PREFIX: &str = ".verify-";
+
+/// The views of an address, for comparing them with a replay.
+pub type ViewsOf<'a> = &'a (dyn Fn(&Address) -> Vec<View> + Sync);
+
+/// What was found in one vault.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct VaultReport {
+    /// The address it was made for, or a shard's name.
+    pub vault: String,
+    /// Partitions with a key.
+    pub partitions: u64,
+    /// Feed entries that open and are chained.
+    pub transactions: u64,
+    /// Rows that open, those of views and the store's own included.
+    pub rows: u64,
+    /// What is wrong; at most 20 of them.
+    pub faults: Vec<String>,
+    /// Faults beyond these.
+    pub more_faults: u64,
+}
+
+impl VaultReport {
+    /// Whether nothing is wrong.
+    pub fn is_sound(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    fn fault(&mut self, what: impl Into<String>) {
+        if self.faults.len() < FAULTS_TOLD_MAX {
+            self.faults.push(what.into());
+        } else {
+            self.more_faults += 1;
+        }
+    }
+}
+
+/// Looks at every vault of a data directory that no process has open, in the
+/// order of names, and tells `each` what it found. To be called within a Tokio
+/// runtime. Takes memory for the rows of one partition at a time, about 48
+/// bytes each.
+///
+/// # Errors
+/// There is no data directory, another process has it, the key is wrong, or a
+/// file of the installation itself is damaged.
+pub async fn verify(
+    options: StoreOptions,
+    views_of: ViewsOf<'_>,
+    mut each: impl FnMut(VaultReport),
+) -> Result<(), StoreError> {
+    if !options.dir.join("VERSION").exists() {
+        return Err(StoreError::Io {
+            what: format!("`{}` holds no data of Canopy", options.dir.display()),
+            reason: "name the data directory of a server".into(),
+        });
+    }
+    let dir = options.dir.clone();
+    let node = Node::open(options)?;
+    remove_mirrors(&dir);
+    let mut vaults = node.catalog.vaults();
+    vaults.sort();
+    for (name, id) in vaults {
+        let mut report = VaultReport { vault: name.to_string(), ..VaultReport::default() };
+        let mirror = tempfile::Builder::new()
+            .prefix(MIRROR_PREFIX)
+            .tempdir_in(&dir)
+            .map_err(|e| StoreError::io("cannot make a directory in", &dir, &e))?;
+        let from = node.catalog.vault_dir(&id);
+        let copied = mirror_of(&from, mirror.path(), false);
+        let opened = match copied {
+            Ok(()) => {
+                let (node, path) = (Arc::clone(&node), mirror.path().to_owned());
+                let opened = tokio::task::spawn_blocking(move || Vault::open_at(node, name, id, &path)).await;
+                opened.unwrap_or_else(|_| Err(OpenError::Damaged("its database panicked while it was opened".into())))
+            }
+            Err(error) => Err(OpenError::io("its directory", &error)),
+        };
+        match opened {
+            Ok(vault) => {
+                let views = Address::parse(&vault.name).map(|address| (views_of)(&address)).unwrap_or_default();
+                let mut closed = vault.closed();
+                let looked = tokio::task::spawn_blocking(move || {
+                    look(&vault, &views, &mut report);
+                    report
+                });
+                report =
+                    looked.await.map_err(|e| StoreError::Io { what: "verifying".into(), reason: e.to_string() })?;
+                // The mirror may go once nothing has it open.
+                let _ = closed.wait_for(|closed| *closed).await;
+            }
+            Err(OpenError::Damaged(reason)) => report.fault(reason),
+            Err(OpenError::Transient(error)) => return Err(error),
+        }
+        each(report);
+    }
+    node.unlock();
+    Ok(())
+}
+
+/// Mirrors that an interrupted run left.
+fn remove_mirrors(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(MIRROR_PREFIX) {
+            // One that stays is in nobody's way.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Copies a vault's directory. Tables are never changed once they are written:
+/// links to them do, where the disk has links.
+fn mirror_of(from: &Path, to: &Path, is_tables: bool) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default();
+        let target = to.join(name);
+        if path.is_dir() {
+            layout::make_dir(&target)?;
+            mirror_of(&path, &target, is_tables || name == "tables")?;
+        } else if !(is_tables && fs::hard_link(&path, &target).is_ok()) {
+            fs::copy(&path, &target)?;
+        }
+    }
+    Ok(())
+}
+
+fn look(vault: &Vault, views: &[View], report: &mut VaultReport) {
+    let Some(disk) = vault.disk() else { return };
+    let snapshot = disk.snapshot();
+    let names = vault.partition_names();
+    let own = Address::parse(&vault.name).ok().map(|address| Partition::name_of(&vault.keys.names, &address));
+    for name in &names {
+        report.partitions += 1;
+        let partition = match vault.partition_named(name) {
+            Ok(Some(partition)) => partition,
+            Ok(None) => continue,
+            Err(error) => {
+                report.fault(error.to_string());
+                continue;
+            }
+        };
+        let views = if Some(*name) == own { views } else { &[] };
+        Look { disk, snapshot: &snapshot, partition: &partition, views, report }.partition();
+    }
+    for (keyspace, what) in [(&disk.data, "rows"), (&disk.feed, "feed entries")] {
+        let mut strangers = 0u64;
+        for key in snapshot.iter(keyspace).map(Guard::key) {
+            let Ok(key) = key else {
+                report.fault(format!("its {what} cannot be read"));
+                break;
+            };
+            let name = key.first_chunk::<16>();
+            // Below all partitions are the vault's own rows, authenticated when it was opened.
+            let is_known = name.is_some_and(|name| *name == [0; 16] || names.contains(name));
+            strangers += u64::from(!is_known);
+        }
+        if strangers > 0 {
+            report.fault(format!("{strangers} {what} belong to no partition that has a key"));
+        }
+    }
+}
+
+/// A row's table and key; and what its value digests to.
+type Rows = HashMap<[u8; 16], [u8; 16]>;
+
+fn digest(parts: &[&[u8]]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let whole: [u8; 32] = hash.finalize().into();
+    *whole.first_chunk().expect("32 bytes have 16")
+}
+
+fn place(table: u16, key: &[u8]) -> [u8; 16] {
+    digest(&[&table.to_be_bytes(), key])
+}
+
+struct Look<'a> {
+    disk: &'a Disk,
+    snapshot: &'a Snapshot,
+    partition: &'a Partition,
+    views: &'a [View],
+    report: &'a mut VaultReport,
+}
+
+impl Look<'_> {
+    fn partition(mut self) {
+        let (seq, chain, expected) = self.feed();
+        let meta = self.rows(expected);
+        let meta = meta.unwrap_or_default();
+        if meta.seq != seq || meta.chain != chain {
+            self.fault(format!("its rows stand at transaction {}, and its feed at {seq}", meta.seq));
+        }
+    }
+
+    fn fault(&mut self, what: impl std::fmt::Display) {
+        let name: String = self.partition.name.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        self.report.fault(format!("partition {name}…: {what}"));
+    }
+
+    /// Where the feed ends, and the rows that it makes.
+    fn feed(&mut self) -> (u64, Vec<u8>, Rows) {
+        let (mut seq, mut chain, mut rows) = (0, Vec::new(), Rows::new());
+        for row in self.snapshot.prefix(&self.disk.feed, self.partition.name) {
+            let Ok((key, stored)) = row.into_inner() else {
+                self.fault(format!("its feed cannot be read behind transaction {seq}"));
+                break;
+            };
+            let at = key.get(16..).and_then(|at| at.try_into().ok()).map_or(0, u64::from_be_bytes);
+            if at != seq + 1 {
+                self.fault(format!("its feed goes from transaction {seq} to {at}"));
+                break;
+            }
+            match self.partition.check_link(&chain, at, &stored) {
+                Ok((transaction, link)) => {
+                    (seq, chain) = (at, link);
+                    self.report.transactions += 1;
+                    self.replay(transaction, &mut rows);
+                }
+                Err(reason) => {
+                    self.fault(format!("transaction {at}: {reason}"));
+                    break;
+                }
+            }
+        }
+        (seq, chain, rows)
+    }
+
+    fn replay(&mut self, transaction: proto::Transaction, rows: &mut Rows) {
+        let seq = transaction.seq;
+        let mut writes = Vec::new();
+        for (n, change) in (0u32..).zip(transaction.changes) {
+            let Some(change) = change_of(change) else {
+                self.fault(format!("transaction {seq} names no table"));
+                continue;
+            };
+            for view in self.views {
+                (view.apply)(seq, n, &change, &mut writes);
+                for write in writes.drain(..) {
+                    match write {
+                        ViewWrite::Put { key, value } => rows.insert(place(view.id, &key), digest(&[&value])),
+                        ViewWrite::Delete { key } => rows.remove(&place(view.id, &key)),
+                    };
+                }
+            }
+            let Change { table, key, after, .. } = change;
+            match after {
+                Some(after) => rows.insert(place(table, &key), digest(&[&after])),
+                None => rows.remove(&place(table, &key)),
+            };
+        }
+    }
+
+    /// Opens every row and compares it with what the feed makes.
+    fn rows(&mut self, mut expected: Rows) -> Option<Meta> {
+        let mut meta = None;
+        let mut stale = 0u64;
+        let has_views = !self.views.is_empty();
+        for row in self.snapshot.prefix(&self.disk.data, self.partition.name) {
+            let Ok((key, stored)) = row.into_inner() else {
+                self.fault("its rows cannot be read to the end");
+                return meta;
+            };
+            let text = match self.partition.open_row(&key, &stored) {
+                Ok(text) => text,
+                Err(reason) => {
+                    self.fault(reason);
+                    continue;
+                }
+            };
+            self.report.rows += 1;
+            let Some((table, own)) = key.get(16..).and_then(|rest| rest.split_first_chunk::<2>()) else {
+                self.fault("a row's key is too short");
+                continue;
+            };
+            let table = u16::from_be_bytes(*table);
+            let readable = match table {
+                META => Meta::decode(text.as_slice()).map(|found| meta = Some(found)),
+                REQUESTS => proto::RequestRecord::decode(text.as_slice()).map(drop),
+                EFFECTS => proto::Effect::decode(text.as_slice()).map(drop),
+                // Where the views are not known, their rows are not compared.
+                View::FIRST_ID..INTERNAL if !has_views => Ok(()),
+                table if table >= INTERNAL => Ok(()),
+                _ => {
+                    stale += u64::from(expected.remove(&place(table, own)) != Some(digest(&[&text])));
+                    Ok(())
+                }
+            };
+            if let Err(error) = readable {
+                self.fault(format!("a row of table {table:#06x}: {error}"));
+            }
+        }
+        if stale > 0 || !expected.is_empty() {
+            let missing = expected.len();
+            self.fault(format!("{stale} rows are not what the feed says, and {missing} that it says are not there"));
+        }
+        meta
+    }
+}
