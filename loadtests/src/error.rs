@@ -33,7 +33,15 @@ pub enum LoadError {
     Io { context: String, source: std::io::Error },
 }
 
+/// How a call's reason begins that was refused for want of room (`RESOURCE_EXHAUSTED`).
+const REFUSED: &str = "grpc-status 8 ";
+
 impl LoadError {
+    /// Whether a call was refused for want of room, which is no failure.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Call { reason, .. } if reason.starts_with(REFUSED))
+    }
+
     /// Turns an I/O error into one that says what was being done.
     pub fn io(context: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let context = context.into();

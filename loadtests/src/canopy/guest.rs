@@ -13,12 +13,14 @@ use prost::Message;
 use crate::LoadError;
 use crate::client::{Call, Connection, Endpoint};
 
-const EMAIL: &str = "load@example.org";
+/// Whoever stands for all, and the slug of what is theirs.
+const NAME: &str = "load";
 const PASSWORD: &str = "a password for measuring";
 
 /// A person with an access token.
 #[derive(Clone, Debug)]
 pub(super) struct Guest {
+    name: String,
     pub(super) authorization: HeaderValue,
 }
 
@@ -33,8 +35,14 @@ fn subject(error: impl ToString) -> LoadError {
 impl Guest {
     /// Signs up, unless that has been done, and logs in.
     pub(super) async fn log_in(endpoint: &Endpoint) -> Result<Self, LoadError> {
+        Self::log_in_as(endpoint, NAME).await
+    }
+
+    /// As [`Guest::log_in`], under a name that is also the slug of their org.
+    pub(super) async fn log_in_as(endpoint: &Endpoint, name: &str) -> Result<Self, LoadError> {
+        let email = format!("{name}@example.org");
         let mut connection = Connection::open(endpoint).await?;
-        let account = Account { email: EMAIL.into(), ..Account::default() };
+        let account = Account { email: email.clone(), ..Account::default() };
         let register = RegisterRequest {
             account: Some(Wire::new(&account)),
             password: PASSWORD.into(),
@@ -43,12 +51,17 @@ impl Guest {
         let register = Call::new(&path(&identity::REGISTER), &register.encode_to_vec());
         // Refused where the account exists: the log-in tells.
         let _ = connection.unary(&register).await;
-        let log_in = LogInRequest { email: EMAIL.into(), password: PASSWORD.into(), ..LogInRequest::default() };
+        let log_in = LogInRequest { email, password: PASSWORD.into(), ..LogInRequest::default() };
         let log_in = Call::new(&path(&identity::LOG_IN), &log_in.encode_to_vec());
         let answer = LogInResponse::decode(connection.unary(&log_in).await?).map_err(subject)?;
         let token = answer.credentials.unwrap_or_default().access_token;
         let authorization = HeaderValue::from_str(&format!("Bearer {token}")).map_err(subject)?;
-        Ok(Self { authorization })
+        Ok(Self { name: name.to_owned(), authorization })
+    }
+
+    /// Whose token this is.
+    pub(super) fn known(authorization: HeaderValue) -> Self {
+        Self { name: NAME.to_owned(), authorization }
     }
 
     /// A call in this person's name.
@@ -59,7 +72,7 @@ impl Guest {
     /// A channel in a project of an org: its name.
     pub(super) async fn channel(&self, endpoint: &Endpoint, topic_bytes: usize) -> Result<String, LoadError> {
         let mut connection = Connection::open(endpoint).await?;
-        let org = Org { slug: "load".into(), ..Org::default() };
+        let org = Org { slug: self.name.clone(), ..Org::default() };
         let request = CreateOrgRequest { org: Some(Wire::new(&org)), ..CreateOrgRequest::default() };
         let org: Org = row(connection.unary(&self.call(&orgs::CREATE_ORG, &request)).await?)?;
         let project = Project { slug: "load".into(), ..Project::default() };

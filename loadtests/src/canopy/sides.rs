@@ -17,7 +17,7 @@ use super::guest::Guest;
 use crate::LoadError;
 use crate::client::{Call, Connection, Endpoint};
 use crate::process::{Ready, ServerProcess};
-use crate::scenario::{chat, edge, start};
+use crate::scenario::{chat, edge, overload, start};
 
 /// Sends under way at once while a server is filled.
 const FILL_CALLERS: usize = 512;
@@ -78,6 +78,30 @@ impl edge::Target for Canopy {
             let guest = Guest::log_in(&endpoint).await?;
             let channel = guest.channel(&endpoint, payload_bytes).await?;
             Ok(edge::Side { server, call: guest.read(&channel), endpoint })
+        }
+        .boxed()
+    }
+}
+
+impl overload::Target for Canopy {
+    fn unlimited(&self) -> BoxFuture<'_, Result<edge::Side, LoadError>> {
+        edge::Target::launch(self, false, edge::PAYLOAD_BYTES)
+    }
+
+    fn limited(&self, org_calls_per_s: u64) -> BoxFuture<'_, Result<overload::Orgs, LoadError>> {
+        async move {
+            let mut command = self.serve(&scratch()?, false);
+            command.args(["--set", &format!("admission.per_org_requests_per_s_max={org_calls_per_s}")]);
+            let server = ServerProcess::spawn(command).await?;
+            let endpoint = endpoint(server.ready())?;
+            let mut calls = Vec::new();
+            for name in ["noisy", "quiet"] {
+                let guest = Guest::log_in_as(&endpoint, name).await?;
+                let channel = guest.channel(&endpoint, edge::PAYLOAD_BYTES).await?;
+                calls.push(guest.read(&channel));
+            }
+            let [noisy, quiet] = <[Call; 2]>::try_from(calls).expect("one call for each of two names");
+            Ok(overload::Orgs { server, endpoint, noisy, quiet })
         }
         .boxed()
     }
@@ -181,5 +205,5 @@ fn kept(ready: &Ready) -> Result<(Guest, String), LoadError> {
     let text = std::fs::read_to_string(Path::new(data).join(READ_FILE)).map_err(LoadError::io("read the read"))?;
     let (authorization, channel) = text.split_once('\n').ok_or_else(missing)?;
     let authorization = authorization.parse().map_err(|_| missing())?;
-    Ok((Guest { authorization }, channel.to_owned()))
+    Ok((Guest::known(authorization), channel.to_owned()))
 }

@@ -27,7 +27,7 @@ pub const SCENARIO: Scenario = Scenario {
 };
 
 /// Bytes of the stored value that is read.
-const PAYLOAD_BYTES: usize = 256;
+pub(crate) const PAYLOAD_BYTES: usize = 256;
 /// Callers per connection.
 const CALLERS: usize = 1;
 /// A closed round's share that is run beforehand, to warm connections and caches.

@@ -5,6 +5,7 @@ pub mod baseline;
 pub mod chat;
 pub mod commit;
 pub mod edge;
+pub mod overload;
 mod room;
 pub mod start;
 
@@ -81,6 +82,8 @@ pub struct Subject {
     pub commit: Option<Arc<dyn commit::Target>>,
     pub chat: Option<Arc<dyn chat::Target>>,
     pub start: Option<Arc<dyn start::Target>>,
+    /// The echo admits everybody, so the baseline has none.
+    pub overload: Option<Arc<dyn overload::Target>>,
 }
 
 impl Subject {
@@ -91,7 +94,8 @@ impl Subject {
             edge: Some(server.clone()),
             commit: Some(Arc::new(crate::canopy::Actors)),
             chat: Some(server.clone()),
-            start: Some(server),
+            start: Some(server.clone()),
+            overload: Some(server),
         }
     }
 
@@ -103,6 +107,7 @@ impl Subject {
             commit: Some(baseline.clone()),
             chat: Some(baseline.clone()),
             start: Some(baseline),
+            overload: None,
         }
     }
 }
@@ -115,8 +120,8 @@ pub struct Scenario {
     pub thresholds: &'static [Threshold],
 }
 
-pub const CATALOG: [Scenario; 5] =
-    [edge::SCENARIO, commit::SCENARIO, chat::SCENARIO, start::SCENARIO, baseline::SCENARIO];
+pub const CATALOG: [Scenario; 6] =
+    [edge::SCENARIO, commit::SCENARIO, chat::SCENARIO, start::SCENARIO, overload::SCENARIO, baseline::SCENARIO];
 
 /// # Errors
 /// [`LoadError::UnknownScenario`].
@@ -151,6 +156,7 @@ async fn measure(scenario: &Scenario, subject: &Subject, settings: &Settings) ->
         "commit" => commit::run(subject.commit.as_deref().ok_or(absent)?, settings).await,
         "chat" => chat::run(subject.chat.as_deref().ok_or(absent)?, settings).await,
         "start" => start::run(subject.start.as_deref().ok_or(absent)?, settings).await,
+        "overload" => overload::run(subject.overload.as_deref().ok_or(absent)?, settings).await,
         "baseline" => baseline::run(settings).await,
         name => Err(LoadError::UnknownScenario(name.to_owned())),
     }

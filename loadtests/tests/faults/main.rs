@@ -4,4 +4,3 @@
 
 mod fixture;
 mod kill;
-mod power;

@@ -1,16 +1,22 @@
 //! Overload is refused here, before anything is queued, and by whom it comes from: what one org,
 //! account or address asks for is no reason to refuse another.
 
+use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use canopy_domain::{Code, Refusal};
+use http::HeaderMap;
 use metrics::Counter;
+use parking_lot::RwLock;
 
+use super::exchange;
 use super::load::ConnectionLoad;
 use super::pool::{Part, Pool, Scarce, Share};
 use super::rate::{Exceeded, RateLimits, Rates};
+use super::status::status;
 
 /// When a refused caller may try again, in milliseconds, where no rate says so.
 const RETRY_AFTER_MS: u64 = 100;
@@ -63,34 +69,76 @@ impl Party {
 }
 
 /// A limit that a call ran into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Limit {
     Connection,
     Subscriptions,
     AnswerBytes,
     RequestBytes,
     Server,
-    Share,
+    AccountShare,
+    AddressShare,
+    OrgShare,
     Org,
     OrgRequests,
     OrgBytes,
     Deadline,
 }
 
-/// As metrics name them, in the order of [`Limit`].
-const LIMITS: [&str; 10] = [
-    "connection",
-    "connection_subscriptions",
-    "connection_answer_bytes",
-    "request_bytes",
-    "server",
-    "fair_share",
-    "org",
-    "org_requests_per_s",
-    "org_bytes_per_s",
-    "deadline",
-];
+impl Limit {
+    const ALL: [Self; 12] = [
+        Self::Connection,
+        Self::Subscriptions,
+        Self::AnswerBytes,
+        Self::RequestBytes,
+        Self::Server,
+        Self::AccountShare,
+        Self::AddressShare,
+        Self::OrgShare,
+        Self::Org,
+        Self::OrgRequests,
+        Self::OrgBytes,
+        Self::Deadline,
+    ];
+
+    /// As metrics name it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Subscriptions => "connection_subscriptions",
+            Self::AnswerBytes => "connection_answer_bytes",
+            Self::RequestBytes => "request_bytes",
+            Self::Server => "server",
+            Self::AccountShare => "account_share",
+            Self::AddressShare => "address_share",
+            Self::OrgShare => "org_share",
+            Self::Org => "org",
+            Self::OrgRequests => "org_requests_per_s",
+            Self::OrgBytes => "org_bytes_per_s",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
+/// Why a call is not served.
+#[derive(Debug)]
+pub enum Denied {
+    /// What the refusal says.
+    Refused(Refusal),
+    /// For want of room: the head of the answer, which is made once and sent many times, for
+    /// refusing must cost less than serving.
+    Shed(Arc<HeaderMap>),
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Times to wait that callers are told, in milliseconds: the next longer one. So refusals are
+/// few different ones, and a connection's header compression sends each in a few bytes.
+const WAITS_MS: [u64; 13] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 10_000, 60_000, 600_000];
 
 /// Counts what is under way.
 pub struct Admission {
@@ -98,7 +146,9 @@ pub struct Admission {
     arriving: Arc<AtomicUsize>,
     calls: Pool,
     request_bytes: Pool,
-    shed: [Counter; LIMITS.len()],
+    shed: [(Limit, Counter); Limit::ALL.len()],
+    /// At most one for each limit and time to wait.
+    heads: RwLock<HashMap<(Limit, u64), Arc<HeaderMap>>>,
 }
 
 /// A place among what may be under way, given back when dropped.
@@ -124,116 +174,159 @@ impl Admission {
     /// Nothing under way yet.
     pub fn new(limits: AdmissionLimits) -> Self {
         metrics::describe_counter!("canopy_edge_calls_shed_total", "Calls refused for want of room, by the limit");
+        let counter = |limit: Limit| metrics::counter!("canopy_edge_calls_shed_total", "limit" => limit.name());
         Self {
             arriving: Arc::default(),
             calls: Pool::new(limits.calls_max),
             request_bytes: Pool::new(limits.request_bytes_max),
-            shed: LIMITS.map(|limit| metrics::counter!("canopy_edge_calls_shed_total", "limit" => limit)),
+            shed: Limit::ALL.map(|limit| (limit, counter(limit))),
+            heads: RwLock::default(),
             limits,
         }
     }
 
-    fn refuse(&self, limit: Limit, message: String, retry_after: Option<Duration>) -> Refusal {
-        if let Some(counter) = self.shed.get(limit as usize) {
+    fn count(&self, limit: Limit) {
+        if let Some((_, counter)) = self.shed.iter().find(|(counted, _)| *counted == limit) {
             counter.increment(1);
         }
-        let ms = retry_after.map_or(RETRY_AFTER_MS, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) + 1);
-        Refusal::new(Code::ResourceExhausted, message).retry_after_ms(ms)
+    }
+
+    fn shed(&self, limit: Limit, wait: Duration) -> Denied {
+        self.count(limit);
+        let longest = WAITS_MS.len() - 1;
+        let at_least = WAITS_MS.iter().position(|ms| Duration::from_millis(*ms) >= wait).unwrap_or(longest);
+        let wait_ms = WAITS_MS.get(at_least).copied().unwrap_or(RETRY_AFTER_MS);
+        if let Some(head) = self.heads.read().get(&(limit, wait_ms)) {
+            return Denied::Shed(Arc::clone(head));
+        }
+        let head = Arc::new(exchange::refusal_head(&status(&self.refusal(limit).retry_after_ms(wait_ms))));
+        self.heads.write().insert((limit, wait_ms), Arc::clone(&head));
+        Denied::Shed(head)
+    }
+
+    /// What the refusal for a limit says.
+    fn refusal(&self, limit: Limit) -> Refusal {
+        const FEWER: &str = "wait as told, or send fewer calls at once";
+        const OPERATOR: &str = "wait as told; the server's operator sets the limit";
+        let limits = &self.limits;
+        let per_s = |per_s: Option<NonZeroU32>| per_s.map_or(0, NonZeroU32::get);
+        let (message, hint) = match limit {
+            Limit::Connection => {
+                (format!("the connection has {} calls under way, its limit", limits.connection_calls_max), FEWER)
+            }
+            Limit::Subscriptions => (
+                format!("the connection has {} subscriptions, its limit", limits.connection_subscriptions_max),
+                "follow several topics in one subscription, or end those that nobody reads",
+            ),
+            Limit::AnswerBytes => (
+                format!("the connection has {} bytes of answers to take", limits.connection_answer_bytes_max),
+                "read the answers that are there, and open the streams' windows for them",
+            ),
+            Limit::RequestBytes => (
+                format!("the server reads large requests already, of {} bytes in all", limits.request_bytes_max),
+                "wait as told, or send less at once",
+            ),
+            Limit::Server => (format!("the server has {} calls under way, its limit", limits.calls_max), FEWER),
+            Limit::AccountShare => ("the account has its share of a busy server under way".to_owned(), FEWER),
+            Limit::AddressShare => ("the address has its share of a busy server under way".to_owned(), FEWER),
+            Limit::OrgShare => ("the org has its share of a busy server under way".to_owned(), FEWER),
+            Limit::Org => (format!("the org has {} calls under way, its limit", limits.org_calls_max), FEWER),
+            Limit::OrgRequests => {
+                let calls = per_s(limits.org_rates.requests_per_s);
+                (format!("the org has had its {calls} calls of this second"), OPERATOR)
+            }
+            Limit::OrgBytes => {
+                let bytes = per_s(limits.org_rates.bytes_per_s);
+                (format!("the org has had its {bytes} bytes of this second"), OPERATOR)
+            }
+            Limit::Deadline => ("the call has less time than such calls take at present".to_owned(), FEWER),
+        };
+        Refusal::new(Code::ResourceExhausted, message).hint(hint)
+    }
+
+    fn shed_for_now(&self, limit: Limit) -> Denied {
+        self.shed(limit, Duration::from_millis(RETRY_AFTER_MS))
     }
 
     /// A place in a connection, for a call that has arrived.
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED`, with the time to wait.
-    pub fn connection(&self, load: &ConnectionLoad) -> Result<Permit, Refusal> {
-        let max = self.limits.connection_answer_bytes_max;
-        if load.answer_bytes.load(Ordering::Acquire) >= max {
-            let message = format!("the connection has {max} bytes of answers to take, its limit");
-            let refusal = self.refuse(Limit::AnswerBytes, message, None);
-            return Err(refusal.hint("read the answers that are there, and open the streams' windows for them"));
+    pub fn connection(&self, load: &ConnectionLoad) -> Result<Permit, Denied> {
+        if load.answer_bytes.load(Ordering::Acquire) >= self.limits.connection_answer_bytes_max {
+            return Err(self.shed_for_now(Limit::AnswerBytes));
         }
-        let max = self.limits.connection_calls_max;
-        Permit::take(&load.calls, max).ok_or_else(|| self.too_many(Limit::Connection, "the connection", max))
+        Permit::take(&load.calls, self.limits.connection_calls_max).ok_or_else(|| self.shed_for_now(Limit::Connection))
     }
 
     /// A place in a connection, for a subscription.
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED`, with the time to wait.
-    pub fn subscription(&self, load: &ConnectionLoad) -> Result<Permit, Refusal> {
-        let max = self.limits.connection_subscriptions_max;
-        Permit::take(&load.subscriptions, max).ok_or_else(|| {
-            let message = format!("the connection has {max} subscriptions, its limit");
-            let hint = "follow several topics in one subscription, or end those that nobody reads";
-            self.refuse(Limit::Subscriptions, message, None).hint(hint)
-        })
+    pub fn subscription(&self, load: &ConnectionLoad) -> Result<Permit, Denied> {
+        Permit::take(&load.subscriptions, self.limits.connection_subscriptions_max)
+            .ok_or_else(|| self.shed_for_now(Limit::Subscriptions))
     }
 
     /// Room for a large request's bytes while it is read.
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED`, with the time to wait.
-    pub fn request_bytes(&self, load: &ConnectionLoad, bytes: usize) -> Result<Part, Refusal> {
-        self.request_bytes.take(&load.address.request_bytes, bytes).map_err(|_| {
-            let message = format!("the server reads {} bytes of large requests already", self.request_bytes.held());
-            self.refuse(Limit::RequestBytes, message, None).hint("wait as told, or send less at once")
-        })
+    pub fn request_bytes(&self, load: &ConnectionLoad, bytes: usize) -> Result<Part, Denied> {
+        let room = self.request_bytes.take(&load.address.request_bytes, bytes);
+        room.map_err(|_| self.shed_for_now(Limit::RequestBytes))
     }
 
     /// A place on the node, until it is known whom a call is for.
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED`, with the time to wait.
-    pub fn arrival(&self) -> Result<Permit, Refusal> {
-        let max = self.limits.calls_max;
-        Permit::take(&self.arriving, max).ok_or_else(|| self.too_many(Limit::Server, "the server", max))
+    pub fn arrival(&self) -> Result<Permit, Denied> {
+        Permit::take(&self.arriving, self.limits.calls_max).ok_or_else(|| self.shed_for_now(Limit::Server))
     }
 
-    /// A place on the node among the calls of one party, named `whose`.
+    /// A place for a call of an account that is for no org.
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED`, with the time to wait.
-    pub fn call(&self, calls: &Arc<Share>, whose: &str) -> Result<Part, Refusal> {
-        self.calls.take(calls, 1).map_err(|scarce| match scarce {
-            Scarce::Empty => self.too_many(Limit::Server, "the server", self.calls.max()),
-            Scarce::FairShare => {
-                let message = format!("{whose} has {} calls under way, its share of a busy server", calls.held());
-                self.refuse(Limit::Share, message, None).hint("wait as told, or send fewer calls at once")
-            }
-        })
+    pub fn account(&self, calls: &Arc<Share>) -> Result<Part, Denied> {
+        self.call(calls, Limit::AccountShare)
+    }
+
+    /// A place for a call of nobody in particular.
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED`, with the time to wait.
+    pub fn address(&self, load: &ConnectionLoad) -> Result<Part, Denied> {
+        self.call(&load.address.calls, Limit::AddressShare)
     }
 
     /// A place for a call of an org with so many bytes, by all of the org's limits.
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED`, with the time to wait.
-    pub fn org(&self, party: &Party, bytes: usize) -> Result<Part, Refusal> {
-        let max = self.limits.org_calls_max;
-        if party.calls.held() >= max {
-            return Err(self.too_many(Limit::Org, "the org", max));
+    pub fn org(&self, party: &Party, bytes: usize) -> Result<Part, Denied> {
+        if party.calls.held() >= self.limits.org_calls_max {
+            return Err(self.shed_for_now(Limit::Org));
         }
-        let rates = self.limits.org_rates;
-        party.rates.get_or_init(|| Rates::new(&rates)).request(bytes).map_err(|exceeded| {
-            let (limit, wait, per_s, what) = match exceeded {
-                Exceeded::Requests(wait) => (Limit::OrgRequests, wait, rates.requests_per_s, "calls"),
-                Exceeded::Bytes(wait) => (Limit::OrgBytes, wait, rates.bytes_per_s, "bytes"),
-            };
-            let per_s = per_s.map_or(0, std::num::NonZero::get);
-            let message = format!("the org has had its {per_s} {what} of this second");
-            self.refuse(limit, message, Some(wait)).hint("wait as told; the server's operator sets the limit")
+        let rates = party.rates.get_or_init(|| Rates::new(&self.limits.org_rates));
+        rates.request(bytes).map_err(|exceeded| match exceeded {
+            Exceeded::Requests(wait) => self.shed(Limit::OrgRequests, wait),
+            Exceeded::Bytes(wait) => self.shed(Limit::OrgBytes, wait),
         })?;
-        self.call(&party.calls, "the org")
+        self.call(&party.calls, Limit::OrgShare)
+    }
+
+    /// A place on the node among the calls of one party.
+    fn call(&self, calls: &Arc<Share>, share: Limit) -> Result<Part, Denied> {
+        self.calls.take(calls, 1).map_err(|scarce| match scarce {
+            Scarce::Empty => self.shed_for_now(Limit::Server),
+            Scarce::FairShare => self.shed_for_now(share),
+        })
     }
 
     /// Counts a call that was refused because it could not be answered in time.
     pub fn shed_late(&self) {
-        if let Some(counter) = self.shed.get(Limit::Deadline as usize) {
-            counter.increment(1);
-        }
-    }
-
-    fn too_many(&self, limit: Limit, whose: &str, max: usize) -> Refusal {
-        let message = format!("{whose} has {max} calls under way, its limit");
-        self.refuse(limit, message, None).hint("wait as told, or send fewer calls at once")
+        self.count(Limit::Deadline);
     }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use canopy_actors::{Call, Node, Turn};
 use canopy_domain::{Code, Origin, Principal, Refusal};
 use canopy_proto::{Access, Requirement};
+use http::HeaderMap;
 use http::Request as HttpRequest;
 use http::request::Parts;
 use tokio::time::{Instant, timeout_at};
@@ -20,7 +21,7 @@ use tonic::metadata::MetadataMap;
 use tower::Service;
 use tracing::Instrument;
 
-use super::admission::Admission;
+use super::admission::{Admission, Denied};
 use super::callers::{Caller, Callers};
 use super::exchange::{self, ReadLimits};
 use super::gate::{self, Admitted};
@@ -87,9 +88,10 @@ impl Service<HttpRequest<Body>> for Dispatch {
         Box::pin(async move {
             let path = request.uri().path().strip_prefix('/').unwrap_or_default();
             let Some(route) = routes().get(path) else {
-                return Ok(exchange::refusal(&status(&gate::unserved(path))));
+                return Ok(exchange::refusal(exchange::refusal_head(&status(&gate::unserved(path)))));
             };
             let (head, body) = request.into_parts();
+            let load = head.extensions.get::<Peer>().map(|peer| Arc::clone(&peer.load));
             let answer = match route.rule.access {
                 Access::Subscription => {
                     let span = tracing::debug_span!("subscribe", method = route.rule.path);
@@ -103,14 +105,21 @@ impl Service<HttpRequest<Body>> for Dispatch {
                     answer.map(exchange::unary)
                 }
             };
+            if let Some(load) = load {
+                load.called(matches!(answer, Err(Denied::Shed(_))));
+            }
             Ok(match answer {
                 Ok(answer) => {
                     route.answered.increment(1);
                     answer
                 }
-                Err(refusal) => {
+                Err(Denied::Refused(refusal)) => {
                     route.count_refused(refusal.code);
-                    exchange::refusal(&status(&refusal))
+                    exchange::refusal(exchange::refusal_head(&status(&refusal)))
+                }
+                Err(Denied::Shed(head)) => {
+                    route.count_refused(Code::ResourceExhausted);
+                    exchange::refusal(HeaderMap::clone(&head))
                 }
             })
         })
@@ -135,7 +144,7 @@ impl Drop for Waiting {
 }
 
 impl Edge {
-    async fn unary(&self, route: &'static Route, head: Parts, body: Body, began: Instant) -> Result<Bytes, Refusal> {
+    async fn unary(&self, route: &'static Route, head: Parts, body: Body, began: Instant) -> Result<Bytes, Denied> {
         let peer = peer(&head)?;
         let _connection = self.admission.connection(&peer.load)?;
         exchange::check_encoding(&head.headers)?;
@@ -146,7 +155,8 @@ impl Edge {
             self.admission.shed_late();
             let message = format!("such calls take {} ms at present, and this one has less", expected.as_millis());
             return Err(Refusal::new(Code::DeadlineExceeded, message)
-                .hint("nothing was done: give it more time, or wait until the server is less busy"));
+                .hint("nothing was done: give it more time, or wait until the server is less busy")
+                .into());
         }
         let deadline = began + time;
         let bytes = exchange::read(body, &self.admission, &peer.load, &self.limits.read, deadline).await?;
@@ -170,7 +180,7 @@ impl Edge {
             if let (Some(org), Ok(answer)) = (org, &answer) {
                 org.party.sent(answer.len());
             }
-            answer
+            Ok::<_, Denied>(answer?)
         };
         match timeout_at(deadline, answer).await {
             Ok(answer) => answer,
@@ -185,22 +195,23 @@ impl Edge {
                     (_, false) => {
                         refusal.hint("whether it took effect is not known: repeat it with the same request id")
                     }
-                })
+                }
+                .into())
             }
         }
     }
 
     /// A place among the calls of the org that it is for; else of the account, or of the address,
     /// that it comes from.
-    fn place(&self, peer: &Peer, checked: &Checked, request_bytes: usize) -> Result<Part, Refusal> {
+    fn place(&self, peer: &Peer, checked: &Checked, request_bytes: usize) -> Result<Part, Denied> {
         match (checked.admitted.orgs.first(), &checked.caller) {
             (Some(org), _) => self.admission.org(&org.party, request_bytes),
-            (None, Some(caller)) => self.admission.call(&caller.calls, "the account"),
-            (None, None) => self.admission.call(&peer.load.address.calls, "the address"),
+            (None, Some(caller)) => self.admission.account(&caller.calls),
+            (None, None) => self.admission.address(&peer.load),
         }
     }
 
-    async fn subscribe(&self, route: &'static Route, head: Parts, body: Body) -> Result<EventStream, Refusal> {
+    async fn subscribe(&self, route: &'static Route, head: Parts, body: Body) -> Result<EventStream, Denied> {
         let peer = peer(&head)?;
         let permit = self.admission.subscription(&peer.load)?;
         exchange::check_encoding(&head.headers)?;

@@ -18,7 +18,7 @@ use tonic::codec::{EncodeBody, SingleMessageCompressionOverride};
 use tonic::metadata::GRPC_CONTENT_TYPE;
 use tonic::{Code as GrpcCode, Status};
 
-use super::admission::{Admission, SMALL_REQUEST_BYTES};
+use super::admission::{Admission, Denied, SMALL_REQUEST_BYTES};
 use super::answer::Endless;
 use super::codec::BytesCodec;
 use super::load::ConnectionLoad;
@@ -80,7 +80,7 @@ pub async fn read(
     load: &ConnectionLoad,
     limits: &ReadLimits,
     deadline: Instant,
-) -> Result<Bytes, Refusal> {
+) -> Result<Bytes, Denied> {
     let began = Instant::now();
     let mut until = deadline.min(began + limits.grace);
     let mut read = Read::default();
@@ -88,11 +88,11 @@ pub async fn read(
     loop {
         let frame = match timeout_at(until, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
-            Ok(None) => return read.message(),
-            Ok(Some(Err(error))) => return Err(malformed(&format!("the request cannot be read: {error}"))),
+            Ok(None) => return Ok(read.message()?),
+            Ok(Some(Err(error))) => return Err(malformed(&format!("the request cannot be read: {error}")).into()),
             Err(_) => {
                 let refusal = Refusal::new(Code::DeadlineExceeded, "the request did not arrive in time");
-                return Err(refusal.hint("nothing was done: send it again, faster or smaller"));
+                return Err(refusal.hint("nothing was done: send it again, faster or smaller").into());
             }
         };
         let Ok(data) = frame.into_data() else { continue };
@@ -105,14 +105,10 @@ pub async fn read(
             room.push(admission.request_bytes(load, large)?);
         }
         // The common case, all in one frame, leaves without another look at the body.
-        if body_has_ended(&body) {
-            return read.message();
+        if http_body::Body::is_end_stream(&body) {
+            return Ok(read.message()?);
         }
     }
-}
-
-fn body_has_ended(body: &Body) -> bool {
-    http_body::Body::is_end_stream(body)
 }
 
 /// A message as far as it has come.
@@ -215,17 +211,24 @@ pub fn stream(events: EventStream) -> http::Response<Body> {
 }
 
 /// A refusal: headers alone.
-pub fn refusal(status: &Status) -> http::Response<Body> {
-    let mut answer = answer(Body::empty());
-    if status.add_header(answer.headers_mut()).is_err() {
+pub fn refusal(head: HeaderMap) -> http::Response<Body> {
+    let mut answer = http::Response::new(Body::empty());
+    *answer.headers_mut() = head;
+    answer
+}
+
+/// The headers that say what a status does.
+pub fn refusal_head(status: &Status) -> HeaderMap {
+    let mut head = HeaderMap::new();
+    head.insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    if status.add_header(&mut head).is_err() {
         // Its message is no header: what the code says has to do.
-        let code = HeaderValue::from(status.code() as i32);
-        answer.headers_mut().insert("grpc-status", code);
+        head.insert("grpc-status", HeaderValue::from(status.code() as i32));
     }
     if status.code() == GrpcCode::Unimplemented {
-        answer.headers_mut().insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        head.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
-    answer
+    head
 }
 
 /// A message in one or two frames, and the status `OK`.

@@ -319,7 +319,8 @@ impl Bound {
                     };
                     report.connections_accepted += 1;
                     let connection_id = NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed);
-                    let peer = Peer { remote, connection_id, secure, load: Arc::new(ConnectionLoad::new(address)) };
+                    let load = Arc::new(ConnectionLoad::new(address, connection_id));
+                    let peer = Peer { remote, connection_id, secure, load };
                     let (drain, draining) = oneshot::channel();
                     let service = service.clone();
                     let connection = connection::run(Arc::clone(&shared), stream, peer, service, draining);

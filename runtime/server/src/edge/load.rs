@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -30,6 +30,7 @@ pub struct ConnectionLoad {
     pub subscriptions: Arc<AtomicUsize>,
     /// Bytes of answers that the client has not taken yet.
     pub answer_bytes: AtomicUsize,
+    number: u64,
     opened: Instant,
     preface: AtomicBool,
     /// What answers have given back, for the frame meter.
@@ -40,7 +41,17 @@ pub struct ConnectionLoad {
     /// Answers under way by the parity of the period in which they began.
     answers: [AtomicUsize; 2],
     period: AtomicUsize,
+    /// Grows with calls that are refused for want of room, and shrinks faster with others.
+    refusals: AtomicU32,
 }
+
+/// Refusals in a row after which a connection is read in turns.
+const REFUSALS_BORNE: u32 = 32;
+/// The most that is remembered of them.
+const REFUSALS_MAX: u32 = 2 * REFUSALS_BORNE;
+/// How many refusals an answer makes good: a connection is slowed down when more than four of
+/// five calls are refused, and no other party that shares it goes unheard.
+const ANSWER_WORTH: u32 = 4;
 
 /// Why a connection is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,10 +87,11 @@ pub(super) struct Patience {
 }
 
 impl ConnectionLoad {
-    /// A connection that has just been accepted.
-    pub fn new(address: Arc<AddressLoad>) -> Self {
+    /// A connection that has just been accepted; `number` is its own.
+    pub fn new(address: Arc<AddressLoad>, number: u64) -> Self {
         Self {
             address,
+            number,
             calls: Arc::default(),
             subscriptions: Arc::default(),
             answer_bytes: AtomicUsize::new(0),
@@ -89,7 +101,34 @@ impl ConnectionLoad {
             blocked_ms: AtomicU64::new(0),
             answers: Default::default(),
             period: AtomicUsize::new(0),
+            refusals: AtomicU32::new(0),
         }
+    }
+
+    /// A call was refused for want of room, or was not. Losing one of two that come together does
+    /// not matter.
+    pub(super) fn called(&self, refused: bool) {
+        let before = self.refusals.load(Ordering::Relaxed);
+        let after = if refused { (before + 1).min(REFUSALS_MAX) } else { before.saturating_sub(ANSWER_WORTH) };
+        if after != before {
+            self.refusals.store(after, Ordering::Relaxed);
+        }
+    }
+
+    /// When it is read next, if it is read once in each `period`: connections have different
+    /// turns, so that they never come all at once.
+    pub(super) fn next_turn(&self, period: Duration) -> Instant {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let period_ms = milliseconds(period).max(1);
+        let now_ms = milliseconds(START.elapsed());
+        let phase_ms = self.number % period_ms;
+        let past_ms = (now_ms + period_ms - phase_ms) % period_ms;
+        *START + Duration::from_millis(now_ms + period_ms - past_ms)
+    }
+
+    /// Whether nearly all of its calls are refused.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refusals.load(Ordering::Relaxed) >= REFUSALS_BORNE
     }
 
     /// The client has said which protocol it speaks.
@@ -261,8 +300,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn refused_connections_have_turns_of_their_own() {
+        const PERIOD: Duration = Duration::from_millis(25);
+        let loads: Vec<ConnectionLoad> = (0..25).map(|number| ConnectionLoad::new(Arc::default(), number)).collect();
+        let now = Instant::now();
+        let mut turns: Vec<Duration> = loads.iter().map(|load| load.next_turn(PERIOD) - now).collect();
+        turns.sort();
+        turns.dedup();
+        assert_eq!(turns.len(), loads.len(), "{turns:?}");
+        assert!(turns.iter().all(|turn| !turn.is_zero() && *turn <= PERIOD), "{turns:?}");
+        tokio::time::advance(loads[3].next_turn(PERIOD) - now).await;
+        assert_eq!(loads[3].next_turn(PERIOD) - Instant::now(), PERIOD, "one turn in each");
+    }
+
+    #[test]
+    fn who_is_nearly_always_refused_is_told_apart() {
+        for (refused_of_ten, expected) in [(0, false), (5, false), (8, false), (9, true), (10, true)] {
+            let load = ConnectionLoad::new(Arc::default(), 7);
+            for n in 0..500 {
+                load.called(n % 10 < refused_of_ten);
+            }
+            assert_eq!(load.is_refused(), expected, "{refused_of_ten} of ten");
+            for _ in 0..REFUSALS_MAX {
+                load.called(false);
+            }
+            assert!(!load.is_refused(), "it is forgiven");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn each_stall_is_told_after_its_time_and_not_before() {
-        let fresh = || Arc::new(ConnectionLoad::new(Arc::default()));
+        let fresh = || Arc::new(ConnectionLoad::new(Arc::default(), 7));
         let load = fresh();
         assert_eq!(watch(&load, &mut 0, 60).await, Some((3, Stall::Preface)));
 
