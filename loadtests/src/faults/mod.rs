@@ -5,6 +5,7 @@
 //! numbers and the scenario `faults` with any.
 
 pub mod dice;
+pub mod disk;
 pub mod finding;
 pub mod history;
 pub mod host;
@@ -12,5 +13,7 @@ pub mod inspect;
 pub mod inspector;
 pub mod kill;
 pub mod plan;
+pub mod power;
+pub mod shim;
 pub mod tree;
 pub mod victim;

@@ -106,7 +106,9 @@ pub fn row_keys() -> impl Iterator<Item = Vec<u8>> {
 /// An operation's text: short, long enough to be compressed, or random.
 fn row(dice: &mut Dice, partition: usize, op: u64) -> Bytes {
     let head = format!("{:02}{PLANTED} {partition}.{op} user{op}@{PLANTED}.example ", dice.below(100));
-    match dice.below(20) {
+    match dice.below(30) {
+        // A few make up most of the bytes, so that memtables are written out.
+        7 => [head.as_bytes(), &dice.bytes(40_000)].concat().into(),
         0 => Bytes::new(),
         1..=3 => [head.as_bytes(), &dice.bytes(900)].concat().into(),
         4 => [head.as_bytes(), &dice.bytes(9_000)].concat().into(),

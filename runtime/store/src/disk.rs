@@ -13,6 +13,7 @@ use crate::StoreError;
 use crate::head::Head;
 use crate::key::{Hmac256, Nonces};
 use crate::keyring::Keyring;
+use crate::layout;
 use crate::partition::SCHEMA_VERSION;
 use crate::seal::{Sealer, Space};
 
@@ -98,7 +99,13 @@ impl Disk {
     /// Makes `db/` and `head` in the directory of a new vault.
     pub(crate) fn create(dir: &Path, template: &Config, keyring: Keyring, head: Hmac256) -> Result<Self, fjall::Error> {
         let head = Head::create(&dir.join("head"), head)?;
-        Self::assemble(open_database(&dir.join("db"), template)?, keyring, head, 0)
+        let path = dir.join("db");
+        let this = Self::assemble(open_database(&path, template)?, keyring, head, 0)?;
+        // fjall makes the keyspaces' directories and does not sync the one
+        // they are in: without power they would be gone with all their rows.
+        layout::sync_dir(&path.join("keyspaces"))?;
+        layout::sync_dir(&path)?;
+        Ok(this)
     }
 
     /// Opens the directory of a vault, and compares what it holds with its
