@@ -155,6 +155,22 @@ impl Catalog {
         self.orgs.lock().keys.get(org).cloned()
     }
 
+    /// The keys of all orgs.
+    pub(crate) fn org_keys(&self) -> Vec<(String, Key)> {
+        self.orgs.lock().keys.iter().map(|(org, key)| (org.clone(), key.clone())).collect()
+    }
+
+    /// Takes over the key of an org, durably.
+    pub(crate) fn adopt_org_key(&self, org: &str, key: Key) -> Result<(), StoreError> {
+        let mut orgs = self.orgs.lock();
+        let mut record = OrgRecord { org: org.into(), key: key.expose().to_vec() };
+        let appended = orgs.records.append(&record);
+        record.key.zeroize();
+        appended?;
+        orgs.keys.insert(org.into(), key);
+        Ok(())
+    }
+
     /// The key of an org, durable; made where it has none.
     pub(crate) fn org_key_or_new(&self, org: &str) -> Result<Key, StoreError> {
         let mut orgs = self.orgs.lock();

@@ -37,7 +37,7 @@ const HEAD_SYNC_MS: u128 = 1000;
 
 /// Where the batch says which group it is: below all partitions, whose names
 /// are keyed digests.
-const GROUP_KEY: [u8; 18] = [0; 18];
+pub(crate) const GROUP_KEY: [u8; 18] = [0; 18];
 
 /// What is wrong with a directory.
 pub(crate) enum OpenError {
@@ -197,6 +197,21 @@ impl Disk {
     /// journal before it makes the batch visible.
     pub(crate) fn batch(&self, capacity: usize) -> fjall::OwnedWriteBatch {
         fjall::OwnedWriteBatch::with_capacity(self.db.clone(), capacity).durability(Some(fjall::PersistMode::SyncData))
+    }
+
+    /// Writes a batch of a vault that is being restored, durably.
+    pub(crate) fn ingest(&self, batch: fjall::OwnedWriteBatch, bytes: u64, memtable_bytes: u64) -> io::Result<()> {
+        batch.commit().map_err(io_error)?;
+        self.writer.lock().buffered_bytes += bytes;
+        self.maintain(memtable_bytes)
+    }
+
+    /// Notes that a restored vault is complete, at a group.
+    pub(crate) fn restored(&self, group: u64) -> io::Result<()> {
+        let mut writer = self.writer.lock();
+        writer.group = group;
+        writer.head.write(group)?;
+        writer.head.sync()
     }
 
     /// Rotates memtables once they are beyond this vault's part of the node's

@@ -88,6 +88,23 @@ pub enum StoreError {
     /// The directory holds something else.
     #[error("`{0}` is no data directory of Canopy, and is not empty: give another one")]
     NotOurs(PathBuf),
+    /// A backup is not what was written.
+    #[error("the backup `{path}` is damaged: {reason}")]
+    BackupDamaged {
+        /// Which file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// Nothing was ever committed there.
+    #[error("there is nothing in `{0}` yet")]
+    NothingThere(String),
+    /// Something is where something new is to be.
+    #[error("`{0}` exists already, and nothing is overwritten: give another place")]
+    Exists(PathBuf),
+    /// The caller had it broken off.
+    #[error("it was broken off")]
+    Interrupted,
     /// The system refused.
     #[error("{what}: {reason}")]
     Io {
@@ -129,6 +146,10 @@ impl From<StoreError> for Refusal {
             StoreError::Busy(_) | StoreError::Closed | StoreError::InUse(_) | StoreError::Io { .. } => {
                 Refusal::new(Code::Unavailable, message).hint("try again with the same request id")
             }
+            StoreError::Interrupted => Refusal::new(Code::Aborted, message).hint("try again"),
+            StoreError::NothingThere(_) => {
+                Refusal::new(Code::FailedPrecondition, message).hint("name what has something in it")
+            }
             StoreError::DiskFull { .. } => Refusal::new(Code::ResourceExhausted, message)
                 .hint("free some space on the data disk, then try again with the same request id"),
             StoreError::TooManyVaults { .. } => {
@@ -136,6 +157,8 @@ impl From<StoreError> for Refusal {
             }
             StoreError::Corrupt { .. }
             | StoreError::CorruptFile { .. }
+            | StoreError::BackupDamaged { .. }
+            | StoreError::Exists(_)
             | StoreError::WrongKey(_)
             | StoreError::MalformedKey(_)
             | StoreError::Locked(_)

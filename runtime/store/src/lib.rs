@@ -9,6 +9,8 @@
 //! and one fsync, and nothing of it is visible before. What was acknowledged
 //! and is gone is noticed when the vault is opened, and the vault quarantined.
 
+mod backup;
+mod backup_check;
 mod catalog;
 mod commit;
 mod disk;
@@ -26,6 +28,7 @@ mod overlay;
 mod partition;
 mod recent;
 mod records;
+mod restore;
 mod root;
 mod route;
 mod seal;
@@ -38,9 +41,11 @@ mod verify;
 mod views;
 mod writer;
 
+pub use backup::BackupSummary;
 pub use commit::{Commit, PendingEffect, RequestKey, Ticket};
 pub use error::StoreError;
 pub use options::{StoreOptions, Unlock};
+pub use restore::{KeyBundleSummary, RestoreOptions, export_keys, restore};
 pub use snapshot::Snapshot;
 pub use store::{PartitionReader, QuarantinedVault, Store, StoreState};
 pub use verify::{VaultReport, ViewsOf, verify};

@@ -14,6 +14,7 @@ use crate::node::Node;
 use crate::partition::Meta;
 use crate::slots::Slots;
 use crate::state::Durable;
+use crate::vault::Vault;
 use crate::views;
 use crate::{Snapshot, StoreError, StoreOptions, Writer};
 
@@ -161,6 +162,13 @@ impl Store {
             reader.snapshot().await?;
         }
         Ok(reader)
+    }
+
+    /// The vault of an address, for what concerns all of it.
+    pub(crate) async fn existing_vault(&self, address: &Address) -> Result<Arc<Vault>, StoreError> {
+        let handle = self.handle(address);
+        let vault = self.0.slots.open(&handle.vault, false).await?;
+        vault.ok_or_else(|| StoreError::NothingThere(handle.vault.to_string()))
     }
 
     pub(crate) fn reader_of(&self, handle: Arc<Handle>) -> PartitionReader {

@@ -32,13 +32,23 @@ pub(crate) struct VaultKeys {
 }
 
 impl VaultKeys {
-    fn new(own: Key, id: VaultId) -> Self {
+    pub(crate) fn new(own: Key, id: VaultId) -> Self {
         let sealer = Sealer::new(&own.derive("canopy vault values"), id, KEY_VERSION);
         Self { names: own.derive("canopy partition names").hmac(), sealer, own }
     }
 
-    fn head(&self) -> Hmac256 {
+    /// The vault's own key.
+    pub(crate) fn own(&self) -> &Key {
+        &self.own
+    }
+
+    pub(crate) fn head(&self) -> Hmac256 {
         self.own.derive("canopy vault head").hmac()
+    }
+
+    /// Authenticates whole backups.
+    pub(crate) fn backup(&self) -> Hmac256 {
+        self.own.derive("canopy vault backup").hmac()
     }
 }
 

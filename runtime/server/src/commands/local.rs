@@ -6,6 +6,7 @@ use canopy_domain::{Address, View};
 use canopy_store::VaultReport;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use super::recovery;
 use crate::boot;
 use crate::cli::{Exit, Terminal};
 use crate::edge::authority::Authority;
@@ -43,6 +44,7 @@ pub(super) fn command() -> Command {
                         .help("A line for each vault, or a JSON object"),
                 ),
         )
+        .subcommands(recovery::commands())
 }
 
 pub(super) async fn run(matches: &ArgMatches, terminal: &mut Terminal) -> Exit {
@@ -50,7 +52,8 @@ pub(super) async fn run(matches: &ArgMatches, terminal: &mut Terminal) -> Exit {
         Some(("config", inner)) => config(inner, terminal),
         Some(("ca", inner)) => ca(inner, terminal),
         Some(("verify", inner)) => verify(inner, terminal).await,
-        _ => return Exit::Usage,
+        Some((name, inner)) => recovery::run(name, inner, terminal).await,
+        None => return Exit::Usage,
     };
     match done {
         Ok(()) => Exit::Success,

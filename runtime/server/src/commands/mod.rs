@@ -2,6 +2,7 @@
 
 mod doctor;
 mod local;
+mod recovery;
 mod serve;
 
 use std::path::PathBuf;

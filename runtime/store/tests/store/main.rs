@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::cast_possible_truncation, reason = "numbers of the tests' own, far below any bound")]
 
+mod backup;
 mod crash;
 mod damage;
 mod directory;

@@ -1,0 +1,256 @@
+//! Vaults from backups, in a new data directory. It is built beside its place
+//! and moved there whole, when all of it has been read and checked: nothing
+//! that exists is written to.
+//!
+//! The keys come from a bundle: `magic | slots length (4) | slots | sealed
+//! content`. The slots are those of the installation, so that its passphrase
+//! or key opens the bundle; the content is sealed under the root key.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fjall::Database;
+use prost::Message;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroize;
+
+use crate::backup::{self, BackupSummary, StoredRow};
+use crate::backup_check::Check;
+use crate::catalog::{Catalog, VaultId};
+use crate::disk::{Disk, io_error};
+use crate::key::{Key, random};
+use crate::keyring::{self, Keyring, KeyringContent, PartitionName};
+use crate::layout::{self, Layout};
+use crate::partition::Partition;
+use crate::records::RecordError;
+use crate::root::Root;
+use crate::route::org_of;
+use crate::vault::VaultKeys;
+use crate::{StoreError, StoreOptions, Unlock};
+
+const MAGIC: &[u8] = b"canopy key bundle 1\n";
+/// Bytes of rows in one batch.
+const BATCH_BYTES: usize = 1 << 20;
+/// Memory for rows of a vault that is being restored, in bytes.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+
+#[derive(Clone, PartialEq, Message)]
+struct Bundle {
+    #[prost(message, repeated, tag = "1")]
+    orgs: Vec<OrgKey>,
+    #[prost(message, repeated, tag = "2")]
+    vaults: Vec<VaultKeyring>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct OrgKey {
+    #[prost(string, tag = "1")]
+    org: String,
+    #[prost(bytes = "vec", tag = "2")]
+    key: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct VaultKeyring {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(bytes = "vec", tag = "2")]
+    id: Vec<u8>,
+    /// The file as it is: its keys are wrapped.
+    #[prost(bytes = "vec", tag = "3")]
+    keyring: Vec<u8>,
+}
+
+impl Drop for OrgKey {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+/// What a key bundle holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyBundleSummary {
+    /// Orgs, and the installation itself.
+    pub orgs: usize,
+    /// Vaults.
+    pub vaults: usize,
+}
+
+/// Writes the keys of a data directory into a new file, sealed under its root
+/// key. Opens no vault; the directory must be in use by nobody. To be called
+/// within a Tokio runtime.
+///
+/// # Errors
+/// The directory cannot be opened, a keyring cannot be read, or the file
+/// exists.
+pub fn export_keys(options: &StoreOptions, to: &Path) -> Result<KeyBundleSummary, StoreError> {
+    refuse_existing(to)?;
+    if !options.dir.join("VERSION").exists() {
+        return Err(StoreError::NotOurs(options.dir.clone()));
+    }
+    let layout = Layout::open(&options.dir)?;
+    let root = Root::open(&layout, &options.unlock)?;
+    let catalog = Catalog::open(&layout, &root.key)?;
+    let slots_path = layout.root_slots();
+    let slots = fs::read(&slots_path).map_err(|e| StoreError::io("cannot read", &slots_path, &e))?;
+    let mut bundle = Bundle::default();
+    for (org, key) in catalog.org_keys() {
+        bundle.orgs.push(OrgKey { org, key: key.expose().to_vec() });
+    }
+    for (name, id) in catalog.vaults() {
+        let path = catalog.vault_dir(&id).join("keyring");
+        let keyring = fs::read(&path).map_err(|e| StoreError::io("cannot read", &path, &e))?;
+        bundle.vaults.push(VaultKeyring { name: name.to_string(), id: id.to_vec(), keyring });
+    }
+    let text = zeroize::Zeroizing::new(bundle.encode_to_vec());
+    let sealed = bundle_key(&root).seal(&Sha256::digest(&slots), &text);
+    let slots_bytes = u32::try_from(slots.len()).map_err(|_| backup::damaged(&slots_path, "it is too long"))?;
+    let bytes = [MAGIC, &slots_bytes.to_be_bytes(), &slots, &sealed].concat();
+    layout::write_whole(to, &bytes).map_err(|e| StoreError::io("cannot write", to, &e))?;
+    Ok(KeyBundleSummary { orgs: bundle.orgs.len(), vaults: bundle.vaults.len() })
+}
+
+fn bundle_key(root: &Root) -> Key {
+    root.key.derive("canopy key bundle")
+}
+
+fn refuse_existing(path: &Path) -> Result<(), StoreError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Err(StoreError::Exists(path.into())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(StoreError::io("cannot look at", path, &e)),
+    }
+}
+
+/// What to restore, and where to.
+pub struct RestoreOptions {
+    /// One file a vault.
+    pub backups: Vec<PathBuf>,
+    /// The key bundle.
+    pub bundle: PathBuf,
+    /// How the root key is reached.
+    pub unlock: Unlock,
+    /// The data directory to be; nothing may be there.
+    pub to: PathBuf,
+    /// Leave partitions out whose keys the bundle has no more: they were
+    /// shredded after the backup was made.
+    pub without_shredded: bool,
+}
+
+/// Restores backups into a new data directory, which then belongs to the same
+/// installation: the same root key opens it.
+///
+/// # Errors
+/// Something is there already; the bundle does not open or lacks a vault's
+/// keys; a backup is damaged. The new directory is not there then.
+pub fn restore(options: &RestoreOptions) -> Result<Vec<BackupSummary>, StoreError> {
+    refuse_existing(&options.to)?;
+    let name = options.to.file_name().ok_or_else(|| StoreError::Exists(options.to.clone()))?.to_string_lossy();
+    let suffix: String = random::<4>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let staging = options.to.with_file_name(format!("{name}.restoring-{suffix}"));
+    let restored = build(options, &staging).and_then(|summaries| {
+        refuse_existing(&options.to)?;
+        let parent = options.to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::rename(&staging, &options.to)
+            .and_then(|()| layout::sync_dir(parent))
+            .map_err(|e| StoreError::io("cannot put in place", &options.to, &e))?;
+        Ok(summaries)
+    });
+    if restored.is_err() {
+        // Made above under a name of its own; nobody else uses it.
+        drop(fs::remove_dir_all(&staging));
+    }
+    restored
+}
+
+fn build(options: &RestoreOptions, staging: &Path) -> Result<Vec<BackupSummary>, StoreError> {
+    let damaged = |reason: &str| StoreError::CorruptFile { path: options.bundle.clone(), reason: reason.into() };
+    let bytes = fs::read(&options.bundle).map_err(|e| StoreError::io("cannot read", &options.bundle, &e))?;
+    let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| damaged("it is no key bundle, or of a newer format"))?;
+    let (len, rest) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("it is cut short"))?;
+    let slots = rest.split_at_checked(u32::from_be_bytes(*len) as usize);
+    let (slots, sealed) = slots.ok_or_else(|| damaged("it is cut short"))?;
+    let layout = Layout::open(staging)?;
+    let slots_path = layout.root_slots();
+    layout::write_whole(&slots_path, slots).map_err(|e| StoreError::io("cannot write", &slots_path, &e))?;
+    let root = Root::open(&layout, &options.unlock)?;
+    let text = bundle_key(&root).open(&Sha256::digest(slots), sealed);
+    let text = text.ok_or_else(|| damaged("it fails its authentication tag"))?;
+    let bundle = Bundle::decode(text.as_slice()).map_err(|e| damaged(&e.to_string()))?;
+
+    let catalog = Catalog::open(&layout, &root.key)?;
+    for org in &bundle.orgs {
+        let key = <[u8; 32]>::try_from(org.key.as_slice()).map_err(|_| damaged("an org's key is damaged"))?;
+        catalog.adopt_org_key(&org.org, Key::from_bytes(key))?;
+    }
+    let mut summaries = Vec::new();
+    for path in &options.backups {
+        let id = backup::vault_of_backup(path)?;
+        let found = bundle.vaults.iter().find(|vault| vault.id == id);
+        let keys = found.ok_or_else(|| damaged(&format!("it has no keys for the vault of `{}`", path.display())))?;
+        if catalog.vault_id(&keys.name).is_some() {
+            return Err(backup::damaged(path, format!("`{}` is restored from another file already", keys.name)));
+        }
+        summaries.push(vault(options, &catalog, path, id, keys)?);
+    }
+    Ok(summaries)
+}
+
+/// Restores one vault into its directory.
+fn vault(
+    options: &RestoreOptions,
+    catalog: &Catalog,
+    path: &Path,
+    id: VaultId,
+    keys: &VaultKeyring,
+) -> Result<BackupSummary, StoreError> {
+    let corrupt = |reason: &str| StoreError::Corrupt { vault: keys.name.clone(), reason: reason.into() };
+    let dir = catalog.vault_dir(&id);
+    let failed = |e: io::Error| match StoreError::commit(&keys.name, &e) {
+        full @ StoreError::DiskFull { .. } => full,
+        _ => StoreError::io("cannot write", &dir, &e),
+    };
+    let org_key = catalog.org_key(org_of(&keys.name)).ok_or_else(|| corrupt("the key of its org is missing"))?;
+    layout::make_dir(&dir).map_err(failed)?;
+    let keyring_path = dir.join("keyring");
+    layout::write_whole(&keyring_path, &keys.keyring).map_err(failed)?;
+    let opened = Keyring::open(&keyring_path, &id, &org_key).map_err(|e| match e {
+        RecordError::Io(e) => failed(e),
+        RecordError::Damaged(reason) => corrupt(&format!("its keyring: {reason}")),
+    })?;
+    let KeyringContent { keyring, vault_key, partitions } = opened;
+    let vault_keys = VaultKeys::new(vault_key, id);
+    let unwrap = |name: &PartitionName| match partitions.get(name) {
+        None => Ok(None),
+        Some(wrapped) => {
+            let key = keyring::unwrap_partition(&id, name, wrapped, vault_keys.own());
+            let key = key.ok_or("a partition's key does not unwrap")?;
+            Ok(Some(std::sync::Arc::new(Partition::new(*name, &key, id))))
+        }
+    };
+    let template = Database::builder(&dir).into_config();
+    let disk = Disk::create(&dir, &template, keyring, vault_keys.head()).map_err(|e| failed(io_error(e)))?;
+    let own = canopy_domain::Address::parse(&keys.name).ok();
+    let own = own.map_or([0; 16], |address| Partition::name_of(&vault_keys.names, &address));
+    let mut batch = disk.batch(0);
+    let mut bytes = 0;
+    let check = Check::new(&vault_keys, &unwrap, options.without_shredded);
+    let summary = backup::read(path, vault_keys.backup(), &id, check, &keys.name, &own, |row: &StoredRow<'_>| {
+        batch.insert(disk.keyspace(row.space), row.key, row.value);
+        bytes += row.key.len() + row.value.len();
+        if bytes >= BATCH_BYTES {
+            let full = std::mem::replace(&mut batch, disk.batch(0));
+            disk.ingest(full, bytes as u64, MEMTABLE_BYTES).map_err(failed)?;
+            bytes = 0;
+        }
+        Ok(())
+    })?;
+    disk.ingest(batch, bytes as u64, MEMTABLE_BYTES).map_err(failed)?;
+    disk.restored(summary.group).map_err(failed)?;
+    drop(disk);
+    layout::sync_dir(&dir).and_then(|()| catalog.sync()).map_err(failed)?;
+    catalog.record_vault(&keys.name.as_str().into(), id)?;
+    Ok(summary)
+}
