@@ -73,3 +73,14 @@ need_compiler() {
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev </dev/null
     fi
 }
+
+# The supervisor that ours is held against runs in it; escript is all that is
+# called. The package brings no graphics, no documentation, no Java.
+need_erlang() {
+    if ! has escript; then
+        has apt-get || fail "no Erlang: install Erlang/OTP 24 or newer (Fedora, Alpine, Homebrew: erlang), so that there is an escript, then run this again"
+        note "installing Erlang"
+        as_root apt-get update -qq
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends erlang-base </dev/null
+    fi
+}

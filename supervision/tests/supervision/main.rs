@@ -6,7 +6,6 @@ mod dynamic;
 mod exits;
 mod mailbox;
 mod metrics;
-mod model;
 mod nested;
 mod observe;
 mod quarantine;
