@@ -1,7 +1,9 @@
 //! What a server must be compared with: the least that can be done for the same bytes.
 
+pub mod bare_cipher;
 pub mod echo;
 pub mod fanout;
+pub mod plain_rows;
 pub mod raw_fjall;
 mod serve;
 mod sides;

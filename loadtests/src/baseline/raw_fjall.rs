@@ -213,7 +213,7 @@ fn key(record: &Record, command_number: u64, index: usize) -> Vec<u8> {
 }
 
 /// SplitMix64's output function: cheap, and consecutive numbers land far apart.
-fn scramble(number: u64) -> u64 {
+pub(crate) fn scramble(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -221,20 +221,25 @@ fn scramble(number: u64) -> u64 {
 }
 
 /// Values cut from a pool of random bytes, each from another place.
-struct Values {
+pub(crate) struct Values {
     pool: Vec<u8>,
     offset: usize,
 }
 
 impl Values {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let words = 0..u64::try_from(RANDOM_BYTES / 8).unwrap_or_default();
         Self { pool: words.flat_map(|word| scramble(word).to_le_bytes()).collect(), offset: 0 }
     }
 
-    fn next(&mut self, bytes: usize) -> &[u8] {
+    pub(crate) fn next(&mut self, bytes: usize) -> &[u8] {
         // An odd stride, so that values differ for a long time.
         self.offset = (self.offset + 4_099) % self.pool.len().saturating_sub(bytes).max(1);
         self.pool.get(self.offset..self.offset + bytes).unwrap_or_default()
+    }
+
+    /// All of the random bytes.
+    pub(crate) fn pool(self) -> bytes::Bytes {
+        self.pool.into()
     }
 }

@@ -3,7 +3,9 @@
 
 mod commit;
 mod guest;
+mod rows;
 mod sides;
 
 pub use commit::Actors;
+pub use rows::Sealed;
 pub use sides::Canopy;

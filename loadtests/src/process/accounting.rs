@@ -23,6 +23,13 @@ pub fn cpu_s(pid: u32) -> Result<f64, LoadError> {
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
+/// User and system CPU time of this process's threads so far, in nanoseconds and in steps of some.
+pub fn own_cpu_ns() -> u64 {
+    const NS_PER_S: u64 = 1_000_000_000;
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    u64::try_from(time.tv_sec).unwrap_or_default() * NS_PER_S + u64::try_from(time.tv_nsec).unwrap_or_default()
+}
+
 fn cpu_ticks(stat: &str) -> Option<u64> {
     times(stat, 2)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-pub use accounting::{cpu_s, family_cpu_s, machine_cpu_s, rss_bytes};
+pub use accounting::{cpu_s, family_cpu_s, machine_cpu_s, own_cpu_ns, rss_bytes};
 
 use crate::LoadError;
 use crate::clock::{now_ns, seconds_between};

@@ -7,6 +7,7 @@ pub mod commit;
 pub mod edge;
 pub mod overload;
 mod room;
+pub mod seal;
 pub mod start;
 
 use std::path::PathBuf;
@@ -84,6 +85,7 @@ pub struct Subject {
     pub start: Option<Arc<dyn start::Target>>,
     /// The echo admits everybody, so the baseline has none.
     pub overload: Option<Arc<dyn overload::Target>>,
+    pub seal: Option<Arc<dyn seal::Target>>,
 }
 
 impl Subject {
@@ -96,6 +98,7 @@ impl Subject {
             chat: Some(server.clone()),
             start: Some(server.clone()),
             overload: Some(server),
+            seal: Some(Arc::new(crate::canopy::Sealed)),
         }
     }
 
@@ -108,6 +111,7 @@ impl Subject {
             chat: Some(baseline.clone()),
             start: Some(baseline),
             overload: None,
+            seal: Some(Arc::new(crate::canopy::Sealed::plain())),
         }
     }
 }
@@ -120,8 +124,15 @@ pub struct Scenario {
     pub thresholds: &'static [Threshold],
 }
 
-pub const CATALOG: [Scenario; 6] =
-    [edge::SCENARIO, commit::SCENARIO, chat::SCENARIO, start::SCENARIO, overload::SCENARIO, baseline::SCENARIO];
+pub const CATALOG: [Scenario; 7] = [
+    edge::SCENARIO,
+    commit::SCENARIO,
+    chat::SCENARIO,
+    start::SCENARIO,
+    overload::SCENARIO,
+    seal::SCENARIO,
+    baseline::SCENARIO,
+];
 
 /// # Errors
 /// [`LoadError::UnknownScenario`].
@@ -157,6 +168,10 @@ async fn measure(scenario: &Scenario, subject: &Subject, settings: &Settings) ->
         "chat" => chat::run(subject.chat.as_deref().ok_or(absent)?, settings).await,
         "start" => start::run(subject.start.as_deref().ok_or(absent)?, settings).await,
         "overload" => overload::run(subject.overload.as_deref().ok_or(absent)?, settings).await,
+        "seal" => {
+            let plain = Arc::new(crate::canopy::Sealed::plain());
+            seal::run(subject.seal.as_deref().ok_or(absent)?, plain, settings).await
+        }
         "baseline" => baseline::run(settings).await,
         name => Err(LoadError::UnknownScenario(name.to_owned())),
     }

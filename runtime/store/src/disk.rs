@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use fjall::config::CompressionPolicy;
-use fjall::{CompressionType, Config, Database, Keyspace, KeyspaceCreateOptions, LsmError, Readable};
+use fjall::{CompressionType, Config, Database, Keyspace, KeyspaceCreateOptions, LsmError, Readable, UserValue};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::StoreError;
@@ -236,10 +236,10 @@ impl Disk {
 
 impl DiskWriter {
     /// The group's record, to be part of its batch.
-    pub(crate) fn group_row(&self, sealer: &Sealer) -> ([u8; 18], Vec<u8>) {
+    pub(crate) fn group_row(&self, sealer: &Sealer) -> ([u8; 18], UserValue) {
         let text = (self.group + 1).to_be_bytes();
         let nonce = Nonces::new(1).take();
-        (GROUP_KEY, sealer.seal(Space::Data, &GROUP_KEY, SCHEMA_VERSION, &text, nonce, 0))
+        (GROUP_KEY, sealer.seal(Space::Data, &GROUP_KEY, SCHEMA_VERSION, &text, nonce))
     }
 
     /// Notes in the head that the group's batch is durable; gives its number.

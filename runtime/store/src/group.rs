@@ -315,7 +315,7 @@ impl Vault {
         for advance in last_advances(group).into_values() {
             let key = advance.partition.row_key(META, &[]);
             let text = advance.meta.encode_to_vec();
-            let value = advance.partition.sealer.seal(Space::Data, &key, SCHEMA_VERSION, &text, nonces.take(), 0);
+            let value = advance.partition.sealer.seal(Space::Data, &key, SCHEMA_VERSION, &text, nonces.take());
             bytes += key.len() + value.len() + ROW_OVERHEAD_BYTES;
             batch.insert(&disk.data, key, value);
         }

@@ -134,7 +134,7 @@ pub(crate) struct Nonces {
 }
 
 impl Nonces {
-    const AT_ONCE: usize = 16;
+    const AT_ONCE: usize = 32;
 
     /// For about so many rows; more are drawn when they run out.
     pub(crate) fn new(wanted: usize) -> Self {

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use canopy_domain::{Address, Change, View};
 use canopy_proto::system::v1 as proto;
 use canopy_proto::system::v1::Transaction;
+use fjall::UserValue;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -115,13 +116,17 @@ impl Partition {
         before: &[u8],
         transaction: &Transaction,
         nonce: [u8; NONCE_BYTES],
-    ) -> (Vec<u8>, Vec<u8>) {
-        let text = transaction.encode_to_vec();
-        let mac = self.link(before, transaction.seq, &text);
+    ) -> (UserValue, Vec<u8>) {
         let key = self.feed_key(transaction.seq);
-        let mut stored = self.sealer.seal(Space::Feed, &key, SCHEMA_VERSION, &text, nonce, CHAIN_BYTES);
-        stored.extend_from_slice(&mac);
-        (stored, mac.to_vec())
+        let mut chain = Vec::new();
+        let len = transaction.encoded_len();
+        let stored = self.sealer.seal_written(Space::Feed, &key, SCHEMA_VERSION, len, nonce, |text| {
+            transaction.encode(&mut &mut *text).expect("there is room for its length");
+            let mac = self.link(before, transaction.seq, text);
+            chain = mac.to_vec();
+            mac
+        });
+        (stored, chain)
     }
 
     /// Opens a feed entry. Its place is authenticated by the sealing; its

@@ -125,7 +125,7 @@ impl Rebuild<'_> {
                 return fjall::UserValue::empty();
             }
             let nonce = Nonces::new(1).take();
-            self.partition.sealer.seal(Space::Data, &key, view.version, &value, nonce, 0).into()
+            self.partition.sealer.seal(Space::Data, &key, view.version, &value, nonce)
         });
         SealedRow { space: Space::Data, key: key.into(), value }
     }

@@ -176,7 +176,6 @@ impl Writer {
                 .collect(),
         };
         let (entry, chain) = self.partition.seal_entry(&self.meta.chain, &transaction, draft.nonces.take());
-        let entry = UserValue::from(entry);
         let RowDraft { mut sealed, plain, .. } = draft;
         sealed.push(SealedRow {
             space: Space::Feed,
@@ -377,7 +376,7 @@ impl<'a> RowDraft<'a> {
         let key = self.partition.row_key(table, key);
         let sealed = value.as_ref().map(|text| {
             let nonce = self.nonces.take();
-            self.partition.sealer.seal(Space::Data, &key, schema_version, text, nonce, 0).into()
+            self.partition.sealer.seal(Space::Data, &key, schema_version, text, nonce)
         });
         self.push(key, sealed, value);
     }
