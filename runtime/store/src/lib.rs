@@ -15,6 +15,9 @@ mod catalog;
 mod commit;
 mod disk;
 mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod group;
 mod handle;
 mod head;

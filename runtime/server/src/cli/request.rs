@@ -235,7 +235,11 @@ fn is_default(message: &DynamicMessage, path: &[FieldDescriptor]) -> bool {
     }
 }
 
-fn from_json(descriptor: MessageDescriptor, text: &str) -> Result<DynamicMessage, serde_json::Error> {
+/// A message from its JSON form, and nothing behind it.
+///
+/// # Errors
+/// The text is not JSON, or does not fit the message.
+pub fn from_json(descriptor: MessageDescriptor, text: &str) -> Result<DynamicMessage, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_str(text);
     let message = DynamicMessage::deserialize(descriptor, &mut json)?;
     json.end()?;

@@ -270,25 +270,32 @@ impl Edge {
         Ok(Checked { caller, destination, admitted, call })
     }
 
-    /// `grpc-timeout`, as in "gRPC over HTTP2": at most eight digits and a unit.
     fn deadline(&self, metadata: &MetadataMap) -> Result<Duration, Refusal> {
         let Some(text) = metadata.get("grpc-timeout") else { return Ok(self.limits.deadline_default) };
-        let parsed = text.to_str().ok().and_then(|text| {
-            let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-            let value: u64 = digits.parse().ok().filter(|_| (1..=8).contains(&digits.len()))?;
-            match unit {
-                "H" => Some(Duration::from_secs(value * 3600)),
-                "M" => Some(Duration::from_secs(value * 60)),
-                "S" => Some(Duration::from_secs(value)),
-                "m" => Some(Duration::from_millis(value)),
-                "u" => Some(Duration::from_micros(value)),
-                "n" => Some(Duration::from_nanos(value)),
-                _ => None,
-            }
-        });
-        let asked =
-            parsed.ok_or_else(|| Refusal::new(Code::InvalidArgument, "the grpc-timeout header is malformed"))?;
+        let asked = text
+            .to_str()
+            .ok()
+            .and_then(grpc_timeout)
+            .ok_or_else(|| Refusal::new(Code::InvalidArgument, "the grpc-timeout header is malformed"))?;
         Ok(asked.min(self.limits.deadline_max))
+    }
+}
+
+/// `grpc-timeout`, as in "gRPC over HTTP2": at most eight digits and a unit.
+#[must_use]
+pub fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    // A number may have a sign for Rust, and may not here.
+    let well_formed = (1..=8).contains(&digits.len()) && digits.bytes().all(|c| c.is_ascii_digit());
+    let value: u64 = digits.parse().ok().filter(|_| well_formed)?;
+    match unit {
+        "H" => Some(Duration::from_secs(value * 3600)),
+        "M" => Some(Duration::from_secs(value * 60)),
+        "S" => Some(Duration::from_secs(value)),
+        "m" => Some(Duration::from_millis(value)),
+        "u" => Some(Duration::from_micros(value)),
+        "n" => Some(Duration::from_nanos(value)),
+        _ => None,
     }
 }
 

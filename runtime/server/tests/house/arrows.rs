@@ -76,6 +76,11 @@ const ARROWS: &[Arrows] = &[
         ],
         why: "it measures the whole",
     },
+    Arrows {
+        from: "canopy-fuzz",
+        to: &["canopy", "canopy-proto", "canopy-config", "canopy-domain", "canopy-store", "canopy-actors"],
+        why: "it feeds every parser",
+    },
 ];
 
 /// Who alone may know a library.

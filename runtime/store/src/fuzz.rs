@@ -1,0 +1,67 @@
+//! The way of fuzz targets to the parsers of stored bytes. No part of the
+//! interface. Panics where a property does not hold.
+
+use canopy_proto::system::v1::Transaction;
+use prost::Message;
+
+use crate::key::Key;
+use crate::partition::{Partition, SCHEMA_VERSION};
+use crate::seal::{Sealer, Space};
+
+const VAULT: [u8; 16] = [7; 16];
+const NAME: [u8; 16] = [9; 16];
+const NONCE: [u8; 24] = [3; 24];
+
+fn key() -> Key {
+    Key::from_bytes([5; 32])
+}
+
+/// A row key and a text, or what is altered about them: sealed and opened they
+/// are the same, and a flipped or lost byte is noticed. `data` itself was
+/// never sealed and is not opened.
+pub fn sealed_value(data: &[u8]) {
+    let sealer = Sealer::new(&key(), VAULT, 1);
+    assert!(sealer.open(Space::Data, b"key", data).is_err(), "bytes from outside were opened");
+    let Some(([key_bytes, at, flip], rest)) = data.split_first_chunk() else { return };
+    let (row_key, text) = rest.split_at(rest.len().min(usize::from(*key_bytes)));
+    let stored = sealer.seal(Space::Data, row_key, SCHEMA_VERSION, text, NONCE);
+    let opened = sealer.open(Space::Data, row_key, &stored).expect("what was sealed opens");
+    assert_eq!(opened, text, "what was opened is not what was sealed");
+    assert!(sealer.open(Space::Feed, row_key, &stored).is_err(), "opened in another keyspace");
+    // Places near both ends, where header, nonce and tag stand, and between.
+    let places = stored.len() - 1;
+    let at = usize::from(*at) * places.max(255) / 255 % stored.len();
+    let mut altered = stored.to_vec();
+    if let Some(byte) = altered.get_mut(at) {
+        *byte ^= (*flip).max(1);
+    }
+    assert!(sealer.open(Space::Data, row_key, &altered).is_err(), "an altered byte was not noticed");
+    altered.truncate(at);
+    assert!(sealer.open(Space::Data, row_key, &altered).is_err(), "a lost end was not noticed");
+}
+
+/// A feed entry: bytes that were never sealed are refused; a transaction reads
+/// as it was written, behind the entry it was chained to alone.
+pub fn feed_entry(data: &[u8]) {
+    let partition = Partition::new(NAME, &key(), VAULT);
+    assert!(partition.open_entry(1, data).is_err(), "bytes from outside were opened");
+    // What a former release, or a damaged one, may have sealed.
+    let sealed =
+        partition.sealer.seal_written(Space::Feed, &partition.feed_key(1), SCHEMA_VERSION, data.len(), NONCE, |to| {
+            to.copy_from_slice(data);
+            [0; 32]
+        });
+    assert!(partition.check_link(&[], 1, &sealed).is_err(), "a chain that was made up was taken");
+    let (Ok(mut transaction), Ok(read)) = (Transaction::decode(data), partition.open_entry(1, &sealed)) else {
+        assert!(Transaction::decode(data).is_err(), "a sealed transaction cannot be read");
+        return;
+    };
+    assert_eq!(read, transaction, "another transaction was read than was sealed");
+    transaction.seq = transaction.seq.max(1);
+    let seq = transaction.seq;
+    let (stored, mac) = partition.seal_entry(&[1; 32], &transaction, NONCE);
+    let (linked, link) = partition.check_link(&[1; 32], seq, &stored).expect("what was sealed opens");
+    assert_eq!((linked, link), (transaction, mac), "another transaction was read than was sealed");
+    assert!(partition.check_link(&[2; 32], seq, &stored).is_err(), "chained to another entry");
+    assert!(partition.check_link(&[1; 32], seq.wrapping_add(1), &stored).is_err(), "taken at another place");
+}
