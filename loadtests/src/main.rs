@@ -79,6 +79,8 @@ struct Run {
     /// The side under test
     #[arg(long, value_enum, default_value_t = Side::Canopy)]
     subject: Side,
+    #[command(flatten)]
+    faults: scenario::faults::Points,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -141,6 +143,7 @@ impl Run {
             callers: self.callers,
             data: self.data.unwrap_or_else(|| defaults.data.clone()),
             progress: !self.json,
+            faults: self.faults,
             ..defaults
         };
         let subject = match self.subject {

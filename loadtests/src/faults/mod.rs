@@ -7,6 +7,7 @@
 pub mod dice;
 pub mod disk;
 pub mod finding;
+pub mod flips;
 pub mod history;
 pub mod host;
 pub mod inspect;

@@ -5,6 +5,7 @@ pub mod baseline;
 pub mod chat;
 pub mod commit;
 pub mod edge;
+pub mod faults;
 pub mod overload;
 mod room;
 pub mod seal;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub data: PathBuf,
     /// Prints what is under way.
     pub progress: bool,
+    /// How often the store is attacked.
+    pub faults: faults::Points,
 }
 
 impl Settings {
@@ -51,6 +54,7 @@ impl Settings {
             callers: None,
             data: std::env::temp_dir(),
             progress: false,
+            faults: faults::Points::default(),
         }
     }
 
@@ -124,13 +128,14 @@ pub struct Scenario {
     pub thresholds: &'static [Threshold],
 }
 
-pub const CATALOG: [Scenario; 7] = [
+pub const CATALOG: [Scenario; 8] = [
     edge::SCENARIO,
     commit::SCENARIO,
     chat::SCENARIO,
     start::SCENARIO,
     overload::SCENARIO,
     seal::SCENARIO,
+    faults::SCENARIO,
     baseline::SCENARIO,
 ];
 
@@ -172,6 +177,7 @@ async fn measure(scenario: &Scenario, subject: &Subject, settings: &Settings) ->
             let plain = Arc::new(crate::canopy::Sealed::plain());
             seal::run(subject.seal.as_deref().ok_or(absent)?, plain, settings).await
         }
+        "faults" => faults::run(settings).await,
         "baseline" => baseline::run(settings).await,
         name => Err(LoadError::UnknownScenario(name.to_owned())),
     }

@@ -89,6 +89,10 @@ fn check_format(dir: &Path, found: &str) -> Result<(), StoreError> {
     }
     match found.strip_prefix("canopy ").and_then(|n| n.parse::<u32>().ok()) {
         Some(_) => Err(StoreError::NewerFormat { dir: dir.into(), found: found.into(), known: FORMAT }),
+        // The root key is there: it is ours, and its format was not always this.
+        None if dir.join("keys/root.slots").exists() => {
+            Err(StoreError::CorruptFile { path: dir.join("VERSION"), reason: "it names no format".into() })
+        }
         None => Err(StoreError::NotOurs(dir.into())),
     }
 }

@@ -28,7 +28,8 @@ async fn other_formats_and_foreign_directories_are_refused() {
     assert!(matches!(&error, StoreError::NewerFormat { found, .. } if found == "canopy 2"), "{error}");
     assert!(error.to_string().contains("newer release"));
     fs::write(&version, "something else\n").unwrap();
-    assert!(matches!(Store::open(options(dir.path())), Err(StoreError::NotOurs(_))));
+    let error = Store::open(options(dir.path())).err().unwrap();
+    assert!(matches!(&error, StoreError::CorruptFile { path, .. } if *path == version), "{error}");
 
     let foreign = tempfile::tempdir().unwrap();
     fs::create_dir(foreign.path().join("data")).unwrap();
