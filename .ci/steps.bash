@@ -63,14 +63,14 @@ need_component() {
     fi
 }
 
-# A linker for all crates, a compiler for aws-lc. Nothing else: no protoc, no
-# cmake, no OpenSSL.
+# A linker for all crates, a compiler for aws-lc, and make for jemalloc. Nothing
+# else: no protoc, no cmake, no OpenSSL.
 need_compiler() {
-    if ! has cc; then
-        has apt-get || fail "no C compiler: install gcc or clang, then run this again"
+    if ! has cc || ! has make; then
+        has apt-get || fail "no C compiler or no make: install gcc (or clang) and make, then run this again"
         note "installing a C compiler"
         as_root apt-get update -qq
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev </dev/null
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev make </dev/null
     fi
 }
 

@@ -24,8 +24,8 @@ pub fn start_logging(config: &LogConfig) {
 const SECONDS_BUCKETS: [f64; 14] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10.0];
 /// How often recorded values are folded into the histograms. Between two foldings they are kept
-/// one by one.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// one by one: at 30,000 calls a second 7,500 of them, which stay in a core's cache.
+const UPKEEP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Starts counting; `None` where this process counts already. Needs a runtime, which it leaves a
 /// task.
@@ -36,7 +36,12 @@ pub fn start_metrics() -> Option<PrometheusHandle> {
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(UPKEEP_INTERVAL).await;
-            folded.run_upkeep();
+            let folded = folded.clone();
+            // Not where calls are answered: they would wait for it.
+            let done = tokio::task::spawn_blocking(move || folded.run_upkeep()).await;
+            if done.is_err() {
+                return;
+            }
         }
     });
     Some(handle)
