@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::raw_fjall::{Values, scramble};
 use crate::LoadError;
-use crate::scenario::seal::{CACHE_BYTES, MEMTABLE_BYTES, ROW_BYTES, ROWS_IN_FLIGHT, Rows, Target};
+use crate::scenario::seal::{CACHE_BYTES, MEMTABLE_BYTES, ROW_BYTES, ROWS_IN_FLIGHT, Rows, Target, waves};
 
 /// Commits in one batch, and bytes after which it takes no more: the store's own.
 const BATCH_COMMITS_MAX: usize = canopy_store::StoreOptions::GROUP_COMMITS_MAX;
@@ -188,16 +188,9 @@ fn write(tables: &Tables, commits: &Receiver<Commit>) {
 impl Rows for PlainRows {
     fn put(&mut self, numbers: Range<u64>) -> BoxFuture<'_, Result<(), LoadError>> {
         async move {
-            let mut answers = Vec::new();
-            let mut start = numbers.start;
-            while start < numbers.end {
-                let wave = numbers.end.min(start + ROWS_IN_FLIGHT);
-                while start < wave {
-                    let end = wave.min(start + self.rows_per_commit);
-                    answers.push(self.submit(start..end)?);
-                    start = end;
-                }
-                for answer in answers.drain(..) {
+            for wave in waves(numbers, self.rows_per_commit) {
+                let answers: Result<Vec<_>, _> = wave.into_iter().map(|rows| self.submit(rows)).collect();
+                for answer in answers? {
                     answer.await.map_err(|error| LoadError::Subject(error.to_string()))??;
                 }
             }

@@ -16,7 +16,7 @@ use prost::Message as _;
 use crate::LoadError;
 use crate::baseline::plain_rows::PlainFjall;
 use crate::baseline::raw_fjall::{Values, scramble};
-use crate::scenario::seal::{CACHE_BYTES, MEMTABLE_BYTES, ROW_BYTES, ROWS_IN_FLIGHT, Rows, Target};
+use crate::scenario::seal::{CACHE_BYTES, MEMTABLE_BYTES, ROW_BYTES, Rows, Target, waves};
 
 const TABLE: u16 = 1;
 const METHOD: &str = "canopy.load.v1.Load/Put";
@@ -140,17 +140,13 @@ impl SealedRows {
 impl Rows for SealedRows {
     fn put(&mut self, numbers: Range<u64>) -> BoxFuture<'_, Result<(), LoadError>> {
         async move {
-            let mut tickets = Vec::new();
-            let mut start = numbers.start;
-            while start < numbers.end {
-                let wave = numbers.end.min(start + ROWS_IN_FLIGHT);
-                while start < wave {
-                    let end = wave.min(start + self.rows_per_commit);
-                    let commit = commit((start..end).map(|number| (number, self.value(number))));
+            for wave in waves(numbers, self.rows_per_commit) {
+                let mut tickets = Vec::with_capacity(wave.len());
+                for rows in wave {
+                    let commit = commit(rows.map(|number| (number, self.value(number))));
                     tickets.push(self.writer.submit(commit));
-                    start = end;
                 }
-                for ticket in tickets.drain(..) {
+                for ticket in tickets {
                     ticket.await.map_err(subject)?;
                 }
             }

@@ -45,6 +45,16 @@ pub const ROW_BYTES: usize = 1024;
 const ROWS_PER_COMMIT: u64 = 16;
 /// Rows under way: some full groups of the group commit.
 pub const ROWS_IN_FLIGHT: u64 = 2048;
+
+/// Rows by number, cut into commits, and these into waves of at most [`ROWS_IN_FLIGHT`] rows: what
+/// is submitted before anything is waited for.
+pub fn waves(numbers: Range<u64>, rows_per_commit: u64) -> impl Iterator<Item = Vec<Range<u64>>> {
+    let cut = |whole: Range<u64>, by: u64| {
+        let end = whole.end;
+        whole.step_by(usize::try_from(by.max(1)).unwrap_or(usize::MAX)).map(move |start| start..end.min(start + by))
+    };
+    cut(numbers, ROWS_IN_FLIGHT).map(move |wave| cut(wave, rows_per_commit).collect())
+}
 /// Rows put in one round.
 const ROWS: u64 = 48 * 1024;
 /// Rows read in one round, by key and by span.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use canopy_domain::{Address, Code, Reader, Refusal};
 use canopy_store::StoreError;
 
-use crate::fixture::{commit, open, org};
+use crate::fixture::{commit, open, org, put};
 
 /// The directory of the only vault but `other`.
 fn vault_dir(dir: &Path, other: Option<&Path>) -> PathBuf {
@@ -37,9 +37,7 @@ async fn check(reason: &str, damage: impl Fn(&Path)) {
     }
     drop(writer);
     let damaged = vault_dir(dir.path(), None);
-    let mut writer = store.writer(&org(2), &[]).await.unwrap();
-    writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
-    drop(writer);
+    put(&store, &org(2), b"1").await;
     store.close().await.unwrap();
     damage(&damaged);
 
@@ -89,16 +87,12 @@ async fn a_flipped_bit_in_the_journal() {
 async fn a_database_rolled_back_behind_its_head() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let mut writer = store.writer(&org(1), &[]).await.unwrap();
-    writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
-    drop(writer);
+    put(&store, &org(1), b"1").await;
     store.close().await.unwrap();
     let vault = vault_dir(dir.path(), None);
     let old = fs::read(journal(&vault)).unwrap();
     let store = open(dir.path());
-    let mut writer = store.writer(&org(1), &[]).await.unwrap();
-    writer.submit(commit(&[(b"a", Some(b"2"))])).await.unwrap();
-    drop(writer);
+    put(&store, &org(1), b"2").await;
     store.close().await.unwrap();
     fs::write(journal(&vault), old).unwrap();
     let store = open(dir.path());
@@ -123,21 +117,15 @@ fn copy_dir(from: &Path, to: &Path) {
 async fn check_set_back(address: Address, other: Address) {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let mut writer = store.writer(&address, &[]).await.unwrap();
-    writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
-    drop(writer);
+    put(&store, &address, b"1").await;
     let vault = vault_dir(dir.path(), None);
-    let mut writer = store.writer(&other, &[]).await.unwrap();
-    writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
-    drop(writer);
+    put(&store, &other, b"1").await;
     store.close().await.unwrap();
     let older = dir.path().join("older");
     copy_dir(&vault, &older);
 
     let store = open(dir.path());
-    let mut writer = store.writer(&address, &[]).await.unwrap();
-    writer.submit(commit(&[(b"a", Some(b"2"))])).await.unwrap();
-    drop(writer);
+    put(&store, &address, b"2").await;
     store.close().await.unwrap();
     fs::remove_dir_all(&vault).unwrap();
     copy_dir(&older, &vault);
@@ -159,9 +147,7 @@ async fn a_whole_vault_that_was_set_back_is_noticed() {
 async fn a_damaged_list_of_heads_keeps_nobody_from_being_served() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let mut writer = store.writer(&org(1), &[]).await.unwrap();
-    writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
-    drop(writer);
+    put(&store, &org(1), b"1").await;
     store.close().await.unwrap();
     fs::write(dir.path().join("data/heads"), b"nonsense").unwrap();
     let store = open(dir.path());
@@ -208,9 +194,7 @@ async fn one_damaged_slot_of_a_head_is_no_loss() {
 async fn a_keyring_without_a_partitions_key_is_no_empty_partition() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let mut writer = store.writer(&org(1), &[]).await.unwrap();
-    writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
-    drop(writer);
+    put(&store, &org(1), b"1").await;
     store.close().await.unwrap();
     let keyring = vault_dir(dir.path(), None).join("keyring");
     let bytes = fs::read(&keyring).unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use canopy_domain::Reader;
 use canopy_store::{Store, StoreError};
 
-use crate::fixture::{commit, open, options, org};
+use crate::fixture::{open, options, org, put};
 
 #[tokio::test]
 async fn a_second_opening_is_refused_until_the_first_is_closed() {
@@ -44,8 +44,7 @@ async fn files_of_the_installation_that_are_damaged_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         for n in 1..3 {
-            let mut writer = store.writer(&org(n), &[]).await.unwrap();
-            writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
+            put(&store, &org(n), b"1").await;
         }
         store.close().await.unwrap();
         let path = dir.path().join("data").join(file);
@@ -65,9 +64,7 @@ async fn files_of_the_installation_that_are_damaged_are_named() {
 async fn a_lost_index_is_made_again_and_unfinished_vaults_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let mut writer = store.writer(&org(1), &[]).await.unwrap();
-    writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
-    drop(writer);
+    put(&store, &org(1), b"1").await;
     store.close().await.unwrap();
     let vaults = dir.path().join("data/vaults");
     fs::remove_file(vaults.join("index")).unwrap();

@@ -22,7 +22,13 @@ pub(crate) fn org(n: u8) -> Address {
     Address::org(Id::from_bytes([n; 16]))
 }
 
-/// Which changes `put` and `delete` describe.
+/// Sets the row `a` of an address in a commit of its own; gives its seq.
+pub(crate) async fn put(store: &Store, address: &Address, value: &[u8]) -> u64 {
+    let mut writer = store.writer(address, &[]).await.unwrap();
+    writer.submit(commit(&[(b"a", Some(value))])).await.unwrap()
+}
+
+/// What [`commit`] changes: keys, and their rows; none for a removal.
 pub(crate) type Rows<'a> = &'a [(&'a [u8], Option<&'a [u8]>)];
 
 pub(crate) fn commit(rows: Rows<'_>) -> Commit {
