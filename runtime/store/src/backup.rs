@@ -129,9 +129,8 @@ impl Store {
             let part = to.with_extension("part");
             let written = write(&vault, &address, &part, time_ms, &go_on);
             let summary = written.inspect_err(|_| drop(fs::remove_file(&part)))?;
-            let parent = to.parent().unwrap_or(Path::new("."));
             fs::rename(&part, &to)
-                .and_then(|()| layout::sync_dir(parent))
+                .and_then(|()| layout::sync_dir(layout::dir_of(&to)))
                 .map_err(|e| StoreError::io("cannot put in place", &to, &e))?;
             Ok(summary)
         })

@@ -140,7 +140,7 @@ impl From<StoreError> for Refusal {
         let message = error.to_string();
         match error {
             StoreError::Quarantined { .. } => Refusal::new(Code::Unavailable, message)
-                .hint("its files are kept as they are; the reason is in the server log"),
+                .hint("its files are kept as they are: stop the server and see `canopy local verify`; docs/recovery.md tells more"),
             StoreError::CommitFailed { .. } => Refusal::new(Code::Unavailable, message)
                 .hint("try again with the same request id; if it persists, see the server log"),
             StoreError::Busy(_) | StoreError::Closed | StoreError::InUse(_) | StoreError::Io { .. } => {

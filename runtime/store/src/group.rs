@@ -26,7 +26,8 @@ use prost::Message;
 /// the disk, another computes. More of them leave each group fewer commits and
 /// give the kernel more fsyncs to begin and end: with 256 callers over 32 vaults
 /// on two cores, a commit took 51 µs of CPU with one for each core, 56 µs with
-/// two, which kept both busy, 63 µs with four and 99 µs with eight.
+/// two, which kept both busy, 63 µs with four and 99 µs with eight (single runs
+/// of builds that differed a little: the order is what they show).
 const COMMIT_THREADS_PER_CORE: usize = 2;
 
 fn commit_threads_max() -> usize {

@@ -144,8 +144,11 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
-    match path.parent() {
-        Some(parent) => sync_dir(parent),
-        None => Ok(()),
-    }
+    sync_dir(dir_of(path))
+}
+
+/// The directory that holds the entry `path`: of a bare file name, the current
+/// one, for which [`Path::parent`] says "".
+pub(crate) fn dir_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

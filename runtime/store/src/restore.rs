@@ -152,9 +152,8 @@ pub fn restore(options: &RestoreOptions) -> Result<Vec<BackupSummary>, StoreErro
     let staging = options.to.with_file_name(format!("{name}.restoring-{suffix}"));
     let restored = build(options, &staging).and_then(|summaries| {
         refuse_existing(&options.to)?;
-        let parent = options.to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::rename(&staging, &options.to)
-            .and_then(|()| layout::sync_dir(parent))
+            .and_then(|()| layout::sync_dir(layout::dir_of(&options.to)))
             .map_err(|e| StoreError::io("cannot put in place", &options.to, &e))?;
         Ok(summaries)
     });

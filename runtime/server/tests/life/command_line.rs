@@ -12,13 +12,13 @@ use tempfile::TempDir;
 const PASSWORD: &str = "correct horse battery";
 
 /// Somebody at a terminal.
-struct Person {
+pub(crate) struct Person {
     email: &'static str,
     home: TempDir,
 }
 
 impl Person {
-    fn new(email: &'static str, server: &Process) -> Self {
+    pub(crate) fn new(email: &'static str, server: &Process) -> Self {
         let person = Self { email, home: tempfile::tempdir().unwrap() };
         let ca = server.ready["ca"].as_str().expect("a CA").to_owned();
         person.done(&["context", "add", "home", "--server", &server.url(), "--ca", &ca]);
@@ -36,14 +36,14 @@ impl Person {
     }
 
     #[track_caller]
-    fn done(&self, arguments: &[&str]) -> String {
+    pub(crate) fn done(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(0), "{}: {arguments:?}: {}", self.email, text(&output.stderr));
         text(&output.stdout)
     }
 
     #[track_caller]
-    fn answer(&self, arguments: &[&str]) -> Json {
+    pub(crate) fn answer(&self, arguments: &[&str]) -> Json {
         let stdout = self.done(arguments);
         serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {stdout}"))
     }
@@ -57,7 +57,7 @@ impl Person {
         assert!(said.contains(says), "`{says}` is not in: {said}");
     }
 
-    fn join(&self, sign_up_token: &Path) {
+    pub(crate) fn join(&self, sign_up_token: &Path) {
         let password = self.home.path().join("password");
         std::fs::write(&password, PASSWORD).unwrap();
         let [password, token] = [&password, sign_up_token].map(|path| format!("@{}", path.display()));

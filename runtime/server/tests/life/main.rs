@@ -7,4 +7,5 @@ mod drain;
 #[path = "../server/harness/mod.rs"]
 mod harness;
 mod process;
+mod recovery;
 mod web;

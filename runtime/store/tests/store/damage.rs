@@ -47,7 +47,7 @@ async fn check(reason: &str, damage: impl Fn(&Path)) {
     assert!(error.to_string().contains(reason), "`{error}` does not say `{reason}`");
     let refusal = Refusal::from(error);
     assert_eq!(refusal.code, Code::Unavailable);
-    assert!(refusal.hint.unwrap().contains("server log"));
+    assert!(refusal.hint.unwrap().contains("canopy local verify"));
     assert!(matches!(store.writer(&org(1), &[]).await, Err(StoreError::Quarantined { .. })));
     let state = store.observe();
     assert_eq!(state.quarantined.len(), 1);

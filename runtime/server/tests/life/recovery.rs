@@ -1,0 +1,91 @@
+//! An org out of a server's data directory into a new one, as docs/recovery.md
+//! tells it: with file names as one types them, relative to where one stands.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::Value as Json;
+
+use crate::command_line::Person;
+use crate::process::{CHEAP, Process, canopy, run, serve, text};
+
+/// `canopy local …` on the data directory `data`, from `dir`.
+fn local(dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = canopy();
+    command.current_dir(dir).arg("local").args(arguments).args(["--set", "data_dir=data"]);
+    run(command)
+}
+
+#[track_caller]
+fn done(dir: &Path, arguments: &[&str]) -> Vec<Json> {
+    let output = local(dir, arguments);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[track_caller]
+fn refused(dir: &Path, arguments: &[&str], says: &str) {
+    let output = local(dir, arguments);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+    assert!(said.contains(says), "`{says}` is not in: {said}");
+}
+
+/// What a project's channel shows, and which org it is of.
+fn shown(person: &Person, channel: &str, org: &str) -> [Json; 2] {
+    let messages = person.answer(&["chat", "list-messages", "--parent", channel]);
+    [messages["messages"].clone(), person.answer(&["org", "get-org", "--name", org])]
+}
+
+#[test]
+fn an_org_is_restored_elsewhere_and_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let server = Process::start(serve(&dir.join("data"), &CHEAP));
+    let ada = Person::new("ada@example.org", &server);
+    ada.join(&dir.join("data/sign-up.token"));
+    let org = ada.answer(&["org", "create-org", "--slug", "acme", "--title", "Acme"])["name"].clone();
+    let org = org.as_str().unwrap();
+    let project = ada.answer(&["org", "create-project", "--parent", org, "--slug", "web"])["name"].clone();
+    let project = project.as_str().unwrap();
+    let chat = format!("{project}/chat");
+    let channel = ada.answer(&["chat", "create-channel", "--parent", &chat, "--slug", "general"])["name"].clone();
+    let channel = channel.as_str().unwrap();
+    for words in ["hello", "is anybody there?"] {
+        ada.answer(&["chat", "send-message", "--parent", channel, "--text", words]);
+    }
+    let before = shown(&ada, channel, org);
+    refused(dir, &["backup", org, "org.backup"], "another process");
+    assert!(server.terminate().0.success());
+
+    let vaults = [(org, "org.backup"), (project, "project.backup"), (chat.as_str(), "chat.backup")];
+    for (address, file) in vaults {
+        let written = done(dir, &["backup", address, file]);
+        assert_eq!(written, done(dir, &["verify-backup", address, file]));
+    }
+    refused(dir, &["backup", org, "org.backup"], "exists already");
+    assert_eq!(done(dir, &["keys", "export", "keys.bundle"])[0]["orgs"], 2, "and the installation");
+    let restore = ["restore", "org.backup", "project.backup", "chat.backup", "--to", "new-data", "--keys"];
+    refused(dir, &[&restore[..], &["chat.backup"]].concat(), "no key bundle");
+    assert!(!dir.join("new-data").exists(), "nothing is left of a restore that failed");
+    assert_eq!(done(dir, &[&restore[..], &["keys.bundle"]].concat()).len(), vaults.len());
+    refused(dir, &[&restore[..], &["keys.bundle"]].concat(), "exists");
+
+    // A flipped bit is seen.
+    let mut bytes = fs::read(dir.join("chat.backup")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(dir.join("chat.backup"), bytes).unwrap();
+    refused(dir, &["verify-backup", &chat, "chat.backup"], "chat.backup");
+
+    let root_key = format!("store.root_key_file={}", dir.join("data/root.key").display());
+    let server = Process::start(serve(&dir.join("new-data"), &[&CHEAP[..], &["--set", &root_key]].concat()));
+    let bob = Person::new("bob@example.org", &server);
+    bob.join(&dir.join("new-data/sign-up.token"));
+    assert_eq!(shown(&bob, channel, org), before);
+    let sent = bob.answer(&["chat", "send-message", "--parent", channel, "--text", "yes"]);
+    assert_eq!(shown(&bob, channel, org)[0].as_array().unwrap().last(), Some(&sent), "and goes on");
+    let (status, log) = server.terminate();
+    assert!(status.success() && !log.contains("ERROR"), "{status}: {log}");
+}
