@@ -270,6 +270,7 @@ impl Shell {
             changes: parts.changes,
             effects: parts.effects,
             wake_at_ms: parts.wake_at_ms,
+            shreds: parts.shreds,
             record,
         });
         let wake_at_ms = parts.wake_at_ms.filter(|at_ms| *at_ms > 0);

@@ -54,6 +54,7 @@ impl Genuine {
                 before: None,
                 after: Some(Bytes::from_static(VALUE)),
                 schema_version: 1,
+                of_subject: false,
             };
             let commit = Commit {
                 time_ms: 1,
@@ -64,6 +65,7 @@ impl Genuine {
                 changes: vec![change],
                 effects: Vec::new(),
                 wake_at_ms: None,
+                shreds: Vec::new(),
                 record: None,
             };
             writer.submit(commit).await.expect("a commit is made");

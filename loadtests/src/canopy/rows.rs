@@ -52,6 +52,7 @@ fn commit(rows: impl Iterator<Item = (u64, Bytes)>) -> Commit {
         before: None,
         after: Some(value),
         schema_version: 1,
+        of_subject: false,
     };
     Commit {
         time_ms: now_ms(),
@@ -62,6 +63,7 @@ fn commit(rows: impl Iterator<Item = (u64, Bytes)>) -> Commit {
         changes: rows.map(change).collect(),
         effects: Vec::new(),
         wake_at_ms: None,
+        shreds: Vec::new(),
         record: None,
     }
 }
@@ -89,8 +91,10 @@ fn entry_bytes(rows: u64) -> usize {
                 before: change.before,
                 after: change.after,
                 schema_version: change.schema_version,
+                ..StoredChange::default()
             })
             .collect(),
+        shreds: Vec::new(),
     }
     .encoded_len()
 }

@@ -186,7 +186,7 @@ pub fn commit<E>(
         }
         let before = read(table, &key)?;
         let after = (before.is_none() || !delete).then_some(after);
-        changes.push(Change { table, key, before, after, schema_version: 1 });
+        changes.push(Change { table, key, before, after, schema_version: 1, of_subject: false });
     }
     Ok(Commit {
         time_ms: time_ms(seq),
@@ -200,6 +200,7 @@ pub fn commit<E>(
         method: METHOD,
         changes,
         effects: effects(seed, partition, op),
+        shreds: Vec::new(),
         wake_at_ms: dice.percent(10).then(|| time_ms(op)),
         record: reply(seed, partition, op).map(|record| (request_key(partition, op), record)),
     })

@@ -20,6 +20,9 @@ pub struct Change {
     pub after: Option<Bytes>,
     /// Version of the rows' format.
     pub schema_version: u32,
+    /// Whether the key starts with the id of a subject; see
+    /// [`Table::of_subjects`].
+    pub of_subject: bool,
 }
 
 /// A message to another actor. It is committed with the decision, delivered
@@ -42,6 +45,7 @@ pub struct Draft {
     wake_at_ms: Option<i64>,
     settle: bool,
     verdict: Option<Refusal>,
+    shreds: Vec<[u8; 16]>,
 }
 
 impl Draft {
@@ -68,7 +72,14 @@ impl Draft {
     }
 
     fn push<T>(&mut self, t: &Table<T>, key: Vec<u8>, before: Option<Bytes>, after: Option<Bytes>) {
-        self.changes.push(Change { table: t.id, key, before, after, schema_version: t.schema_version });
+        self.changes.push(Change {
+            table: t.id,
+            key,
+            before,
+            after,
+            schema_version: t.schema_version,
+            of_subject: t.of_subjects,
+        });
     }
 
     /// Sends a message to another actor once this is committed.
@@ -89,6 +100,13 @@ impl Draft {
         self.wake_at_ms = Some(time_ms);
     }
 
+    /// Destroys the keys of a subject once this is committed: nobody can read
+    /// again what was written of it, from the disk, a backup or an older copy,
+    /// and nothing more can be written of it. Rows that are still there vanish.
+    pub fn shred(&mut self, subject: [u8; 16]) {
+        self.shreds.push(subject);
+    }
+
     /// Commits the draft and answers with a refusal all the same: a stolen
     /// token ends its session, and is still refused.
     pub fn refuse(&mut self, refusal: Refusal) {
@@ -102,7 +120,7 @@ impl Draft {
 
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.effects.is_empty() && self.wake_at_ms.is_none()
+        self.changes.is_empty() && self.effects.is_empty() && self.wake_at_ms.is_none() && self.shreds.is_empty()
     }
 
     /// Takes the draft apart.
@@ -113,6 +131,7 @@ impl Draft {
             wake_at_ms: self.wake_at_ms,
             settle: self.settle,
             verdict: self.verdict,
+            shreds: self.shreds,
         }
     }
 }
@@ -130,4 +149,6 @@ pub struct DraftParts {
     pub settle: bool,
     /// The refusal that answers in place of the reply.
     pub verdict: Option<Refusal>,
+    /// Subjects whose keys are destroyed.
+    pub shreds: Vec<[u8; 16]>,
 }

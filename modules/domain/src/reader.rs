@@ -59,6 +59,13 @@ pub trait Reader {
     /// A keyed digest, to look text up by equality without storing it in a
     /// key. Differs from partition to partition.
     fn digest(&self, text: &[u8]) -> [u8; 16];
+
+    /// Fingerprints of the keys of a subject, as they stand in the certificate
+    /// when it is shredded; none where it has no keys, or no longer.
+    ///
+    /// # Errors
+    /// `INTERNAL` or `UNAVAILABLE`: the store failed.
+    fn subject_fingerprints(&self, subject: &[u8; 16]) -> Result<Vec<[u8; 32]>, Refusal>;
 }
 
 /// Typed reading of a partition.

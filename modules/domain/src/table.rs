@@ -16,13 +16,25 @@ pub struct Table<T> {
     pub name: &'static str,
     /// Version of the rows' format.
     pub schema_version: u32,
+    /// See [`Table::of_subjects`].
+    pub of_subjects: bool,
     rows: PhantomData<fn() -> T>,
 }
 
 impl<T> Table<T> {
     /// Declares a table.
     pub const fn new(id: u16, name: &'static str, schema_version: u32) -> Self {
-        Self { id, name, schema_version, rows: PhantomData }
+        Self { id, name, schema_version, of_subjects: false, rows: PhantomData }
+    }
+
+    /// The first 16 bytes of each key name what the row is about: a channel,
+    /// say, which can be shredded alone. Rows, their changes, and what else a
+    /// commit keeps of the command that changed them are sealed under keys of
+    /// that subject's own; see [`crate::Draft::shred`].
+    #[must_use]
+    pub const fn of_subjects(mut self) -> Self {
+        self.of_subjects = true;
+        self
     }
 }
 

@@ -256,6 +256,7 @@ pub fn store_options(config: &NodeConfig) -> Result<StoreOptions, BootError> {
     options.group_commits_max = config.store.group_commits_max;
     options.group_bytes_max = config.store.group_bytes_max;
     options.request_retention_ms = i64::try_from(config.store.request_id_retention_s * 1000).unwrap_or(i64::MAX);
+    options.clock = canopy_actors::now_ms;
     Ok(options)
 }
 
@@ -273,7 +274,7 @@ fn tokens(config: &NodeConfig, store: &Store, sign_up_token: Secret) -> Result<T
     };
     let milliseconds = |s: u64| i64::try_from(s * 1000).unwrap_or(i64::MAX);
     Ok(Tokens::new(
-        &*store.derive_key("access tokens, ed25519")?,
+        &store.derive_key("access tokens, ed25519"),
         store.installation_id().to_string(),
         milliseconds(config.identity.access_token_ttl_s),
         milliseconds(config.identity.refresh_token_ttl_s),

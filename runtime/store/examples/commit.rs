@@ -40,9 +40,11 @@ fn commit(n: u64, task: u64) -> Commit {
             before: None,
             after: Some(noise(n).into()),
             schema_version: 1,
+            of_subject: false,
         }],
         effects: Vec::new(),
         wake_at_ms: None,
+        shreds: Vec::new(),
         record: Some((
             RequestKey::new("account/01arz3ndektsv4rrffq69g5fav", "canopy.example.v1.Example/Write", &id),
             RequestRecord { payload_digest: vec![1; 16].into(), reply: vec![2; 20].into(), seq: 0 },

@@ -183,7 +183,7 @@ fn write(
     let keys = |name: &PartitionName| vault.partition_named(name).map_err(|e| e.to_string());
     let mut check = Check::new(&vault.keys, &keys, false);
     let mut header =
-        Header { vault: vault.id.to_vec(), time_ms, key_version: crate::keyring::KEY_VERSION, ..Header::default() };
+        Header { vault: vault.id.to_vec(), time_ms, key_version: vault.keys.version(), ..Header::default() };
     if let Some(stored) = snapshot.get(&disk.data, GROUP_KEY).map_err(|e| vault.read_error(e))? {
         header.group = check.group_of(&stored).map_err(|e| vault.corrupt(e))?;
     }
@@ -195,6 +195,7 @@ fn write(
             continue;
         };
         let text = partition.open_row(&key, &stored).map_err(|e| vault.corrupt(e))?;
+        let text = text.ok_or_else(|| vault.corrupt("a partition's state is under a subject's key"))?;
         let meta = Meta::decode(text.as_slice()).map_err(|e| vault.corrupt(&e.to_string()))?;
         header.cursors.push(Cursor { partition: name.to_vec(), seq: meta.seq });
     }
@@ -209,6 +210,10 @@ fn write(
     for (space, keyspace) in [(Space::Data, &disk.data), (Space::Feed, &disk.feed)] {
         for guard in snapshot.iter(keyspace) {
             let (key, value) = guard.into_inner().map_err(|e| vault.read_error(e))?;
+            if key.first_chunk().is_some_and(|name| vault.is_shredded(name)) {
+                // A partition that is gone is in no backup made after that.
+                continue;
+            }
             let row = StoredRow { space, key: &key, value: &value };
             check.row(&row).map_err(|e| vault.corrupt(&e))?;
             push_row(&mut rows, &row).ok_or_else(|| vault.corrupt("a row is too long"))?;

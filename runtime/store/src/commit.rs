@@ -32,6 +32,9 @@ pub struct Commit {
     /// When to activate the actor again, in milliseconds since 1970; `None`
     /// leaves the last wish as it is.
     pub wake_at_ms: Option<i64>,
+    /// Subjects whose keys are destroyed when this is durable. See
+    /// [`canopy_domain::Draft::shred`].
+    pub shreds: Vec<[u8; 16]>,
     /// The answer to repeat. [`RequestRecord::seq`] is filled in when it is 0.
     pub record: Option<(RequestKey, RequestRecord)>,
 }

@@ -251,6 +251,11 @@ impl DiskWriter {
         Ok(self.group)
     }
 
+    /// Number of the last durable group.
+    pub(crate) fn group(&self) -> u64 {
+        self.group
+    }
+
     fn sync_head(&mut self) -> io::Result<()> {
         if self.head_dirty {
             self.head.sync()?;

@@ -113,6 +113,29 @@ pub enum StoreError {
         /// What the system said.
         reason: String,
     },
+    /// What was asked for had keys of its own, and they were destroyed.
+    #[error("`{0}` was shredded: its keys are destroyed, and nobody can read it again")]
+    Shredded(String),
+    /// The first answer to a repeated request went with what it was about.
+    #[error("the request was answered, and what it was about has been shredded since, its answer with it")]
+    AnswerShredded,
+    /// The installation has no such thing.
+    #[error("`{0}` has no keys here")]
+    NoKeys(String),
+    /// The change of key slots is not possible.
+    #[error("{0}")]
+    Slot(String),
+    /// A commit about more subjects than it can be sealed for.
+    #[error("a commit is about {subjects} things that are shredded apart, and at most {max} are allowed")]
+    TooManySubjects {
+        /// How many.
+        subjects: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A row of a table whose keys start with a subject's id has a shorter key.
+    #[error("a key of table {0} names no subject: it has less than 16 bytes")]
+    NoSubject(u16),
     /// A change of a table that is the store's own.
     #[error("table {0:#06x} is reserved for the store")]
     ReservedTable(u16),
@@ -155,7 +178,16 @@ impl From<StoreError> for Refusal {
             StoreError::TooManyVaults { .. } => {
                 Refusal::new(Code::ResourceExhausted, message).hint("try again later, or raise open_vaults_max")
             }
-            StoreError::Corrupt { .. }
+            StoreError::Shredded(_) => Refusal::new(Code::FailedPrecondition, message)
+                .hint("the certificate of its destruction is in `canopy ops list-shred-certificates`"),
+            StoreError::AnswerShredded => {
+                Refusal::new(Code::FailedPrecondition, message).hint("it took effect; there is nothing to repeat")
+            }
+            StoreError::NoKeys(_) => Refusal::new(Code::NotFound, message),
+            StoreError::Slot(_) => Refusal::new(Code::FailedPrecondition, message),
+            StoreError::TooManySubjects { .. }
+            | StoreError::NoSubject(_)
+            | StoreError::Corrupt { .. }
             | StoreError::CorruptFile { .. }
             | StoreError::BackupDamaged { .. }
             | StoreError::Exists(_)

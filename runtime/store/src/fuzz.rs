@@ -4,7 +4,8 @@
 use canopy_proto::system::v1::Transaction;
 use prost::Message;
 
-use crate::key::Key;
+use crate::key::{Key, Nonces};
+use crate::keyring::NewKey;
 use crate::partition::{Partition, SCHEMA_VERSION};
 use crate::seal::{Sealer, Space};
 
@@ -43,15 +44,23 @@ pub fn sealed_value(data: &[u8]) {
 /// A feed entry: bytes that were never sealed are refused; a transaction reads
 /// as it was written, behind the entry it was chained to alone.
 pub fn feed_entry(data: &[u8]) {
-    let partition = Partition::new(NAME, &key(), VAULT);
+    let partition = Partition::fresh(
+        &NewKey { partition: NAME, subject: None, version: 1, outer_version: 1, key: key(), created_ms: 0 },
+        VAULT,
+    );
     assert!(partition.open_entry(1, data).is_err(), "bytes from outside were opened");
     // What a former release, or a damaged one, may have sealed.
     let sealed =
-        partition.sealer.seal_written(Space::Feed, &partition.feed_key(1), SCHEMA_VERSION, data.len(), NONCE, |to| {
+        partition.sealer().seal_written(Space::Feed, &partition.feed_key(1), SCHEMA_VERSION, data.len(), NONCE, |to| {
             to.copy_from_slice(data);
             [0; 32]
         });
     assert!(partition.check_link(&[], 1, &sealed).is_err(), "a chain that was made up was taken");
+    // Its parts would stand behind it, and there are none.
+    if Transaction::decode(data).is_ok_and(|read| read.changes.iter().any(|change| change.sealed_bytes > 0)) {
+        assert!(partition.open_entry(1, &sealed).is_err(), "parts that are not there were read");
+        return;
+    }
     let (Ok(mut transaction), Ok(read)) = (Transaction::decode(data), partition.open_entry(1, &sealed)) else {
         assert!(Transaction::decode(data).is_err(), "a sealed transaction cannot be read");
         return;
@@ -59,7 +68,7 @@ pub fn feed_entry(data: &[u8]) {
     assert_eq!(read, transaction, "another transaction was read than was sealed");
     transaction.seq = transaction.seq.max(1);
     let seq = transaction.seq;
-    let (stored, mac) = partition.seal_entry(&[1; 32], &transaction, NONCE);
+    let (stored, mac) = partition.seal_entry(&[1; 32], transaction.clone(), &[], &mut Nonces::new(1));
     let (linked, link) = partition.check_link(&[1; 32], seq, &stored).expect("what was sealed opens");
     assert_eq!((linked, link), (transaction, mac), "another transaction was read than was sealed");
     assert!(partition.check_link(&[2; 32], seq, &stored).is_err(), "chained to another entry");

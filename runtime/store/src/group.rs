@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::StoreError;
 use crate::handle::Handle;
 use crate::key::Nonces;
-use crate::keyring::PartitionName;
+use crate::keyring::{NewKey, PartitionName, SubjectId};
 use crate::node::Node;
 use crate::partition::{META, Meta, Partition, SCHEMA_VERSION};
 use crate::seal::Space;
@@ -70,8 +70,10 @@ pub(crate) struct Submission {
     pub(crate) advance: Option<Advance>,
     /// Whether it is a feed entry, to be counted.
     pub(crate) is_commit: bool,
-    /// A keyring record that must be durable before the rows.
-    pub(crate) new_partition: Option<Vec<u8>>,
+    /// Keys that must be durable before the rows.
+    pub(crate) new_keys: Vec<NewKey>,
+    /// Subjects of the advanced partition whose keys go once this is durable.
+    pub(crate) doomed: Vec<SubjectId>,
     /// What the ticket answers.
     pub(crate) seq: u64,
     pub(crate) ticket: Option<oneshot::Sender<Result<u64, StoreError>>>,
@@ -294,10 +296,7 @@ impl Vault {
         let disk = self.disk_or_new()?;
         let mut writer = disk.writer();
 
-        let records: Vec<&[u8]> = group.iter().filter_map(|s| s.new_partition.as_deref()).collect();
-        if !records.is_empty() {
-            writer.keyring.append(records).map_err(failed)?;
-        }
+        self.write_keys(&mut writer, group).map_err(failed)?;
 
         let mut bytes = 0;
         let mut batch = disk.batch(rows + advances + 1);
@@ -316,7 +315,7 @@ impl Vault {
         for advance in last_advances(group).into_values() {
             let key = advance.partition.row_key(META, &[]);
             let text = advance.meta.encode_to_vec();
-            let value = advance.partition.sealer.seal(Space::Data, &key, SCHEMA_VERSION, &text, nonces.take());
+            let value = advance.partition.sealer().seal(Space::Data, &key, SCHEMA_VERSION, &text, nonces.take());
             bytes += key.len() + value.len() + ROW_OVERHEAD_BYTES;
             batch.insert(&disk.data, key, value);
         }
@@ -326,6 +325,7 @@ impl Vault {
         batch.commit().map_err(|e| failed(crate::disk::io_error(e)))?;
         let number = writer.committed(bytes as u64).map_err(failed)?;
         self.node.heads.note(self.id, number);
+        self.shred_doomed(&mut writer, group)?;
         Ok(bytes as u64)
     }
 }

@@ -68,7 +68,8 @@ impl Handle {
     pub(crate) fn found(&self) -> Option<(Arc<Vault>, Arc<Partition>)> {
         let found = self.found.lock();
         let (vault, partition) = found.as_ref()?;
-        Some((vault.upgrade().filter(|vault| !vault.is_failed())?, partition.clone()))
+        let vault = vault.upgrade().filter(|vault| !vault.is_failed() && !partition.is_shredded())?;
+        Some((vault, partition.clone()))
     }
 
     pub(crate) fn set_found(&self, vault: &Arc<Vault>, partition: &Arc<Partition>) {

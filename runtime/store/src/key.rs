@@ -59,6 +59,12 @@ impl Key {
         key
     }
 
+    /// What names the key without telling it: a commitment, for lists and
+    /// for certificates of its destruction.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        *self.derive("canopy key fingerprint").expose()
+    }
+
     /// An HMAC under this key.
     pub(crate) fn hmac(&self) -> Hmac256 {
         <Hmac256 as KeyInit>::new_from_slice(&self.0).expect("HMAC takes any key length")

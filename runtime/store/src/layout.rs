@@ -1,17 +1,17 @@
 //! The data directory:
 //!
 //! ```text
-//! VERSION          canopy 1
+//! VERSION          canopy 2
 //! LOCK             held while a process has the directory
 //! keys/root.slots  ways to the root key
-//! keys/orgs        org keys, wrapped by the root key
+//! keys/orgs        org keys and the installation's secrets, sealed
 //! heads            how far each vault had come, sealed
 //! vaults/index     which vault is in which directory, sealed
 //! vaults/<id>/     keyring, head, db/ (fjall)
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,11 @@ use rustix::fs::FlockOperation;
 use crate::StoreError;
 
 /// Format of the directory, and of everything below it.
-pub(crate) const FORMAT: &str = "canopy 1";
+pub(crate) const FORMAT: &str = "canopy 2";
+/// The format before. Its files are read as they are, and get the new format
+/// when they are next written whole; only `VERSION` changes at once, so that
+/// the release before refuses the directory from then on.
+const FORMAT_BEFORE: &str = "canopy 1";
 
 /// A data directory that this process has locked.
 pub(crate) struct Layout {
@@ -37,16 +41,16 @@ impl Layout {
             return Err(StoreError::NotOurs(dir.into()));
         }
         let lock = lock(dir)?;
-        match fs::read_to_string(&version) {
+        let is_current = match fs::read_to_string(&version) {
             Ok(text) => check_format(dir, text.trim_end())?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
             Err(e) => return Err(StoreError::io("cannot read", &version, &e)),
-        }
+        };
         let layout = Self { dir: dir.into(), _lock: lock };
         for part in [layout.keys(), layout.vaults()] {
             make_dir(&part).map_err(|e| StoreError::io("cannot make the directory", &part, &e))?;
         }
-        if !version.exists() {
+        if !is_current {
             write_whole(&version, format!("{FORMAT}\n").as_bytes())
                 .map_err(|e| StoreError::io("cannot write", &version, &e))?;
         }
@@ -83,9 +87,11 @@ impl Layout {
     }
 }
 
-fn check_format(dir: &Path, found: &str) -> Result<(), StoreError> {
-    if found == FORMAT {
-        return Ok(());
+/// Whether a directory has this release's format; if not, it has the one
+/// before.
+fn check_format(dir: &Path, found: &str) -> Result<bool, StoreError> {
+    if found == FORMAT || found == FORMAT_BEFORE {
+        return Ok(found == FORMAT);
     }
     match found.strip_prefix("canopy ").and_then(|n| n.parse::<u32>().ok()) {
         Some(_) => Err(StoreError::NewerFormat { dir: dir.into(), found: found.into(), known: FORMAT }),
@@ -151,4 +157,67 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// one, for which [`Path::parent`] says "".
 pub(crate) fn dir_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// As [`write_whole`], in place of a file that holds keys: the old bytes are
+/// overwritten on the disk, as far as the file system overwrites in place. The
+/// new file stands before the old one goes.
+pub(crate) fn replace_keys(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let old = match private().open(path) {
+        Ok(file) => Some(file),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    write_whole(path, bytes)?;
+    if let Some(Err(error)) = old.map(|old| overwrite(&old)) {
+        // The new file stands: what could not be overwritten is only unlinked.
+        tracing::warn!(path = %path.display(), %error, "old keys could not be overwritten");
+    }
+    Ok(())
+}
+
+/// Removes a file that holds keys, overwritten first as by [`replace_keys`].
+pub(crate) fn remove_keys(path: &Path) -> io::Result<()> {
+    match private().open(path) {
+        Ok(file) => overwrite(&file).and_then(|()| fs::remove_file(path)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn overwrite(mut file: &File) -> io::Result<()> {
+    let mut left = file.metadata()?.len();
+    file.rewind()?;
+    while left > 0 {
+        let zeros = [0u8; 4096];
+        let chunk = zeros.get(..usize::try_from(left).unwrap_or(usize::MAX)).unwrap_or(&zeros);
+        file.write_all(chunk)?;
+        left -= chunk.len() as u64;
+    }
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    #[test]
+    fn the_old_bytes_of_keys_are_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        for len in [1usize, 4096, 10_000] {
+            write_whole(&path, &vec![7; len]).unwrap();
+            let mut old = File::open(&path).unwrap();
+            replace_keys(&path, b"new").unwrap();
+            let mut bytes = Vec::new();
+            old.read_to_end(&mut bytes).unwrap();
+            assert_eq!(bytes, vec![0; len]);
+            assert_eq!(fs::read(&path).unwrap(), b"new");
+            let mut new = File::open(&path).unwrap();
+            remove_keys(&path).unwrap();
+            new.read_to_end(&mut bytes).unwrap();
+            assert!(bytes.iter().all(|byte| *byte == 0) && !path.exists());
+        }
+    }
 }

@@ -11,15 +11,18 @@ use tokio::runtime::Handle;
 use crate::catalog::Catalog;
 use crate::group::Committer;
 use crate::heads::{HEADS_WRITE_MS, Heads};
-use crate::key::{Hmac256, Key};
+use crate::key::Hmac256;
+use crate::keys;
 use crate::layout::Layout;
 use crate::root::Root;
-use crate::route::INSTALLATION;
 use crate::{StoreError, StoreOptions};
 
 pub(crate) struct Node {
     pub(crate) options: StoreOptions,
     pub(crate) installation: canopy_domain::Id,
+    pub(crate) root: parking_lot::Mutex<Root>,
+    /// One rotation or shredding at a time.
+    pub(crate) key_work: tokio::sync::Mutex<()>,
     pub(crate) catalog: Catalog,
     pub(crate) committer: Committer,
     pub(crate) heads: Heads,
@@ -41,19 +44,27 @@ impl Node {
         let runtime = Handle::try_current()
             .map_err(|e| StoreError::Io { what: "the store needs a Tokio runtime".into(), reason: e.to_string() })?;
         let layout = Layout::open(&options.dir)?;
-        let root = Root::open(&layout, &options.unlock)?;
-        let catalog = Catalog::open(&layout, &root.key)?;
-        let heads = Heads::open(&layout.heads(), catalog.org_key(INSTALLATION).map(heads_key).as_ref())
+        let clock = options.clock;
+        let mut root = Root::open(&layout, &options.unlock, clock())?;
+        let catalog = Catalog::open(&layout, &root, clock)?;
+        if let Some(next) = root.next.clone() {
+            tracing::info!("finishing the rotation of the root key");
+            catalog.rewrite(&next)?;
+            root.finish_rotation()?;
+        }
+        let heads = Heads::open(&layout.heads(), Some(&catalog.heads()))
             .map_err(|e| StoreError::io("cannot read", &layout.heads(), &e))?;
         let template = Database::builder(&options.dir).cache_size(options.block_cache_bytes).into_config();
         let this = Arc::new(Self {
             installation: root.installation,
+            absent: catalog.absent().hmac(),
             catalog,
+            root: parking_lot::Mutex::new(root),
+            key_work: tokio::sync::Mutex::new(()),
             committer: Committer::default(),
             heads,
             runtime,
             template,
-            absent: root.key.derive("canopy absent").hmac(),
             figures: Figures::new(),
             open_databases: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
@@ -61,6 +72,7 @@ impl Node {
             layout: parking_lot::Mutex::new(Some(layout)),
             options,
         });
+        keys::finish(&this)?;
         this.runtime.spawn(keep_heads(Arc::downgrade(&this)));
         Ok(this)
     }
@@ -70,7 +82,7 @@ impl Node {
         if !self.heads.has_news() {
             return Ok(());
         }
-        let key = heads_key(self.catalog.org_key_or_new(INSTALLATION)?);
+        let key = self.catalog.heads();
         self.heads
             .write(&key)
             .map_err(|e| StoreError::Io { what: "cannot write `heads`".into(), reason: e.to_string() })
@@ -95,10 +107,6 @@ impl Node {
     pub(crate) fn unlock(&self) {
         self.layout.lock().take();
     }
-}
-
-fn heads_key(installation: Key) -> Key {
-    installation.derive("canopy heads")
 }
 
 /// Writes heads now and then, for as long as the store is there.

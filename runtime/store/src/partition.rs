@@ -8,18 +8,23 @@
 //! Numbers are big-endian. Tables from [`INTERNAL`] on are the store's own.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use canopy_domain::{Address, Change, View};
 use canopy_proto::system::v1 as proto;
 use canopy_proto::system::v1::Transaction;
 use fjall::UserValue;
+use parking_lot::RwLock;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::key::{Hmac256, Key, NONCE_BYTES, digest16, digest32};
-use crate::keyring::{KEY_VERSION, PartitionName};
-use crate::seal::{Sealer, Space};
+use crate::key::{Hmac256, Key, Nonces, digest16, digest32};
+use crate::keyring::{NewKey, OpenedKey, PartitionKeys, PartitionName, SubjectId};
+use crate::seal::{SUBJECT_VERSIONS, Sealer, Space, Text, key_version};
+use crate::subject::Subjects;
 
 /// First table that belongs to the store.
 pub(crate) const INTERNAL: u16 = 0xFF00;
@@ -34,6 +39,22 @@ pub(crate) const EFFECTS: u16 = 0xFF02;
 pub(crate) const SCHEMA_VERSION: u32 = 1;
 
 const CHAIN_BYTES: usize = 32;
+
+/// First byte of a feed entry with parts that can be shredded: no suite.
+const ENTRY_WITH_PARTS: u8 = 0x7E;
+
+/// Subjects that one commit may be about: its first answer is sealed once for
+/// each.
+pub(crate) const SUBJECTS_PER_COMMIT_MAX: usize = 8;
+
+/// The parts of a change that a subject's key seals.
+#[derive(Clone, PartialEq, Message)]
+struct Sides {
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    before: Option<bytes::Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    after: Option<bytes::Bytes>,
+}
 
 /// What a partition knows of itself; written with each commit.
 #[derive(Clone, PartialEq, Message)]
@@ -57,19 +78,120 @@ pub(crate) struct Meta {
 /// The keys of a partition, ready for use.
 pub(crate) struct Partition {
     pub(crate) name: PartitionName,
-    pub(crate) sealer: Sealer,
+    vault: [u8; 16],
+    /// By version; the last seals what is written.
+    sealers: ArcSwap<Vec<Arc<Sealer>>>,
+    subjects: RwLock<Subjects>,
+    is_shredded: AtomicBool,
+    /// Of the first version, for good: digests stand in keys, and the chain
+    /// outlives re-sealing.
     lookup: Hmac256,
     chain: Hmac256,
 }
 
 impl Partition {
-    pub(crate) fn new(name: PartitionName, key: &Key, vault: [u8; 16]) -> Self {
-        Self {
+    /// A partition with its keys; `None` without any.
+    pub(crate) fn new(name: PartitionName, keys: &PartitionKeys, vault: [u8; 16]) -> Option<Self> {
+        let identity = &keys.versions.first()?.key;
+        let sealers = keys.versions.iter().map(|key| Arc::new(own_sealer(&key.key, vault, key.version)));
+        Some(Self {
             name,
-            sealer: Sealer::new(&key.derive("canopy values"), vault, KEY_VERSION),
-            lookup: key.derive("canopy look-ups").hmac(),
-            chain: key.derive("canopy chain").hmac(),
+            vault,
+            sealers: ArcSwap::from_pointee(sealers.collect()),
+            subjects: RwLock::new(Subjects::new(keys, vault)),
+            is_shredded: AtomicBool::new(false),
+            lookup: identity.derive("canopy look-ups").hmac(),
+            chain: identity.derive("canopy chain").hmac(),
+        })
+    }
+
+    /// One that nothing was written to.
+    pub(crate) fn fresh(new: &NewKey, vault: [u8; 16]) -> Self {
+        let key = OpenedKey { version: new.version, outer_version: new.outer_version, key: new.key.clone() };
+        let keys = PartitionKeys { versions: vec![key], subjects: Vec::new(), shredded: Vec::new() };
+        Self::new(new.partition, &keys, vault).expect("it has a key")
+    }
+
+    /// What seals the partition's own values now.
+    pub(crate) fn sealer(&self) -> Arc<Sealer> {
+        let sealers = self.sealers.load();
+        Arc::clone(sealers.last().expect("a partition is made with one and loses none"))
+    }
+
+    /// Takes a key of its own into use.
+    pub(crate) fn adopt(&self, new: &NewKey) {
+        let mut sealers = Vec::clone(&self.sealers.load());
+        sealers.push(Arc::new(own_sealer(&new.key, self.vault, new.version)));
+        self.sealers.store(Arc::new(sealers));
+    }
+
+    /// Takes a key of a subject into use.
+    pub(crate) fn adopt_subject(&self, subject: SubjectId, new: &NewKey) -> Arc<Sealer> {
+        self.subjects.write().adopt(subject, new, self.vault)
+    }
+
+    /// What is known of its subjects' keys.
+    pub(crate) fn subjects(&self) -> &RwLock<Subjects> {
+        &self.subjects
+    }
+
+    /// Whether its keys were destroyed while it was in use.
+    pub(crate) fn is_shredded(&self) -> bool {
+        self.is_shredded.load(Ordering::Acquire)
+    }
+
+    /// Has its users stop.
+    pub(crate) fn set_shredded(&self) {
+        self.is_shredded.store(true, Ordering::Release);
+    }
+
+    /// Opens a stored value under whichever key it was sealed; nothing, where
+    /// that was shredded.
+    fn open(&self, space: Space, key: &[u8], stored: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
+        if self.is_shredded() {
+            return Ok(None);
         }
+        let mut inner: Option<Vec<u8>> = None;
+        for _ in 0..=SUBJECTS_PER_COMMIT_MAX {
+            let stored = inner.as_deref().unwrap_or(stored);
+            let version = key_version(stored).ok_or("a stored value is too short")?;
+            let text = if version >= SUBJECT_VERSIONS {
+                match self.subjects.read().sealer(version)? {
+                    Some(sealer) => sealer.decrypt(space, key, stored)?,
+                    None => return Ok(None),
+                }
+            } else {
+                let sealers = self.sealers.load();
+                let sealer = sealers.iter().rfind(|sealer| sealer.key_version() == version);
+                sealer
+                    .ok_or("a stored value is under a key that the keyring does not have")?
+                    .decrypt(space, key, stored)?
+            };
+            match text {
+                Text::Plain(text) => return Ok(Some(text)),
+                Text::Sealed(sealed) => inner = Some(sealed),
+            }
+        }
+        Err("a stored value is sealed too often")
+    }
+
+    /// Seals a value so that it goes with each of `subjects`; without any, it
+    /// is the partition's own.
+    pub(crate) fn seal_for(
+        &self,
+        subjects: &[Arc<Sealer>],
+        key: &[u8],
+        schema_version: u32,
+        text: &[u8],
+        nonces: &mut Nonces,
+    ) -> UserValue {
+        let Some((first, others)) = subjects.split_first() else {
+            return self.sealer().seal(Space::Data, key, schema_version, text, nonces.take());
+        };
+        let sealed = first.seal(Space::Data, key, schema_version, text, nonces.take());
+        others
+            .iter()
+            .fold(sealed, |sealed, sealer| sealer.seal_again(Space::Data, key, schema_version, &sealed, nonces.take()))
     }
 
     /// The name of an address's partition, which tells nothing without the
@@ -103,37 +225,65 @@ impl Partition {
     }
 
     /// The chain MAC of an entry: over the one before, its seq, and the digest
-    /// of its plaintext, so that it survives re-sealing.
-    fn link(&self, before: &[u8], seq: u64, text: &[u8]) -> [u8; CHAIN_BYTES] {
+    /// of its plaintext, so that it survives re-sealing. Parts that can be
+    /// shredded count as they are sealed, so that it survives that, too.
+    fn link(&self, before: &[u8], seq: u64, text: &[u8], parts: &[u8]) -> [u8; CHAIN_BYTES] {
         let digest: [u8; 32] = Sha256::digest(text).into();
-        digest32(&self.chain, &[before, &seq.to_be_bytes(), &digest])
+        let seq = seq.to_be_bytes();
+        if parts.is_empty() {
+            return digest32(&self.chain, &[before, &seq, &digest]);
+        }
+        let parts: [u8; 32] = Sha256::digest(parts).into();
+        digest32(&self.chain, &[before, &seq, &digest, &parts, b"parts"])
     }
 
     /// Seals a feed entry behind the chain MAC `before`; gives its stored
-    /// form and its own chain MAC.
+    /// form and its own chain MAC. What came before and after the `n`-th
+    /// change is sealed by the `n`-th of `subjects`, if it is there, and
+    /// stands outside the rest:
+    ///
+    /// ```text
+    /// sealed | MAC (32)          0x7E | length (4) | sealed | parts | MAC (32)
+    /// ```
     pub(crate) fn seal_entry(
         &self,
         before: &[u8],
-        transaction: &Transaction,
-        nonce: [u8; NONCE_BYTES],
+        mut transaction: Transaction,
+        subjects: &[Option<Arc<Sealer>>],
+        nonces: &mut Nonces,
     ) -> (UserValue, Vec<u8>) {
-        let key = self.feed_key(transaction.seq);
+        let seq = transaction.seq;
+        let key = self.feed_key(seq);
+        let mut parts = Vec::new();
+        for ((n, change), subject) in (0u32..).zip(&mut transaction.changes).zip(subjects) {
+            let Some(sealer) = subject else { continue };
+            let sides = Sides { before: change.before.take(), after: change.after.take() }.encode_to_vec();
+            let part = sealer.seal(Space::Feed, &part_key(&key, n), SCHEMA_VERSION, &sides, nonces.take());
+            change.sealed_bytes = u32::try_from(part.len()).expect("a commit is shorter than 4 GiB");
+            parts.extend_from_slice(&part);
+        }
         let mut chain = Vec::new();
         let len = transaction.encoded_len();
-        let stored = self.sealer.seal_written(Space::Feed, &key, SCHEMA_VERSION, len, nonce, |text| {
+        let sealed = self.sealer().seal_written(Space::Feed, &key, SCHEMA_VERSION, len, nonces.take(), |text| {
             transaction.encode(&mut &mut *text).expect("there is room for its length");
-            let mac = self.link(before, transaction.seq, text);
+            let mac = self.link(before, seq, text, &parts);
             chain = mac.to_vec();
             mac
         });
-        (stored, chain)
+        if parts.is_empty() {
+            return (sealed, chain);
+        }
+        let (sealed, mac) = sealed.split_last_chunk::<CHAIN_BYTES>().expect("it ends with its MAC");
+        let len = u32::try_from(sealed.len()).expect("a commit is shorter than 4 GiB");
+        let stored = [&[ENTRY_WITH_PARTS], len.to_be_bytes().as_slice(), sealed, &parts, mac].concat();
+        (stored.into(), chain)
     }
 
     /// Opens a feed entry. Its place is authenticated by the sealing; its
     /// neighbours only by [`Partition::check_link`].
     pub(crate) fn open_entry(&self, seq: u64, stored: &[u8]) -> Result<Transaction, &'static str> {
-        let (text, _) = self.entry_text(seq, stored)?;
-        Transaction::decode(text.as_slice()).map_err(|_| "a feed entry cannot be read")
+        let entry = self.entry(seq, stored)?;
+        self.transaction(seq, &entry)
     }
 
     /// Opens a feed entry behind the chain MAC `before`, and gives its own.
@@ -143,32 +293,64 @@ impl Partition {
         seq: u64,
         stored: &[u8],
     ) -> Result<(Transaction, Vec<u8>), &'static str> {
-        let (text, mac) = self.entry_text(seq, stored)?;
-        if !bool::from(self.link(before, seq, &text).as_slice().ct_eq(mac)) {
+        let entry = self.entry(seq, stored)?;
+        if !bool::from(self.link(before, seq, &entry.text, entry.parts).as_slice().ct_eq(entry.mac)) {
             return Err("the feed's chain is broken");
         }
-        let transaction = Transaction::decode(text.as_slice()).map_err(|_| "a feed entry cannot be read")?;
-        Ok((transaction, mac.to_vec()))
+        Ok((self.transaction(seq, &entry)?, entry.mac.to_vec()))
     }
 
-    fn entry_text<'a>(&self, seq: u64, stored: &'a [u8]) -> Result<(Vec<u8>, &'a [u8]), &'static str> {
-        let (sealed, mac) = stored.split_last_chunk::<CHAIN_BYTES>().ok_or("a feed entry is too short")?;
-        let text = self.sealer.open(Space::Feed, &self.feed_key(seq), sealed)?;
-        Ok((text, mac))
+    fn entry<'a>(&self, seq: u64, stored: &'a [u8]) -> Result<Entry<'a>, &'static str> {
+        let (rest, mac) = stored.split_last_chunk::<CHAIN_BYTES>().ok_or("a feed entry is too short")?;
+        let (sealed, parts) = match rest.split_first() {
+            Some((&ENTRY_WITH_PARTS, rest)) => {
+                let (len, rest) = rest.split_first_chunk::<4>().ok_or("a feed entry is too short")?;
+                let len = u32::from_be_bytes(*len) as usize;
+                rest.split_at_checked(len).ok_or("a feed entry is too short")?
+            }
+            _ => (rest, [].as_slice()),
+        };
+        let text =
+            self.open(Space::Feed, &self.feed_key(seq), sealed)?.ok_or("a feed entry is under a subject's key")?;
+        Ok(Entry { text, parts, mac })
     }
 
-    /// Opens a row of `data`.
-    pub(crate) fn open_row(&self, key: &[u8], stored: &[u8]) -> Result<Vec<u8>, &'static str> {
+    /// What an entry says; changes of subjects that were shredded say so.
+    fn transaction(&self, seq: u64, entry: &Entry<'_>) -> Result<Transaction, &'static str> {
+        let unreadable = "a feed entry cannot be read";
+        let mut transaction = Transaction::decode(entry.text.as_slice()).map_err(|_| unreadable)?;
+        let mut parts = entry.parts;
+        let key = self.feed_key(seq);
+        for (n, change) in (0u32..).zip(&mut transaction.changes) {
+            let len = std::mem::take(&mut change.sealed_bytes) as usize;
+            if len == 0 {
+                continue;
+            }
+            let (part, rest) = parts.split_at_checked(len).ok_or(unreadable)?;
+            parts = rest;
+            match self.open(Space::Feed, &part_key(&key, n), part)? {
+                Some(sides) => {
+                    let sides = Sides::decode(sides.as_slice()).map_err(|_| unreadable)?;
+                    (change.before, change.after) = (sides.before, sides.after);
+                }
+                None => change.shredded = true,
+            }
+        }
+        if parts.is_empty() { Ok(transaction) } else { Err(unreadable) }
+    }
+
+    /// Opens a row of `data`; nothing, where what it is about was shredded.
+    pub(crate) fn open_row(&self, key: &[u8], stored: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
         if stored.is_empty() {
             // Rows of views may be empty: then the key says all, and is not
             // authenticated. Nothing else is ever stored unsealed.
             let table = key.get(16..18).and_then(|t| t.try_into().ok()).map(u16::from_be_bytes);
             return match table {
-                Some(table) if (View::FIRST_ID..INTERNAL).contains(&table) => Ok(Vec::new()),
+                Some(table) if (View::FIRST_ID..INTERNAL).contains(&table) => Ok(Some(Vec::new())),
                 _ => Err("a stored value is empty"),
             };
         }
-        self.sealer.open(Space::Data, key, stored)
+        self.open(Space::Data, key, stored)
     }
 }
 
@@ -180,7 +362,29 @@ pub(crate) fn change_of(change: proto::Change) -> Option<Change> {
         before: change.before,
         after: change.after,
         schema_version: change.schema_version,
+        of_subject: change.of_subject,
     })
+}
+
+/// A feed entry, opened as far as its partition's key goes.
+struct Entry<'a> {
+    text: Vec<u8>,
+    parts: &'a [u8],
+    mac: &'a [u8],
+}
+
+fn own_sealer(key: &Key, vault: [u8; 16], version: u32) -> Sealer {
+    Sealer::new(&key.derive("canopy values"), vault, version)
+}
+
+/// What the part of the `n`-th change is bound to.
+fn part_key(feed_key: &[u8; 24], n: u32) -> Vec<u8> {
+    [feed_key.as_slice(), &n.to_be_bytes()].concat()
+}
+
+/// The subject that a row's key names.
+pub(crate) fn subject_of(key: &[u8]) -> Option<SubjectId> {
+    key.first_chunk().copied()
 }
 
 /// A key in `data`.

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -29,10 +29,13 @@ pub(crate) struct RecordFile {
 }
 
 impl RecordFile {
-    /// Makes an empty file, durably.
-    pub(crate) fn create(path: &Path) -> io::Result<Self> {
-        layout::write_whole(path, MAGIC)?;
-        Ok(Self { file: layout::private().open(path)?, len: MAGIC.len() as u64 })
+    /// Makes a file of records, durably, in place of one that is there: it
+    /// holds all of them or none, and the old one's bytes are overwritten.
+    pub(crate) fn create<'a>(path: &Path, payloads: impl IntoIterator<Item = &'a [u8]>) -> io::Result<Self> {
+        let mut bytes = MAGIC.to_vec();
+        frame(payloads, &mut bytes)?;
+        layout::replace_keys(path, &bytes)?;
+        Ok(Self { file: layout::private().open(path)?, len: bytes.len() as u64 })
     }
 
     /// Opens a file and gives what is in it.
@@ -58,13 +61,7 @@ impl RecordFile {
     /// Appends records and makes them durable.
     pub(crate) fn append<'a>(&mut self, payloads: impl IntoIterator<Item = &'a [u8]>) -> io::Result<()> {
         let mut bytes = Vec::new();
-        for payload in payloads {
-            let len = u32::try_from(payload.len()).map_err(io::Error::other)?;
-            bytes.extend_from_slice(&len.to_be_bytes());
-            bytes.extend_from_slice(&(!len).to_be_bytes());
-            bytes.extend_from_slice(payload);
-            bytes.extend_from_slice(&checksum(payload));
-        }
+        frame(payloads, &mut bytes)?;
         let written = self.file.write_all_at(&bytes, self.len).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             // What a failed write left would stand behind the next record.
@@ -74,6 +71,17 @@ impl RecordFile {
         self.len += bytes.len() as u64;
         Ok(())
     }
+}
+
+fn frame<'a>(payloads: impl IntoIterator<Item = &'a [u8]>, bytes: &mut Vec<u8>) -> io::Result<()> {
+    for payload in payloads {
+        let len = u32::try_from(payload.len()).map_err(io::Error::other)?;
+        bytes.extend_from_slice(&len.to_be_bytes());
+        bytes.extend_from_slice(&(!len).to_be_bytes());
+        bytes.extend_from_slice(payload);
+        bytes.extend_from_slice(&checksum(payload));
+    }
+    Ok(())
 }
 
 /// Why a file of records cannot be read.
@@ -130,16 +138,22 @@ fn next_record(bytes: &[u8]) -> Result<Option<Split<'_>>, RecordError> {
 /// file, so that records cannot be swapped.
 pub(crate) struct SealedRecords<T> {
     file: Option<RecordFile>,
-    path: std::path::PathBuf,
+    path: PathBuf,
     key: Key,
     count: u64,
+    /// A rewrite failed, and which file stands is not known.
+    is_lost: bool,
     records: std::marker::PhantomData<T>,
 }
 
 impl<T: Message + Default> SealedRecords<T> {
-    /// Opens the file, or makes it with the first record.
-    pub(crate) fn open(path: &Path, key: Key) -> Result<(Self, Vec<T>), StoreError> {
-        let mut this = Self { file: None, path: path.into(), key, count: 0, records: std::marker::PhantomData };
+    /// Opens the file with the first of `keys` that fits its records. One that
+    /// is missing is made with its first record, under the first key.
+    pub(crate) fn open(path: &Path, keys: &[Key]) -> Result<(Self, Vec<T>), StoreError> {
+        let [first, ..] = keys else { return Err(StoreError::MalformedKey("no key was given".into())) };
+        let key = first.clone();
+        let mut this =
+            Self { file: None, path: path.into(), key, count: 0, is_lost: false, records: std::marker::PhantomData };
         let damaged = |reason: &str| StoreError::CorruptFile { path: path.into(), reason: reason.into() };
         let (file, payloads) = match RecordFile::open(path) {
             Ok(found) => found,
@@ -149,6 +163,10 @@ impl<T: Message + Default> SealedRecords<T> {
             Err(RecordError::Io(e)) => return Err(StoreError::io("cannot read", path, &e)),
             Err(RecordError::Damaged(reason)) => return Err(damaged(reason)),
         };
+        if let Some(payload) = payloads.first() {
+            let fits = keys.iter().find(|key| key.open(&0u64.to_be_bytes(), payload).is_some());
+            this.key = fits.unwrap_or(first).clone();
+        }
         let mut found = Vec::with_capacity(payloads.len());
         for payload in &payloads {
             let text = this
@@ -162,18 +180,52 @@ impl<T: Message + Default> SealedRecords<T> {
         Ok((this, found))
     }
 
+    /// What the records are sealed under.
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// Appends a record and makes it durable.
     pub(crate) fn append(&mut self, record: &T) -> Result<(), StoreError> {
+        self.check_known()?;
+        let sealed = self.seal(self.count, record);
         let failed = |e: io::Error| StoreError::io("cannot write", &self.path, &e);
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(RecordFile::create(&self.path).map_err(failed)?),
-        };
-        let text = zeroize::Zeroizing::new(record.encode_to_vec());
-        let sealed = self.key.seal(&self.count.to_be_bytes(), &text);
-        file.append([sealed.as_slice()]).map_err(failed)?;
+        match &mut self.file {
+            Some(file) => file.append([sealed.as_slice()]).map_err(failed)?,
+            none => *none = Some(RecordFile::create(&self.path, [sealed.as_slice()]).map_err(failed)?),
+        }
         self.count += 1;
         Ok(())
+    }
+
+    /// Replaces all records, durably and at once, sealed under `key` from now
+    /// on.
+    pub(crate) fn rewrite(&mut self, key: Key, records: &[T]) -> Result<(), StoreError> {
+        self.check_known()?;
+        self.key = key;
+        let sealed: Vec<Vec<u8>> = (0u64..).zip(records).map(|(n, record)| self.seal(n, record)).collect();
+        match RecordFile::create(&self.path, sealed.iter().map(Vec::as_slice)) {
+            Ok(file) => {
+                self.file = Some(file);
+                self.count = sealed.len() as u64;
+                Ok(())
+            }
+            Err(e) => {
+                self.is_lost = true;
+                Err(StoreError::io("cannot write", &self.path, &e))
+            }
+        }
+    }
+
+    /// Nothing is acknowledged that may be written to a file that is gone.
+    fn check_known(&self) -> Result<(), StoreError> {
+        let what = || format!("`{}` could not be rewritten, and is read again at the next start", self.path.display());
+        if self.is_lost { Err(StoreError::Io { what: what(), reason: "restart the server".into() }) } else { Ok(()) }
+    }
+
+    fn seal(&self, n: u64, record: &T) -> Vec<u8> {
+        let text = zeroize::Zeroizing::new(record.encode_to_vec());
+        self.key.seal(&n.to_be_bytes(), &text)
     }
 }
 
@@ -181,9 +233,9 @@ impl<T: Message + Default> SealedRecords<T> {
 mod tests {
     use super::*;
 
-    fn written(dir: &Path) -> (std::path::PathBuf, Vec<u8>) {
+    fn written(dir: &Path) -> (PathBuf, Vec<u8>) {
         let path = dir.join("records");
-        let mut file = RecordFile::create(&path).unwrap();
+        let mut file = RecordFile::create(&path, []).unwrap();
         file.append([b"first".as_slice(), b"second"]).unwrap();
         file.append([b"third".as_slice()]).unwrap();
         let bytes = std::fs::read(&path).unwrap();

@@ -21,13 +21,13 @@ use crate::backup_check::Check;
 use crate::catalog::{Catalog, VaultId};
 use crate::disk::{Disk, io_error};
 use crate::key::{Key, random};
-use crate::keyring::{self, Keyring, KeyringContent, PartitionName};
+use crate::keyring::{Keyring, KeyringContent, PartitionName};
 use crate::layout::{self, Layout};
 use crate::partition::Partition;
 use crate::records::RecordError;
 use crate::root::Root;
 use crate::route::org_of;
-use crate::vault::VaultKeys;
+use crate::vault_keys::VaultKeys;
 use crate::{StoreError, StoreOptions, Unlock};
 
 const MAGIC: &[u8] = b"canopy key bundle 1\n";
@@ -38,18 +38,11 @@ const MEMTABLE_BYTES: u64 = 16 << 20;
 
 #[derive(Clone, PartialEq, Message)]
 struct Bundle {
-    #[prost(message, repeated, tag = "1")]
-    orgs: Vec<OrgKey>,
+    /// Orgs' keys and what else stands beside them, as the catalog has them.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    orgs: Vec<Vec<u8>>,
     #[prost(message, repeated, tag = "2")]
     vaults: Vec<VaultKeyring>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct OrgKey {
-    #[prost(string, tag = "1")]
-    org: String,
-    #[prost(bytes = "vec", tag = "2")]
-    key: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -63,9 +56,9 @@ struct VaultKeyring {
     keyring: Vec<u8>,
 }
 
-impl Drop for OrgKey {
+impl Drop for Bundle {
     fn drop(&mut self) {
-        self.key.zeroize();
+        self.orgs.iter_mut().for_each(Zeroize::zeroize);
     }
 }
 
@@ -91,14 +84,12 @@ pub fn export_keys(options: &StoreOptions, to: &Path) -> Result<KeyBundleSummary
         return Err(StoreError::NotOurs(options.dir.clone()));
     }
     let layout = Layout::open(&options.dir)?;
-    let root = Root::open(&layout, &options.unlock)?;
-    let catalog = Catalog::open(&layout, &root.key)?;
+    let root = Root::open(&layout, &options.unlock, (options.clock)())?;
+    let catalog = Catalog::open(&layout, &root, options.clock)?;
     let slots_path = layout.root_slots();
     let slots = fs::read(&slots_path).map_err(|e| StoreError::io("cannot read", &slots_path, &e))?;
     let mut bundle = Bundle::default();
-    for (org, key) in catalog.org_keys() {
-        bundle.orgs.push(OrgKey { org, key: key.expose().to_vec() });
-    }
+    bundle.orgs.extend(catalog.export().iter().map(|record| record.to_vec()));
     for (name, id) in catalog.vaults() {
         let path = catalog.vault_dir(&id).join("keyring");
         let keyring = fs::read(&path).map_err(|e| StoreError::io("cannot read", &path, &e))?;
@@ -109,7 +100,9 @@ pub fn export_keys(options: &StoreOptions, to: &Path) -> Result<KeyBundleSummary
     let slots_bytes = u32::try_from(slots.len()).map_err(|_| backup::damaged(&slots_path, "it is too long"))?;
     let bytes = [MAGIC, &slots_bytes.to_be_bytes(), &slots, &sealed].concat();
     layout::write_whole(to, &bytes).map_err(|e| StoreError::io("cannot write", to, &e))?;
-    Ok(KeyBundleSummary { orgs: bundle.orgs.len(), vaults: bundle.vaults.len() })
+    // The installation's own secrets are always among them.
+    let orgs = 1 + catalog.orgs().iter().filter(|(org, _)| !org.is_empty()).count();
+    Ok(KeyBundleSummary { orgs, vaults: bundle.vaults.len() })
 }
 
 fn bundle_key(root: &Root) -> Key {
@@ -174,16 +167,13 @@ fn build(options: &RestoreOptions, staging: &Path) -> Result<Vec<BackupSummary>,
     let layout = Layout::open(staging)?;
     let slots_path = layout.root_slots();
     layout::write_whole(&slots_path, slots).map_err(|e| StoreError::io("cannot write", &slots_path, &e))?;
-    let root = Root::open(&layout, &options.unlock)?;
+    let root = Root::open(&layout, &options.unlock, 0)?;
     let text = bundle_key(&root).open(&Sha256::digest(slots), sealed);
     let text = text.ok_or_else(|| damaged("it fails its authentication tag"))?;
     let bundle = Bundle::decode(text.as_slice()).map_err(|e| damaged(&e.to_string()))?;
 
-    let catalog = Catalog::open(&layout, &root.key)?;
-    for org in &bundle.orgs {
-        let key = <[u8; 32]>::try_from(org.key.as_slice()).map_err(|_| damaged("an org's key is damaged"))?;
-        catalog.adopt_org_key(&org.org, Key::from_bytes(key))?;
-    }
+    Catalog::import(&layout, &root, &bundle.orgs)?;
+    let catalog = Catalog::open(&layout, &root, || 0)?;
     let mut summaries = Vec::new();
     for path in &options.backups {
         let id = backup::vault_of_backup(path)?;
@@ -211,22 +201,23 @@ fn vault(
         full @ StoreError::DiskFull { .. } => full,
         _ => StoreError::io("cannot write", &dir, &e),
     };
-    let org_key = catalog.org_key(org_of(&keys.name)).ok_or_else(|| corrupt("the key of its org is missing"))?;
+    let org_keys = catalog.org_keys(org_of(&keys.name)).ok_or_else(|| corrupt("the key of its org is missing"))?;
     layout::make_dir(&dir).map_err(failed)?;
     let keyring_path = dir.join("keyring");
     layout::write_whole(&keyring_path, &keys.keyring).map_err(failed)?;
-    let opened = Keyring::open(&keyring_path, &id, &org_key).map_err(|e| match e {
+    let opened = Keyring::open(&keyring_path, &id, &org_keys).map_err(|e| match e {
         RecordError::Io(e) => failed(e),
         RecordError::Damaged(reason) => corrupt(&format!("its keyring: {reason}")),
     })?;
-    let KeyringContent { keyring, vault_key, partitions } = opened;
-    let vault_keys = VaultKeys::new(vault_key, id);
-    let unwrap = |name: &PartitionName| match partitions.get(name) {
+    let (keyring, KeyringContent { secrets, partitions, .. }) = opened;
+    let vault_keys = VaultKeys::new(secrets, id);
+    let unwrap = |name: &PartitionName| match partitions.get(name).filter(|records| records.shredded().is_none()) {
         None => Ok(None),
-        Some(wrapped) => {
-            let key = keyring::unwrap_partition(&id, name, wrapped, vault_keys.own());
-            let key = key.ok_or("a partition's key does not unwrap")?;
-            Ok(Some(std::sync::Arc::new(Partition::new(*name, &key, id))))
+        Some(records) => {
+            let opened = records.open(&id, &vault_keys.secrets().key.key);
+            let keys = opened.ok_or("a partition's key does not unwrap")?;
+            let partition = Partition::new(*name, &keys, id).ok_or("a partition's key is missing")?;
+            Ok(Some(std::sync::Arc::new(partition)))
         }
     };
     let template = Database::builder(&dir).into_config();

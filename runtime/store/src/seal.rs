@@ -18,11 +18,18 @@ use crate::key::{Key, NONCE_BYTES, TAG_BYTES};
 
 const SUITE: u8 = 1;
 const COMPRESSED: u8 = 0x80;
+/// The text is a sealed value again: it is about several subjects, and goes
+/// with each of them.
+const NESTED: u8 = 0x40;
 const HEADER_BYTES: usize = 9;
 const TEXT_AT: usize = HEADER_BYTES + NONCE_BYTES;
 
 /// Shorter texts are not worth compressing.
 const COMPRESS_BYTES_MIN: usize = 512;
+
+/// Key versions name one of a partition's keys: its own, counted from 1 with
+/// each rotation, and from here on those of subjects.
+pub(crate) const SUBJECT_VERSIONS: u32 = 1 << 31;
 
 /// Bytes that sealing adds.
 pub(crate) const OVERHEAD_BYTES: usize = HEADER_BYTES + NONCE_BYTES + TAG_BYTES;
@@ -36,7 +43,21 @@ pub(crate) enum Space {
     Feed = 1,
 }
 
-/// Seals the values of one partition, or of a vault itself.
+/// Which of a partition's keys a stored value is sealed under; `None` where it
+/// is too short to say.
+pub(crate) fn key_version(stored: &[u8]) -> Option<u32> {
+    stored.get(1..5)?.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// What was under a seal.
+pub(crate) enum Text {
+    /// What was given to be sealed.
+    Plain(Vec<u8>),
+    /// A sealed value.
+    Sealed(Vec<u8>),
+}
+
+/// Seals values under one key of a partition, or of a vault itself.
 pub(crate) struct Sealer {
     cipher: XChaCha20Poly1305,
     vault: [u8; 16],
@@ -46,6 +67,11 @@ pub(crate) struct Sealer {
 impl Sealer {
     pub(crate) fn new(key: &Key, vault: [u8; 16], key_version: u32) -> Self {
         Self { cipher: key.cipher(), vault, key_version }
+    }
+
+    /// What sealed values call the key.
+    pub(crate) fn key_version(&self) -> u32 {
+        self.key_version
     }
 
     fn associated(&self, space: Space, header: &[u8], key: &[u8]) -> Associated {
@@ -83,14 +109,42 @@ impl Sealer {
         nonce: [u8; NONCE_BYTES],
         write: impl FnOnce(&mut [u8]) -> [u8; TAIL],
     ) -> UserValue {
+        self.put(SUITE, space, key, schema_version, len, nonce, write)
+    }
+
+    /// Seals a sealed value under another key.
+    pub(crate) fn seal_again(
+        &self,
+        space: Space,
+        key: &[u8],
+        schema_version: u32,
+        sealed: &[u8],
+        nonce: [u8; NONCE_BYTES],
+    ) -> UserValue {
+        self.put(SUITE | NESTED, space, key, schema_version, sealed.len(), nonce, |to| {
+            to.copy_from_slice(sealed);
+            []
+        })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of a sealed value's header, in their order")]
+    fn put<const TAIL: usize>(
+        &self,
+        mut suite: u8,
+        space: Space,
+        key: &[u8],
+        schema_version: u32,
+        len: usize,
+        nonce: [u8; NONCE_BYTES],
+        write: impl FnOnce(&mut [u8]) -> [u8; TAIL],
+    ) -> UserValue {
         let mut stored = ByteView::with_size(OVERHEAD_BYTES + len + TAIL);
         let (tail, packed) = {
             let mut bytes = stored.get_mut().expect("nobody else has it yet");
             let text = bytes.get_mut(TEXT_AT..TEXT_AT + len).expect("made for it");
             let tail = write(text);
-            (tail, compress(text))
+            (tail, if suite & NESTED == 0 { compress(text) } else { None })
         };
-        let mut suite = SUITE;
         if let Some(packed) = packed {
             suite |= COMPRESSED;
             stored = ByteView::with_size(OVERHEAD_BYTES + packed.len() + TAIL);
@@ -117,11 +171,19 @@ impl Sealer {
 
     /// The text, or what is wrong with the stored bytes.
     pub(crate) fn open(&self, space: Space, key: &[u8], stored: &[u8]) -> Result<Vec<u8>, &'static str> {
+        match self.decrypt(space, key, stored)? {
+            Text::Plain(text) => Ok(text),
+            Text::Sealed(_) => Err("a stored value is sealed twice where it must not be"),
+        }
+    }
+
+    /// As [`Sealer::open`], for what may have been sealed again.
+    pub(crate) fn decrypt(&self, space: Space, key: &[u8], stored: &[u8]) -> Result<Text, &'static str> {
         let (header, rest) = stored.split_first_chunk::<HEADER_BYTES>().ok_or("a stored value is too short")?;
         let (nonce, rest) = rest.split_first_chunk::<NONCE_BYTES>().ok_or("a stored value is too short")?;
         let (body, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or("a stored value is too short")?;
         let [suite, ..] = header;
-        if suite & !COMPRESSED != SUITE {
+        if suite & !(COMPRESSED | NESTED) != SUITE {
             return Err("a stored value has a cipher suite that this release does not know");
         }
         if header.get(1..5) != Some(&self.key_version.to_be_bytes()) {
@@ -137,11 +199,16 @@ impl Sealer {
                 &Tag::from(*tag),
             )
             .map_err(|_| "a stored value fails its authentication tag")?;
+        if suite & NESTED != 0 {
+            return Ok(Text::Sealed(text));
+        }
         if suite & COMPRESSED == 0 {
-            return Ok(text);
+            return Ok(Text::Plain(text));
         }
         // Authenticated above, so the length in front is ours.
-        lz4_flex::block::decompress_size_prepended(&text).map_err(|_| "a stored value does not decompress")
+        lz4_flex::block::decompress_size_prepended(&text)
+            .map(Text::Plain)
+            .map_err(|_| "a stored value does not decompress")
     }
 }
 

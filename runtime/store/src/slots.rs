@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::StoreError;
 use crate::disk::OpenError;
 use crate::node::Node;
-use crate::route::VaultName;
+use crate::route::{VaultName, org_of};
 use crate::vault::Vault;
 
 /// How long an opening waits for the last users of a vault that is closing.
@@ -102,6 +102,26 @@ impl Slots {
         }
     }
 
+    /// Does `work` while nobody opens or closes the vault: with the vault, if
+    /// it is open, and otherwise on its closed files.
+    pub(crate) async fn alone<T: Send + 'static>(
+        &self,
+        name: &VaultName,
+        work: impl FnOnce(&VaultName, Option<Arc<Vault>>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let gate = self.table.lock().slots.entry(name.clone()).or_default().gate.clone();
+        let _opening = gate.lock().await;
+        let vault = self.get_open(name);
+        if vault.is_none() {
+            match self.wait_until_closed(name).await {
+                Ok(()) | Err(StoreError::Quarantined { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let name = name.clone();
+        tokio::task::spawn_blocking(move || work(&name, vault)).await.unwrap_or(Err(StoreError::Closed))
+    }
+
     /// Lets go of a failed vault, and waits for the last one to be closed.
     async fn wait_until_closed(&self, name: &VaultName) -> Result<(), StoreError> {
         let (failed, closed) = {
@@ -160,6 +180,9 @@ impl Slots {
     async fn open_here(&self, name: &VaultName) -> Result<Arc<Vault>, OpenError> {
         let (node, name) = (self.node.clone(), name.clone());
         let Some(id) = node.catalog.vault_id(&name) else {
+            if node.catalog.is_shredded(org_of(&name)) {
+                return Err(OpenError::Transient(StoreError::Shredded(name.to_string())));
+            }
             return Ok(Vault::unborn(node, name));
         };
         match tokio::task::spawn_blocking(move || Vault::open(node, name, id)).await {

@@ -72,6 +72,10 @@ impl Reader for Snapshot {
         Ok(durable.transaction(seq)?)
     }
 
+    fn subject_fingerprints(&self, subject: &[u8; 16]) -> Result<Vec<[u8; 32]>, Refusal> {
+        Ok(self.durable().map_or_else(Vec::new, |d| d.partition.subjects().read().fingerprints(subject)))
+    }
+
     fn digest(&self, text: &[u8]) -> [u8; 16] {
         match &self.0 {
             State::There(durable) => durable.partition.digest(text),

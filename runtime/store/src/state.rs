@@ -49,13 +49,19 @@ impl Durable {
         }
     }
 
-    /// The row at a stored key.
+    /// The row at a stored key; none, where it was shredded.
     pub(crate) fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let stored = self.snapshot.get(&self.disk().data, key).map_err(|e| self.vault.read_error(e))?;
-        stored.map(|stored| self.open_row(key, &stored)).transpose()
+        stored.map_or(Ok(None), |stored| self.open_row(key, &stored))
     }
 
-    fn open_row(&self, key: &[u8], stored: &[u8]) -> Result<Vec<u8>, StoreError> {
+    /// Whether there is something at a stored key that was shredded.
+    pub(crate) fn is_shredded(&self, key: &[u8]) -> Result<bool, StoreError> {
+        let stored = self.snapshot.get(&self.disk().data, key).map_err(|e| self.vault.read_error(e))?;
+        stored.map_or(Ok(false), |stored| Ok(self.open_row(key, &stored)?.is_none()))
+    }
+
+    fn open_row(&self, key: &[u8], stored: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.partition.open_row(key, stored).map_err(|e| self.vault.corrupt(e))
     }
 
@@ -122,8 +128,10 @@ pub(crate) fn scan(
             Some(Found::Pending(key, Some(value))) => (Bytes::copy_from_slice(suffix(key)), value.clone()),
             Some(Found::Stored(row)) => {
                 let (key, stored) = row?;
-                let opened = durable.map(|durable| durable.open_row(&key, &stored)).transpose()?;
-                (Bytes::copy_from_slice(suffix(&key)), opened.unwrap_or_default().into())
+                let opened = durable.map_or(Ok(None), |durable| durable.open_row(&key, &stored))?;
+                // What was shredded is not there.
+                let Some(opened) = opened else { continue };
+                (Bytes::copy_from_slice(suffix(&key)), opened.into())
             }
         };
         rows.push((key, value));

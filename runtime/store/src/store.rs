@@ -85,13 +85,17 @@ impl Store {
     }
 
     /// A key of the installation's own for a purpose outside the store, the
-    /// same at every start: HKDF-SHA256 (RFC 5869) of the installation's key.
-    ///
-    /// # Errors
-    /// The file of org keys could not be written, at the very first use.
-    pub fn derive_key(&self, purpose: &str) -> Result<zeroize::Zeroizing<[u8; 32]>, StoreError> {
-        let installation = self.0.node.catalog.org_key_or_new(crate::route::org_of("system"))?;
-        Ok(zeroize::Zeroizing::new(*installation.derive(&format!("canopy purpose {purpose}")).expose()))
+    /// same at every start and after every rotation: HKDF-SHA256 (RFC 5869).
+    pub fn derive_key(&self, purpose: &str) -> zeroize::Zeroizing<[u8; 32]> {
+        zeroize::Zeroizing::new(*self.0.node.catalog.derive(purpose).expose())
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.0.node
+    }
+
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.0.slots
     }
 
     fn handle(&self, address: &Address) -> Arc<Handle> {

@@ -1,5 +1,6 @@
 //! An open vault: its keys, its partitions, and what waits to be committed.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,47 +15,20 @@ use crate::catalog::VaultId;
 use crate::commit::Ticket;
 use crate::disk::{Disk, OpenError, io_error};
 use crate::group::{Committer, Pushed, Queue, Submission};
-use crate::key::{Hmac256, Key, random};
-use crate::keyring::{self, KEY_VERSION, Keyring, KeyringContent, PartitionName};
+use crate::key::random;
+use crate::keyring::{Keyring, NewKey, PartitionName, PartitionRecords};
 use crate::layout;
 use crate::node::Node;
 use crate::partition::Partition;
-use crate::records::RecordError;
 use crate::route::{VaultName, org_of};
-use crate::seal::Sealer;
+use crate::vault_keys::{self, VaultKeys, open_error};
 
-pub(crate) struct VaultKeys {
-    own: Key,
-    /// Names of partitions.
-    pub(crate) names: Hmac256,
-    /// What belongs to the vault itself.
-    pub(crate) sealer: Sealer,
-}
-
-impl VaultKeys {
-    pub(crate) fn new(own: Key, id: VaultId) -> Self {
-        let sealer = Sealer::new(&own.derive("canopy vault values"), id, KEY_VERSION);
-        Self { names: own.derive("canopy partition names").hmac(), sealer, own }
-    }
-
-    /// The vault's own key.
-    pub(crate) fn own(&self) -> &Key {
-        &self.own
-    }
-
-    pub(crate) fn head(&self) -> Hmac256 {
-        self.own.derive("canopy vault head").hmac()
-    }
-
-    /// Authenticates whole backups.
-    pub(crate) fn backup(&self) -> Hmac256 {
-        self.own.derive("canopy vault backup").hmac()
-    }
-}
-
-enum Slot {
-    Wrapped(Vec<u8>),
+/// A partition as it stands in the keyring.
+pub(crate) enum Slot {
+    Wrapped(PartitionRecords),
     Ready(Arc<Partition>),
+    /// Fingerprints of the keys that were destroyed.
+    Shredded(Vec<[u8; 32]>),
 }
 
 pub(crate) struct Vault {
@@ -67,7 +41,7 @@ pub(crate) struct Vault {
     pub(crate) id: VaultId,
     /// Set by the first commit, where the vault is new.
     disk: OnceLock<Disk>,
-    partitions: Mutex<HashMap<PartitionName, Slot>>,
+    pub(crate) partitions: Mutex<HashMap<PartitionName, Slot>>,
     /// Position in the queue up to which everything is durable.
     durable: AtomicU64,
     failed: AtomicBool,
@@ -79,7 +53,7 @@ impl Vault {
     /// A vault that nothing was committed to. Nothing of it is on disk.
     pub(crate) fn unborn(node: Arc<Node>, name: VaultName) -> Arc<Self> {
         let id = random();
-        let keys = VaultKeys::new(Key::random(), id);
+        let keys = VaultKeys::fresh(id, (node.options.clock)());
         Arc::new(Self::new(node, name, id, keys, HashMap::new()))
     }
 
@@ -98,21 +72,23 @@ impl Vault {
     ) -> Result<Arc<Self>, OpenError> {
         let span = tracing::info_span!("open vault", vault = %name);
         let _entered = span.enter();
-        let org_key = node
-            .catalog
-            .org_key(org_of(&name))
-            .ok_or_else(|| OpenError::Damaged("the key of its org is missing".into()))?;
-        let KeyringContent { keyring, vault_key, partitions } = Keyring::open(&dir.join("keyring"), &id, &org_key)
-            .map_err(|e| match e {
-                RecordError::Io(e) => OpenError::io("its keyring", &e),
-                RecordError::Damaged(reason) => OpenError::Damaged(format!("its keyring: {reason}")),
-            })?;
-        let keys = VaultKeys::new(vault_key, id);
+        let org = org_of(&name);
+        let org_keys = match node.catalog.org_keys(org) {
+            Some(keys) => keys,
+            None if node.catalog.is_shredded(org) => {
+                return Err(OpenError::Transient(StoreError::Shredded(name.to_string())));
+            }
+            None => return Err(OpenError::Damaged("the key of its org is missing".into())),
+        };
+        let (keyring, content) = Keyring::open(&dir.join("keyring"), &id, &org_keys).map_err(open_error)?;
+        let keys = VaultKeys::new(content.secrets.clone(), id);
         let disk = {
             let acknowledged = node.heads.acknowledged(&id);
             Disk::open(dir, &node.template, keyring, keys.head(), &keys.sealer, acknowledged)?
         };
-        let partitions = partitions.into_iter().map(|(name, wrapped)| (name, Slot::Wrapped(wrapped))).collect();
+        let content = vault_keys::settle(&mut disk.writer(), content, &org_keys, (node.options.clock)())?;
+        let slot = |records: PartitionRecords| records.shredded().map_or(Slot::Wrapped(records), Slot::Shredded);
+        let partitions = content.partitions.into_iter().map(|(name, records)| (name, slot(records))).collect();
         let vault = Self::new(node, name, id, keys, partitions);
         vault.set_disk(disk);
         Ok(Arc::new(vault))
@@ -167,12 +143,14 @@ impl Vault {
     fn make(&self) -> Result<Disk, StoreError> {
         let failed = |error: std::io::Error| StoreError::commit(&self.name, &error);
         let catalog = &self.node.catalog;
+        // A rotation of the org's key that ends knows of this vault.
+        let _making = catalog.making.read();
         let org_key = catalog.org_key_or_new(org_of(&self.name))?;
         let dir = catalog.vault_dir(&self.id);
         layout::make_dir(&dir).map_err(failed)?;
         let sealed_name = catalog.seal_name(&self.name);
-        let keyring =
-            Keyring::create(&dir.join("keyring"), &self.id, sealed_name, &self.keys.own, &org_key).map_err(failed)?;
+        let keyring = Keyring::create(&dir.join("keyring"), &self.id, sealed_name, &self.keys.secrets(), &org_key)
+            .map_err(failed)?;
         let disk =
             Disk::create(&dir, &self.node.template, keyring, self.keys.head()).map_err(|e| failed(io_error(e)))?;
         layout::sync_dir(&dir).and_then(|()| catalog.sync()).map_err(failed)?;
@@ -182,7 +160,11 @@ impl Vault {
 
     /// The keys of an address's partition, where it has some.
     pub(crate) fn partition(&self, address: &Address) -> Result<Option<Arc<Partition>>, StoreError> {
-        self.partition_named(&Partition::name_of(&self.keys.names, address))
+        let name = Partition::name_of(&self.keys.names, address);
+        if self.is_shredded(&name) {
+            return Err(StoreError::Shredded(address.to_string()));
+        }
+        self.partition_named(&name)
     }
 
     /// Names of all partitions that have keys, in the order of their rows.
@@ -197,10 +179,14 @@ impl Vault {
         match partitions.get(&name) {
             None => Ok(None),
             Some(Slot::Ready(partition)) => Ok(Some(partition.clone())),
-            Some(Slot::Wrapped(wrapped)) => {
-                let key = keyring::unwrap_partition(&self.id, &name, wrapped, &self.keys.own)
+            Some(Slot::Shredded(_)) => Ok(None),
+            Some(Slot::Wrapped(records)) => {
+                let keys = records
+                    .open(&self.id, &self.keys.secrets().key.key)
                     .ok_or_else(|| self.corrupt("a partition's key does not unwrap"))?;
-                let partition = Arc::new(Partition::new(name, &key, self.id));
+                let partition = Partition::new(name, &keys, self.id)
+                    .ok_or_else(|| self.corrupt("a partition's key is missing from the keyring"))?;
+                let partition = Arc::new(partition);
                 partitions.insert(name, Slot::Ready(partition.clone()));
                 Ok(Some(partition))
             }
@@ -221,17 +207,23 @@ impl Vault {
         }
     }
 
-    /// Keys for a new partition, and the record that makes them durable.
-    pub(crate) fn new_partition(&self, address: &Address) -> (Arc<Partition>, Vec<u8>) {
+    /// A new partition, and its key, which is to be made durable.
+    pub(crate) fn new_partition(&self, address: &Address) -> (Arc<Partition>, NewKey) {
         let name = Partition::name_of(&self.keys.names, address);
-        let key = Key::random();
-        let record = keyring::partition_record(&self.id, &name, &key, &self.keys.own);
-        (Arc::new(Partition::new(name, &key, self.id)), record)
+        let new = NewKey::of_partition(name, self.keys.version(), (self.node.options.clock)());
+        (Arc::new(Partition::fresh(&new, self.id)), new)
     }
 
-    /// Makes keys known whose record is on its way to the keyring.
-    pub(crate) fn adopt(&self, partition: &Arc<Partition>) {
-        self.partitions.lock().insert(partition.name, Slot::Ready(partition.clone()));
+    /// Makes a partition known whose key is on its way to the keyring.
+    pub(crate) fn adopt(&self, address: &Address, partition: &Arc<Partition>) -> Result<(), StoreError> {
+        match self.partitions.lock().entry(partition.name) {
+            Entry::Occupied(slot) if matches!(slot.get(), Slot::Shredded(_)) => {
+                return Err(StoreError::Shredded(address.to_string()));
+            }
+            Entry::Occupied(mut slot) => drop(slot.insert(Slot::Ready(partition.clone()))),
+            Entry::Vacant(slot) => drop(slot.insert(Slot::Ready(partition.clone()))),
+        }
+        Ok(())
     }
 
     /// Hands a submission to the group commit; gives its position.
@@ -268,7 +260,8 @@ impl Vault {
             rows: Vec::new(),
             advance: None,
             is_commit: false,
-            new_partition: None,
+            new_keys: Vec::new(),
+            doomed: Vec::new(),
             seq,
             ticket: Some(ticket),
         });
@@ -293,6 +286,11 @@ impl Vault {
             self.node.figures.failed_total.increment(1);
             tracing::error!(vault = %self.name, %error, "a group could not be committed");
         }
+    }
+
+    /// Has its users stop: its keys are destroyed.
+    pub(crate) fn retire(&self) {
+        self.failed.store(true, Ordering::Release);
     }
 
     fn failure(&self) -> StoreError {

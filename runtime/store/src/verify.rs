@@ -170,7 +170,7 @@ fn look(vault: &Vault, views: &[View], report: &mut VaultReport) {
             }
         };
         let views = if Some(*name) == own { views } else { &[] };
-        Look { disk, snapshot: &snapshot, partition: &partition, views, report }.partition();
+        Look { disk, snapshot: &snapshot, partition: &partition, views, has_shredded: false, report }.partition();
     }
     for (keyspace, what) in [(&disk.data, "rows"), (&disk.feed, "feed entries")] {
         let mut strangers = 0u64;
@@ -212,6 +212,7 @@ struct Look<'a> {
     snapshot: &'a Snapshot,
     partition: &'a Partition,
     views: &'a [View],
+    has_shredded: bool,
     report: &'a mut VaultReport,
 }
 
@@ -262,10 +263,17 @@ impl Look<'_> {
         let seq = transaction.seq;
         let mut writes = Vec::new();
         for (n, change) in (0u32..).zip(transaction.changes) {
+            let shredded = change.shredded;
             let Some(change) = change_of(change) else {
                 self.fault(format!("transaction {seq} names no table"));
                 continue;
             };
+            if shredded {
+                // What it made cannot be known, nor opened where it is there.
+                rows.remove(&place(change.table, &change.key));
+                self.has_shredded = true;
+                continue;
+            }
             for view in self.views {
                 (view.apply)(seq, n, &change, &mut writes);
                 for write in writes.drain(..) {
@@ -294,7 +302,9 @@ impl Look<'_> {
                 return meta;
             };
             let text = match self.partition.open_row(&key, &stored) {
-                Ok(text) => text,
+                Ok(Some(text)) => text,
+                // Shredded: nobody can say more of it.
+                Ok(None) => continue,
                 Err(reason) => {
                     self.fault(reason);
                     continue;
@@ -313,6 +323,12 @@ impl Look<'_> {
                 // Where the views are not known, their rows are not compared.
                 View::FIRST_ID..INTERNAL if !has_views => Ok(()),
                 table if table >= INTERNAL => Ok(()),
+                // A view's pointer to what was shredded: its key is all there is.
+                View::FIRST_ID..INTERNAL
+                    if self.has_shredded && text.is_empty() && !expected.contains_key(&place(table, own)) =>
+                {
+                    Ok(())
+                }
                 _ => {
                     stale += u64::from(expected.remove(&place(table, own)) != Some(digest(&[&text])));
                     Ok(())

@@ -11,8 +11,8 @@ use crate::commit::Ticket;
 use crate::group::{Advance, SealedRow, Submission};
 use crate::handle::Handle;
 use crate::key::Nonces;
-use crate::partition::{Meta, Partition, change_of};
-use crate::seal::Space;
+use crate::partition::{self, Meta, Partition, change_of};
+use crate::seal::{Sealer, Space};
 use crate::state::{self, Durable};
 use crate::vault::Vault;
 
@@ -70,7 +70,8 @@ impl Rebuild<'_> {
                 meta: Arc::new(meta.clone()),
             }),
             is_commit: false,
-            new_partition: None,
+            new_keys: Vec::new(),
+            doomed: Vec::new(),
             seq: meta.seq,
             ticket: Some(ticket),
         })?;
@@ -100,11 +101,14 @@ impl Rebuild<'_> {
             let (transaction, link) =
                 self.partition.check_link(&chain, seq, &stored).map_err(|e| self.vault.corrupt(e))?;
             chain = link;
-            for (n, change) in (0u32..).zip(transaction.changes) {
+            for (n, change) in (0u32..).zip(transaction.changes).filter(|(_, change)| !change.shredded) {
                 let change = change_of(change).ok_or_else(|| self.vault.corrupt("a feed entry names no table"))?;
+                let subject = partition::subject_of(&change.key).filter(|_| change.of_subject);
+                let subject = subject.and_then(|subject| self.partition.subjects().read().current(&subject));
+                let sealer = subject.unwrap_or_else(|| self.partition.sealer());
                 for view in views {
                     (view.apply)(seq, n, &change, &mut writes);
-                    rows.extend(writes.drain(..).map(|write| self.row(view, write)));
+                    rows.extend(writes.drain(..).map(|write| self.row(view, write, &sealer)));
                 }
             }
             if rows.len() >= CHUNK || seq == meta.seq {
@@ -114,7 +118,7 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    fn row(&self, view: &View, write: ViewWrite) -> SealedRow {
+    fn row(&self, view: &View, write: ViewWrite, sealer: &Sealer) -> SealedRow {
         let (key, value) = match write {
             ViewWrite::Put { key, value } => (key, Some(value)),
             ViewWrite::Delete { key } => (key, None),
@@ -125,7 +129,7 @@ impl Rebuild<'_> {
                 return fjall::UserValue::empty();
             }
             let nonce = Nonces::new(1).take();
-            self.partition.sealer.seal(Space::Data, &key, view.version, &value, nonce)
+            sealer.seal(Space::Data, &key, view.version, &value, nonce)
         });
         SealedRow { space: Space::Data, key: key.into(), value }
     }

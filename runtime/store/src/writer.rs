@@ -3,20 +3,22 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use canopy_domain::{Address, Order, Reader, Refusal, Span, View, ViewWrite};
+use canopy_domain::{Address, Order, Reader, Refusal, Span, View};
 use canopy_proto::system::v1 as proto;
 use canopy_proto::system::v1::{RequestRecord, Transaction};
-use fjall::{UserKey, UserValue};
+use fjall::UserValue;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::oneshot;
 
+use crate::commit_keys::CommitKeys;
 use crate::group::{Advance, SealedRow, Submission};
 use crate::handle::Claim;
-use crate::key::Nonces;
+use crate::keyring::{NewKey, SubjectId};
 use crate::overlay::{NewRows, Overlay};
 use crate::partition::{EFFECTS, INTERNAL, Meta, Partition, REQUESTS, SCHEMA_VERSION, effect_key};
 use crate::recent::RecentRows;
+use crate::row_draft::{RowDraft, Sealed};
 use crate::seal::Space;
 use crate::state::{self, Durable};
 use crate::store::{PartitionReader, Store};
@@ -48,7 +50,7 @@ pub struct Writer {
     vault: Arc<Vault>,
     partition: Arc<Partition>,
     /// Brings the partition's key into the keyring, before its first commit.
-    new_partition: Option<Vec<u8>>,
+    new_partition: Option<NewKey>,
     views: Vec<View>,
     /// As of the last submission.
     meta: Arc<Meta>,
@@ -69,7 +71,7 @@ impl Writer {
         store: Store,
         vault: Arc<Vault>,
         partition: Arc<Partition>,
-        new_partition: Option<Vec<u8>>,
+        new_partition: Option<NewKey>,
         views: Vec<View>,
         mut meta: Meta,
     ) -> Result<Self, StoreError> {
@@ -127,10 +129,13 @@ impl Writer {
         if let Some(change) = commit.changes.iter().find(|change| change.table >= INTERNAL) {
             return Err(StoreError::ReservedTable(change.table));
         }
+        let now_ms = commit.time_ms;
+        let keys = CommitKeys::new(&self.partition, &commit, self.vault.keys.version(), now_ms)?;
         let seq = self.next_seq();
         let mut draft = RowDraft::new(&self.partition, commit.changes.len() + commit.effects.len() + 2);
         let mut writes = Vec::new();
         for (n, change) in (0u32..).zip(&commit.changes) {
+            draft.subjects = keys.of_change(n as usize);
             draft.set(change.table, &change.key, change.schema_version, change.after.clone());
             for view in &self.views {
                 (view.apply)(seq, n, change, &mut writes);
@@ -139,6 +144,7 @@ impl Writer {
                 }
             }
         }
+        draft.subjects = &keys.subjects;
         for (n, effect) in (0u32..).zip(commit.effects) {
             let effect = proto::Effect {
                 target: effect.target.to_string(),
@@ -158,6 +164,7 @@ impl Writer {
         }
         let transaction = Transaction {
             seq,
+            shreds: self.shreds(&commit.shreds),
             time_ms: commit.time_ms,
             principal: commit.principal,
             origin: Some(commit.origin),
@@ -172,10 +179,14 @@ impl Writer {
                     before: change.before,
                     after: change.after,
                     schema_version: change.schema_version,
+                    of_subject: change.of_subject,
+                    sealed_bytes: 0,
+                    shredded: false,
                 })
                 .collect(),
         };
-        let (entry, chain) = self.partition.seal_entry(&self.meta.chain, &transaction, draft.nonces.take());
+        let (entry, chain) =
+            self.partition.seal_entry(&self.meta.chain, transaction, &keys.of_changes, &mut draft.nonces);
         let RowDraft { mut sealed, plain, .. } = draft;
         sealed.push(SealedRow {
             space: Space::Feed,
@@ -191,14 +202,25 @@ impl Writer {
         });
         let advance =
             Advance { partition: self.partition.clone(), handle: self.claim.clone(), meta: Arc::clone(&meta) };
+        let sealed = Sealed { rows: sealed, new_keys: keys.new, doomed: commit.shreds };
         let ticket = self.hand_over(sealed, plain, Some(advance), Some((seq, entry)), commit.wake_at_ms, seq)?;
         self.meta = meta;
         Ok(ticket)
     }
 
+    fn shreds(&self, subjects: &[SubjectId]) -> Vec<proto::Shred> {
+        let known = self.partition.subjects().read();
+        let shred = |subject: &SubjectId| {
+            let fingerprints = known.fingerprints(subject);
+            let fingerprints = fingerprints.iter().map(|fingerprint| fingerprint.to_vec().into()).collect();
+            proto::Shred { subject: subject.to_vec().into(), fingerprints }
+        };
+        subjects.iter().map(shred).collect()
+    }
+
     fn hand_over(
         &mut self,
-        rows: Vec<SealedRow>,
+        sealed: Sealed,
         plain: NewRows,
         advance: Option<Advance>,
         entry: Option<(u64, UserValue)>,
@@ -206,16 +228,26 @@ impl Writer {
         seq: u64,
     ) -> Result<Ticket, StoreError> {
         self.prune();
+        if self.partition.is_shredded() {
+            return Err(StoreError::Shredded(self.claim.address.to_string()));
+        }
+        let Sealed { rows, new_keys, doomed } = sealed;
         if self.new_partition.is_some() {
-            self.vault.adopt(&self.partition);
+            self.vault.adopt(&self.claim.address, &self.partition)?;
             self.claim.set_found(&self.vault, &self.partition);
+        }
+        if !doomed.is_empty() {
+            self.recent.get_mut().forget();
+            let mut subjects = self.partition.subjects().write();
+            doomed.iter().for_each(|subject| subjects.doom(*subject));
         }
         let (sender, answer) = oneshot::channel();
         self.position = self.vault.submit(Submission {
             rows,
             is_commit: advance.is_some(),
             advance,
-            new_partition: self.new_partition.clone(),
+            new_keys: self.new_partition.iter().cloned().chain(new_keys).collect(),
+            doomed,
             seq,
             ticket: Some(sender),
         })?;
@@ -302,7 +334,7 @@ impl Writer {
             draft.set(table, key.as_ref(), SCHEMA_VERSION, None);
         }
         let RowDraft { sealed, plain, .. } = draft;
-        match self.hand_over(sealed, plain, None, None, None, self.meta.seq) {
+        match self.hand_over(Sealed::rows(sealed), plain, None, None, None, self.meta.seq) {
             Ok(ticket) => ticket,
             Err(error) => Ticket::ready(Err(error)),
         }
@@ -359,47 +391,6 @@ fn day_of(time_ms: i64) -> u32 {
     u32::try_from(time_ms.max(0) / DAY_MS).unwrap_or(u32::MAX)
 }
 
-/// Rows of a submission, sealed for the disk and plain for the overlay.
-struct RowDraft<'a> {
-    partition: &'a Partition,
-    nonces: Nonces,
-    sealed: Vec<SealedRow>,
-    plain: NewRows,
-}
-
-impl<'a> RowDraft<'a> {
-    fn new(partition: &'a Partition, rows: usize) -> Self {
-        Self { partition, nonces: Nonces::new(rows), sealed: Vec::with_capacity(rows), plain: Vec::with_capacity(rows) }
-    }
-
-    fn set(&mut self, table: u16, key: &[u8], schema_version: u32, value: Option<Bytes>) {
-        let key = self.partition.row_key(table, key);
-        let sealed = value.as_ref().map(|text| {
-            let nonce = self.nonces.take();
-            self.partition.sealer.seal(Space::Data, &key, schema_version, text, nonce)
-        });
-        self.push(key, sealed, value);
-    }
-
-    fn write_view(&mut self, view: &View, write: ViewWrite) {
-        match write {
-            // Stored as it is: the key says all there is to say.
-            ViewWrite::Put { key, value } if value.is_empty() => {
-                let key = self.partition.row_key(view.id, &key);
-                self.push(key, Some(UserValue::empty()), Some(value));
-            }
-            ViewWrite::Put { key, value } => self.set(view.id, &key, view.version, Some(value)),
-            ViewWrite::Delete { key } => self.set(view.id, &key, view.version, None),
-        }
-    }
-
-    fn push(&mut self, key: Vec<u8>, sealed: Option<UserValue>, plain: Option<Bytes>) {
-        let key = UserKey::from(key);
-        self.sealed.push(SealedRow { space: Space::Data, key: key.clone(), value: sealed });
-        self.plain.push((key, plain));
-    }
-}
-
 /// What the owner sees: durable rows, and over them what it has submitted.
 pub struct Live<'a> {
     writer: &'a Writer,
@@ -419,7 +410,11 @@ impl Live<'_> {
         let newest = day_of(now_ms.max(writer.meta.committed_ms));
         for day in (oldest..=newest).rev() {
             let stored = writer.partition.row_key(REQUESTS, &writer.request_key(key, day));
-            if let Some(bytes) = self.row(&stored)? {
+            let row = self.row(&stored)?;
+            if row.is_none() && self.durable.as_ref().map_or(Ok(false), |durable| durable.is_shredded(&stored))? {
+                return Err(StoreError::AnswerShredded);
+            }
+            if let Some(bytes) = row {
                 return RequestRecord::decode(bytes)
                     .map(Some)
                     .map_err(|e| writer.vault.corrupt(&format!("a request record: {e}")));
@@ -482,6 +477,10 @@ impl Reader for Live<'_> {
             Some(durable) => Ok(durable.transaction(seq)?),
             None => Ok(None),
         }
+    }
+
+    fn subject_fingerprints(&self, subject: &[u8; 16]) -> Result<Vec<[u8; 32]>, Refusal> {
+        Ok(self.writer.partition.subjects().read().fingerprints(subject))
     }
 
     fn digest(&self, text: &[u8]) -> [u8; 16] {

@@ -97,5 +97,6 @@ pub(crate) fn domain_change(change: &canopy_proto::system::v1::Change) -> Change
         before: change.before.clone(),
         after: change.after.clone(),
         schema_version: change.schema_version,
+        of_subject: change.of_subject,
     }
 }

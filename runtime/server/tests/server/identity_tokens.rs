@@ -28,7 +28,7 @@ async fn code_of(caller: &Caller, token: &str) -> Code {
 
 /// Signs as the server does, for an installation of any name.
 fn tokens(server: &Server, installation: &str) -> Tokens {
-    let seed = server.running.node.store().derive_key("access tokens, ed25519").expect("a key");
+    let seed = server.running.node.store().derive_key("access tokens, ed25519");
     Tokens::new(&seed, installation.into(), 1, 1, SignUpPolicy::Closed).expect("tokens")
 }
 

@@ -38,6 +38,7 @@ pub(crate) fn commit(rows: Rows<'_>) -> Commit {
         before: None,
         after: after.map(Bytes::copy_from_slice),
         schema_version: 1,
+        of_subject: false,
     };
     Commit {
         time_ms: 1_700_000_000_000,
@@ -48,8 +49,16 @@ pub(crate) fn commit(rows: Rows<'_>) -> Commit {
         changes: rows.iter().map(change).collect(),
         effects: Vec::new(),
         wake_at_ms: None,
+        shreds: Vec::new(),
         record: None,
     }
+}
+
+/// As [`commit`], of rows whose keys start with a subject's id.
+pub(crate) fn about(rows: Rows<'_>) -> Commit {
+    let mut commit = commit(rows);
+    commit.changes.iter_mut().for_each(|change| change.of_subject = true);
+    commit
 }
 
 pub(crate) fn all(reader: &dyn Reader, table: u16) -> Vec<(Vec<u8>, Vec<u8>)> {

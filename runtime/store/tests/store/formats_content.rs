@@ -92,6 +92,7 @@ fn commit(n: i64, changes: Vec<Change>) -> Commit {
         changes,
         effects: Vec::new(),
         wake_at_ms: None,
+        shreds: Vec::new(),
         record: Some((request_key(n), record(n))),
     }
 }
@@ -103,6 +104,7 @@ fn change(table: u16, key: &[u8], before: Option<Vec<u8>>, after: Option<Vec<u8>
         before: before.map(Bytes::from),
         after: after.map(Bytes::from),
         schema_version: 1,
+        of_subject: false,
     }
 }
 
