@@ -179,7 +179,7 @@ impl From<StoreError> for Refusal {
                 Refusal::new(Code::ResourceExhausted, message).hint("try again later, or raise open_vaults_max")
             }
             StoreError::Shredded(_) => Refusal::new(Code::FailedPrecondition, message)
-                .hint("the certificate of its destruction is in `canopy ops list-shred-certificates`"),
+                .hint("it was destroyed for good; name something else"),
             StoreError::AnswerShredded => {
                 Refusal::new(Code::FailedPrecondition, message).hint("it took effect; there is nothing to repeat")
             }
