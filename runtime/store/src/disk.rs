@@ -109,18 +109,24 @@ impl Disk {
     }
 
     /// Opens the directory of a vault, and compares what it holds with its
-    /// head.
+    /// head and with the group it is known to have `acknowledged`; with
+    /// nothing to compare, whatever is left in it.
     pub(crate) fn open(
         dir: &Path,
         template: &Config,
         keyring: Keyring,
         head: Hmac256,
         sealer: &Sealer,
-        acknowledged: u64,
+        acknowledged: Option<u64>,
     ) -> Result<Self, OpenError> {
-        let head = Head::open(&dir.join("head"), head).map_err(|e| OpenError::io("its head", &e))?;
+        let head_path = dir.join("head");
+        let opened = match acknowledged {
+            None if !head_path.exists() => Head::create(&head_path, head),
+            _ => Head::open(&head_path, head),
+        };
+        let head = opened.map_err(|e| OpenError::io("its head", &e))?;
         let noted = head.read().map_err(|e| OpenError::io("its head", &e))?;
-        let Some(noted) = noted else {
+        let Some(noted) = noted.or_else(|| acknowledged.is_none().then_some(0)) else {
             return Err(OpenError::Damaged("neither slot of its head is authentic".into()));
         };
         let path = dir.join("db");
@@ -130,6 +136,10 @@ impl Disk {
         }
         let db = open_database(&path, template).map_err(|e| OpenError::fjall(&e))?;
         let this = Self::assemble(db, keyring, head, noted).map_err(|e| OpenError::fjall(&e))?;
+        let Some(acknowledged) = acknowledged else {
+            this.writer.lock().group = this.stored_group(sealer).unwrap_or(0);
+            return Ok(this);
+        };
         let stored = this.stored_group(sealer)?;
         // Hazard 2: fjall opens a damaged journal as a shorter one.
         if stored < noted {
@@ -154,8 +164,7 @@ impl Disk {
     }
 
     fn assemble(db: Database, keyring: Keyring, head: Head, group: u64) -> Result<Self, fjall::Error> {
-        let data = db.keyspace("data", keyspace_options)?;
-        let feed = db.keyspace("feed", keyspace_options)?;
+        let [data, feed] = keyspaces(&db)?;
         let writer = Mutex::new(DiskWriter {
             keyring,
             head,
@@ -274,7 +283,12 @@ impl Drop for Disk {
     }
 }
 
-fn open_database(path: &Path, template: &Config) -> Result<Database, fjall::Error> {
+/// Rows and feed, made where they are not there; always in this order.
+pub(crate) fn keyspaces(db: &Database) -> Result<[Keyspace; 2], fjall::Error> {
+    Ok([db.keyspace("data", keyspace_options)?, db.keyspace("feed", keyspace_options)?])
+}
+
+pub(crate) fn open_database(path: &Path, template: &Config) -> Result<Database, fjall::Error> {
     let mut config = Database::builder(path)
         .worker_threads(1)
         .manual_journal_persist(true)

@@ -63,7 +63,7 @@ impl Layout {
 
     /// Ways to the root key.
     pub(crate) fn root_slots(&self) -> PathBuf {
-        self.keys().join("root.slots")
+        root_slots(&self.dir)
     }
 
     /// Wrapped org keys.
@@ -89,6 +89,11 @@ impl Layout {
 
 /// Whether a directory has this release's format; if not, it has the one
 /// before.
+/// Ways to the root key of a data directory.
+pub(crate) fn root_slots(dir: &Path) -> PathBuf {
+    dir.join("keys/root.slots")
+}
+
 fn check_format(dir: &Path, found: &str) -> Result<bool, StoreError> {
     if found == FORMAT || found == FORMAT_BEFORE {
         return Ok(found == FORMAT);
@@ -96,7 +101,7 @@ fn check_format(dir: &Path, found: &str) -> Result<bool, StoreError> {
     match found.strip_prefix("canopy ").and_then(|n| n.parse::<u32>().ok()) {
         Some(_) => Err(StoreError::NewerFormat { dir: dir.into(), found: found.into(), known: FORMAT }),
         // The root key is there: it is ours, and its format was not always this.
-        None if dir.join("keys/root.slots").exists() => {
+        None if root_slots(dir).exists() => {
             Err(StoreError::CorruptFile { path: dir.join("VERSION"), reason: "it names no format".into() })
         }
         None => Err(StoreError::NotOurs(dir.into())),

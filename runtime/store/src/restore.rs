@@ -20,21 +20,18 @@ use crate::backup::{self, BackupSummary, StoredRow};
 use crate::backup_check::Check;
 use crate::catalog::{Catalog, VaultId};
 use crate::disk::{Disk, io_error};
-use crate::key::{Key, random};
+use crate::key::Key;
 use crate::keyring::{Keyring, KeyringContent, PartitionName};
 use crate::layout::{self, Layout};
 use crate::partition::Partition;
 use crate::records::RecordError;
 use crate::root::Root;
 use crate::route::org_of;
+use crate::staging::{Ingest, Staging, refuse_existing};
 use crate::vault_keys::VaultKeys;
 use crate::{StoreError, StoreOptions, Unlock};
 
 const MAGIC: &[u8] = b"canopy key bundle 1\n";
-/// Bytes of rows in one batch.
-const BATCH_BYTES: usize = 1 << 20;
-/// Memory for rows of a vault that is being restored, in bytes.
-const MEMTABLE_BYTES: u64 = 16 << 20;
 
 #[derive(Clone, PartialEq, Message)]
 struct Bundle {
@@ -109,14 +106,6 @@ fn bundle_key(root: &Root) -> Key {
     root.key.derive("canopy key bundle")
 }
 
-fn refuse_existing(path: &Path) -> Result<(), StoreError> {
-    match fs::symlink_metadata(path) {
-        Ok(_) => Err(StoreError::Exists(path.into())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(StoreError::io("cannot look at", path, &e)),
-    }
-}
-
 /// What to restore, and where to.
 pub struct RestoreOptions {
     /// One file a vault.
@@ -139,22 +128,10 @@ pub struct RestoreOptions {
 /// Something is there already; the bundle does not open or lacks a vault's
 /// keys; a backup is damaged. The new directory is not there then.
 pub fn restore(options: &RestoreOptions) -> Result<Vec<BackupSummary>, StoreError> {
-    refuse_existing(&options.to)?;
-    let name = options.to.file_name().ok_or_else(|| StoreError::Exists(options.to.clone()))?.to_string_lossy();
-    let suffix: String = random::<4>().iter().map(|byte| format!("{byte:02x}")).collect();
-    let staging = options.to.with_file_name(format!("{name}.restoring-{suffix}"));
-    let restored = build(options, &staging).and_then(|summaries| {
-        refuse_existing(&options.to)?;
-        fs::rename(&staging, &options.to)
-            .and_then(|()| layout::sync_dir(layout::dir_of(&options.to)))
-            .map_err(|e| StoreError::io("cannot put in place", &options.to, &e))?;
-        Ok(summaries)
-    });
-    if restored.is_err() {
-        // Made above under a name of its own; nobody else uses it.
-        drop(fs::remove_dir_all(&staging));
-    }
-    restored
+    let staging = Staging::beside(&options.to)?;
+    let summaries = build(options, staging.path())?;
+    staging.put_in_place()?;
+    Ok(summaries)
 }
 
 fn build(options: &RestoreOptions, staging: &Path) -> Result<Vec<BackupSummary>, StoreError> {
@@ -224,21 +201,12 @@ fn vault(
     let disk = Disk::create(&dir, &template, keyring, vault_keys.head()).map_err(|e| failed(io_error(e)))?;
     let own = canopy_domain::Address::parse(&keys.name).ok();
     let own = own.map_or([0; 16], |address| Partition::name_of(&vault_keys.names, &address));
-    let mut batch = disk.batch(0);
-    let mut bytes = 0;
+    let mut ingest = Ingest::new(&disk);
     let check = Check::new(&vault_keys, &unwrap, options.without_shredded);
     let summary = backup::read(path, vault_keys.backup(), &id, check, &keys.name, &own, |row: &StoredRow<'_>| {
-        batch.insert(disk.keyspace(row.space), row.key, row.value);
-        bytes += row.key.len() + row.value.len();
-        if bytes >= BATCH_BYTES {
-            let full = std::mem::replace(&mut batch, disk.batch(0));
-            disk.ingest(full, bytes as u64, MEMTABLE_BYTES).map_err(failed)?;
-            bytes = 0;
-        }
-        Ok(())
+        ingest.set(row.space, row.key, row.value).map_err(failed)
     })?;
-    disk.ingest(batch, bytes as u64, MEMTABLE_BYTES).map_err(failed)?;
-    disk.restored(summary.group).map_err(failed)?;
+    ingest.end(summary.group).map_err(failed)?;
     drop(disk);
     layout::sync_dir(&dir).and_then(|()| catalog.sync()).map_err(failed)?;
     catalog.record_vault(&keys.name.as_str().into(), id)?;

@@ -49,6 +49,11 @@ pub(crate) fn key_version(stored: &[u8]) -> Option<u32> {
     stored.get(1..5)?.try_into().ok().map(u32::from_be_bytes)
 }
 
+/// Version of the schema that a stored value says it is written by.
+pub(crate) fn schema_version(stored: &[u8]) -> Option<u32> {
+    stored.get(5..HEADER_BYTES)?.try_into().ok().map(u32::from_be_bytes)
+}
+
 /// What was under a seal.
 pub(crate) enum Text {
     /// What was given to be sealed.

@@ -60,15 +60,18 @@ impl Vault {
     /// Opens a vault. Blocks.
     pub(crate) fn open(node: Arc<Node>, name: VaultName, id: VaultId) -> Result<Arc<Self>, OpenError> {
         let dir = node.catalog.vault_dir(&id);
-        Self::open_at(node, name, id, &dir)
+        let acknowledged = node.heads.acknowledged(&id);
+        Self::open_at(node, name, id, &dir, Some(acknowledged))
     }
 
-    /// Opens a vault, or a mirror of it, in a directory. Blocks.
+    /// Opens a vault, or a mirror of it, in a directory. Blocks. What it is
+    /// known to have acknowledged must be there; see [`Disk::open`].
     pub(crate) fn open_at(
         node: Arc<Node>,
         name: VaultName,
         id: VaultId,
         dir: &std::path::Path,
+        acknowledged: Option<u64>,
     ) -> Result<Arc<Self>, OpenError> {
         let span = tracing::info_span!("open vault", vault = %name);
         let _entered = span.enter();
@@ -82,10 +85,7 @@ impl Vault {
         };
         let (keyring, content) = Keyring::open(&dir.join("keyring"), &id, &org_keys).map_err(open_error)?;
         let keys = VaultKeys::new(content.secrets.clone(), id);
-        let disk = {
-            let acknowledged = node.heads.acknowledged(&id);
-            Disk::open(dir, &node.template, keyring, keys.head(), &keys.sealer, acknowledged)?
-        };
+        let disk = Disk::open(dir, &node.template, keyring, keys.head(), &keys.sealer, acknowledged)?;
         let content = vault_keys::settle(&mut disk.writer(), content, &org_keys, (node.options.clock)())?;
         let slot = |records: PartitionRecords| records.shredded().map_or(Slot::Wrapped(records), Slot::Shredded);
         let partitions = content.partitions.into_iter().map(|(name, records)| (name, slot(records))).collect();

@@ -2,14 +2,9 @@
 //! open, feeds are chained without gaps, rows and views are what the feeds
 //! make of them.
 //!
-//! Works on a mirror of each vault, since fjall cuts a torn journal off when
-//! it opens one: what is damaged stays as it was found.
+//! Works on a mirror of each vault: what is damaged stays as it was found.
 
-use std::collections::HashMap;
-use std::fs;
-use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 
 use canopy_domain::{Address, Change, View, ViewWrite};
 use canopy_proto::system::v1 as proto;
@@ -19,7 +14,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::disk::{Disk, OpenError};
-use crate::layout;
+use crate::keyring::PartitionName;
+use crate::mirror;
 use crate::node::Node;
 use crate::partition::{EFFECTS, INTERNAL, META, Meta, Partition, REQUESTS, change_of};
 use crate::vault::Vault;
@@ -27,8 +23,6 @@ use crate::{StoreError, StoreOptions};
 
 /// Faults of one vault that are told apart; the others are counted.
 const FAULTS_TOLD_MAX: usize = 20;
-/// Prefix of the directory that mirrors stand in.
-const MIRROR_PREFIX: &str = ".verify-";
 
 /// The views of an address, for comparing them with a replay.
 pub type ViewsOf<'a> = &'a (dyn Fn(&Address) -> Vec<View> + Sync);
@@ -56,12 +50,18 @@ impl VaultReport {
         self.faults.is_empty()
     }
 
-    fn fault(&mut self, what: impl Into<String>) {
+    pub(crate) fn fault(&mut self, what: impl Into<String>) {
         if self.faults.len() < FAULTS_TOLD_MAX {
             self.faults.push(what.into());
         } else {
             self.more_faults += 1;
         }
+    }
+
+    /// A fault of one partition.
+    pub(crate) fn partition_fault(&mut self, name: &PartitionName, what: impl std::fmt::Display) {
+        let name: String = name.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        self.fault(format!("partition {name}…: {what}"));
     }
 }
 
@@ -86,27 +86,13 @@ pub async fn verify(
     }
     let dir = options.dir.clone();
     let node = Node::open(options)?;
-    remove_mirrors(&dir);
+    mirror::remove_left(&dir);
     let mut vaults = node.catalog.vaults();
     vaults.sort();
     for (name, id) in vaults {
         let mut report = VaultReport { vault: name.to_string(), ..VaultReport::default() };
-        let mirror = tempfile::Builder::new()
-            .prefix(MIRROR_PREFIX)
-            .tempdir_in(&dir)
-            .map_err(|e| StoreError::io("cannot make a directory in", &dir, &e))?;
-        let from = node.catalog.vault_dir(&id);
-        let copied = mirror_of(&from, mirror.path(), false);
-        let opened = match copied {
-            Ok(()) => {
-                let (node, path) = (Arc::clone(&node), mirror.path().to_owned());
-                let opened = tokio::task::spawn_blocking(move || Vault::open_at(node, name, id, &path)).await;
-                opened.unwrap_or_else(|_| Err(OpenError::Damaged("its database panicked while it was opened".into())))
-            }
-            Err(error) => Err(OpenError::io("its directory", &error)),
-        };
-        match opened {
-            Ok(vault) => {
+        match mirror::open(&node, name, id).await {
+            Ok((_mirror, vault)) => {
                 let views = Address::parse(&vault.name).map(|address| (views_of)(&address)).unwrap_or_default();
                 let mut closed = vault.closed();
                 let looked = tokio::task::spawn_blocking(move || {
@@ -124,33 +110,6 @@ pub async fn verify(
         each(report);
     }
     node.unlock();
-    Ok(())
-}
-
-/// Mirrors that an interrupted run left.
-fn remove_mirrors(dir: &Path) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(MIRROR_PREFIX) {
-            // One that stays is in nobody's way.
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-/// Copies a vault's directory. Tables are never changed once they are written:
-/// links to them do, where the disk has links.
-fn mirror_of(from: &Path, to: &Path, is_tables: bool) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default();
-        let target = to.join(name);
-        if path.is_dir() {
-            layout::make_dir(&target)?;
-            mirror_of(&path, &target, is_tables || name == "tables")?;
-        } else if !(is_tables && fs::hard_link(&path, &target).is_ok()) {
-            fs::copy(&path, &target)?;
-        }
-    }
     Ok(())
 }
 
@@ -172,6 +131,11 @@ fn look(vault: &Vault, views: &[View], report: &mut VaultReport) {
         let views = if Some(*name) == own { views } else { &[] };
         Look { disk, snapshot: &snapshot, partition: &partition, views, has_shredded: false, report }.partition();
     }
+    strangers(disk, &snapshot, &names, report);
+}
+
+/// Counts what belongs to no partition whose key is there.
+pub(crate) fn strangers(disk: &Disk, snapshot: &Snapshot, names: &BTreeSet<PartitionName>, report: &mut VaultReport) {
     for (keyspace, what) in [(&disk.data, "rows"), (&disk.feed, "feed entries")] {
         let mut strangers = 0u64;
         for key in snapshot.iter(keyspace).map(Guard::key) {
@@ -191,9 +155,9 @@ fn look(vault: &Vault, views: &[View], report: &mut VaultReport) {
 }
 
 /// A row's table and key; and what its value digests to.
-type Rows = HashMap<[u8; 16], [u8; 16]>;
+pub(crate) type Rows = HashMap<[u8; 16], [u8; 16]>;
 
-fn digest(parts: &[&[u8]]) -> [u8; 16] {
+pub(crate) fn digest(parts: &[&[u8]]) -> [u8; 16] {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());
@@ -203,7 +167,7 @@ fn digest(parts: &[&[u8]]) -> [u8; 16] {
     *whole.first_chunk().expect("32 bytes have 16")
 }
 
-fn place(table: u16, key: &[u8]) -> [u8; 16] {
+pub(crate) fn place(table: u16, key: &[u8]) -> [u8; 16] {
     digest(&[&table.to_be_bytes(), key])
 }
 
@@ -227,8 +191,7 @@ impl Look<'_> {
     }
 
     fn fault(&mut self, what: impl std::fmt::Display) {
-        let name: String = self.partition.name.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        self.report.fault(format!("partition {name}…: {what}"));
+        self.report.partition_fault(&self.partition.name, what);
     }
 
     /// Where the feed ends, and the rows that it makes.

@@ -2,7 +2,7 @@
 //! authority, each with contexts of their own.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use crate::process::{CHEAP, Process, canopy, run, serve, text};
@@ -58,9 +58,7 @@ impl Person {
     }
 
     pub(crate) fn join(&self, sign_up_token: &Path) {
-        let password = self.home.path().join("password");
-        std::fs::write(&password, PASSWORD).unwrap();
-        let [password, token] = [&password, sign_up_token].map(|path| format!("@{}", path.display()));
+        let [password, token] = [&self.password(), sign_up_token].map(|path| format!("@{}", path.display()));
         self.answer(&[
             "identity",
             "register",
@@ -71,9 +69,21 @@ impl Person {
             "--sign-up-token",
             &token,
         ]);
+        self.log_in();
+    }
+
+    pub(crate) fn log_in(&self) {
+        let password = format!("@{}", self.password().display());
         let logged_in = self.answer(&["identity", "log-in", "--email", self.email, "--password", &password]);
         assert_eq!(logged_in["credentials"]["access_token"], "***", "a token is not printed");
         assert_eq!(logged_in["account"]["email"], self.email);
+    }
+
+    /// A file with it.
+    fn password(&self) -> PathBuf {
+        let path = self.home.path().join("password");
+        std::fs::write(&path, PASSWORD).unwrap();
+        path
     }
 }
 

@@ -89,3 +89,69 @@ fn an_org_is_restored_elsewhere_and_served() {
     let (status, log) = server.terminate();
     assert!(status.success() && !log.contains("ERROR"), "{status}: {log}");
 }
+
+#[test]
+fn what_can_be_proven_is_salvaged_and_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let server = Process::start(serve(&dir.join("data"), &CHEAP));
+    let ada = Person::new("ada@example.org", &server);
+    ada.join(&dir.join("data/sign-up.token"));
+    let mut kept = Vec::new();
+    for slug in ["acme", "ajax"] {
+        let org = ada.answer(&["org", "create-org", "--slug", slug, "--title", slug])["name"].clone();
+        let project = ["org", "create-project", "--parent", org.as_str().unwrap(), "--slug", "web"];
+        let chat = format!("{}/chat", ada.answer(&project)["name"].as_str().unwrap());
+        let channel = ada.answer(&["chat", "create-channel", "--parent", &chat, "--slug", "general"])["name"].clone();
+        let channel = channel.as_str().unwrap().to_owned();
+        for words in ["hello", "is anybody there?"] {
+            ada.answer(&["chat", "send-message", "--parent", &channel, "--text", words]);
+        }
+        kept.push((chat, ada.answer(&["chat", "list-messages", "--parent", &channel])["messages"].clone(), channel));
+    }
+    server.kill();
+    assert!(
+        done(dir, &["salvage", "--to", "same", "-o", "json"])
+            .iter()
+            .all(|report| report["faults"] == serde_json::json!([]))
+    );
+
+    // The end of the second chat's journal goes bad.
+    let [(_, others, other), (damaged, before, channel)] = kept.as_slice() else { panic!() };
+    let vaults = fs::read_dir(dir.join("data/vaults")).unwrap().map(|entry| entry.unwrap().path());
+    let mut journals: Vec<_> = vaults.map(|vault| vault.join("db/0.jnl")).filter(|path| path.exists()).collect();
+    journals.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).unwrap().modified().unwrap()));
+    let mut hit = None;
+    for path in &journals {
+        let whole = fs::read(path).unwrap();
+        let mut bad = whole.clone();
+        let end = whole.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+        bad[end - 40] ^= 1;
+        fs::write(path, &bad).unwrap();
+        let output = local(dir, &["verify"]);
+        if text(&output.stdout).contains(&format!("FAIL  {damaged}:")) {
+            hit = Some(path);
+            break;
+        }
+        fs::write(path, &whole).unwrap();
+    }
+    assert!(hit.is_some(), "the chat has a journal");
+    let output = local(dir, &["salvage", "--to", "new-data"]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}{}", text(&output.stderr));
+    assert_eq!(said.matches("FAIL").count(), 1, "{said}");
+    assert!(said.contains(&format!("FAIL  {damaged}:")) && said.contains("only"), "{said}");
+    refused(dir, &["salvage", "--to", "new-data"], "exists");
+
+    let root_key = format!("store.root_key_file={}", dir.join("data/root.key").display());
+    let server = Process::start(serve(&dir.join("new-data"), &[&CHEAP[..], &["--set", &root_key]].concat()));
+    let ada = Person::new("ada@example.org", &server);
+    ada.log_in();
+    let listed = |channel: &str| ada.answer(&["chat", "list-messages", "--parent", channel])["messages"].clone();
+    assert_eq!(listed(other), *others, "the other org lost nothing");
+    let left = listed(channel);
+    assert_eq!(left.as_array().unwrap().as_slice(), &before.as_array().unwrap()[..1], "the last one is lost");
+    ada.answer(&["chat", "send-message", "--parent", channel, "--text", "we go on"]);
+    let (status, log) = server.terminate();
+    assert!(status.success() && !log.contains("ERROR"), "{status}: {log}");
+}

@@ -15,6 +15,7 @@ mod model;
 mod pipeline;
 mod requests;
 mod round_trip;
+mod salvage;
 mod secrecy;
 mod shred;
 mod vaults;

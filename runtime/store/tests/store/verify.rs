@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use canopy_domain::{Address, Change, View, ViewWrite};
 use canopy_store::{Store, StoreError, VaultReport, verify};
+use sha2::{Digest, Sha256};
 
 use crate::fixture::{commit, open, options, org};
 
@@ -19,23 +20,29 @@ fn keys_alone(_: u64, _: u32, change: &Change, writes: &mut Vec<ViewWrite>) {
     writes.push(ViewWrite::Put { key: change.key.clone(), value: Default::default() });
 }
 
-const VIEW: View = View { id: View::FIRST_ID, name: "test", version: 1, apply: last_change };
+pub(crate) const VIEW: View = View { id: View::FIRST_ID, name: "test", version: 1, apply: last_change };
 const OTHER: View = View { apply: keys_alone, ..VIEW };
 
-const COMMITS: u64 = 300;
+pub(crate) const COMMITS: u64 = 300;
+const ROW_BYTES: u64 = 3200;
+
+/// The key and row of the commit behind the `at`-th: rows that do not
+/// compress, and fill tables.
+pub(crate) fn change_at(at: u64) -> ([u8; 8], Option<Vec<u8>>) {
+    let row = || (0..ROW_BYTES / 32).flat_map(|n| Sha256::digest((at * ROW_BYTES + n).to_be_bytes())).collect();
+    ((at % 50).to_be_bytes(), (!at.is_multiple_of(7)).then(row))
+}
 
 /// Two orgs with rows set, changed and removed, in tables and in the journal.
-async fn fill(dir: &Path) {
+pub(crate) async fn fill(dir: &Path) {
     let mut small = options(dir);
     small.write_buffer_bytes = 1;
     let store = Store::open(small).unwrap();
     for n in 1..3 {
         let mut writer = store.writer(&org(n), &[VIEW]).await.unwrap();
         for at in 0..COMMITS {
-            let value = [at as u8; 700];
-            let row: &[u8] = &value;
-            let key = (at % 50).to_be_bytes();
-            drop(writer.submit(commit(&[(&key, (at % 7 != 0).then_some(row))])));
+            let (key, row) = change_at(at);
+            drop(writer.submit(commit(&[(&key, row.as_deref())])));
         }
         writer.barrier().await.unwrap();
         drop(writer);
@@ -43,13 +50,13 @@ async fn fill(dir: &Path) {
     store.close().await.unwrap();
 }
 
-async fn reports(dir: &Path, view: View) -> Vec<VaultReport> {
+pub(crate) async fn reports(dir: &Path, view: View) -> Vec<VaultReport> {
     let mut found = Vec::new();
     verify(options(dir), &|_: &Address| vec![view], |report| found.push(report)).await.unwrap();
     found
 }
 
-fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

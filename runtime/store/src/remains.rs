@@ -1,0 +1,173 @@
+//! Has a damaged vault open, on copies of it, with as much in it as will.
+//!
+//! fjall refuses a database of which one journal fails a checksum, or one
+//! table cannot be read. Here, a journal is cut before what keeps it from
+//! being read, and a keyspace that cannot be opened is left out: the other one
+//! still tells most of what was in it. The keyspace in which fjall keeps the
+//! others' names is the same in all vaults, and taken from a new one.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::catalog::VaultId;
+use crate::disk::{OpenError, io_error, keyspaces, open_database};
+use crate::layout;
+use crate::mirror;
+use crate::node::Node;
+use crate::route::VaultName;
+use crate::vault::Vault;
+
+/// Where fjall has keyspaces, within a vault's directory.
+const KEYSPACES: &str = "db/keyspaces";
+/// The keyspace in which it keeps the names of the others.
+const NAMES: &str = "0";
+/// Without this file, fjall takes a keyspace for one that never was complete,
+/// and removes it.
+const KEYSPACE_MARKER: &str = "current";
+
+/// Where a journal is cut: its file name, and the bytes that stay.
+type Cut = (PathBuf, u64);
+
+/// What stands between a vault and its opening.
+struct Remains<'a> {
+    node: &'a Arc<Node>,
+    from: PathBuf,
+    /// An empty database, without a journal.
+    blank: &'a Path,
+    /// Where copies are opened.
+    to: &'a Path,
+}
+
+/// Opens a copy of a vault in the empty directory `to`; gives it with what was
+/// left out. Blocks.
+pub(crate) fn open(
+    node: &Arc<Node>,
+    name: &VaultName,
+    id: VaultId,
+    to: &Path,
+) -> Result<(Arc<Vault>, Vec<String>), OpenError> {
+    let blank = mirror::directory(node).map_err(OpenError::Transient)?;
+    make_blank(node, blank.path()).map_err(|e| OpenError::io("a new database", &e))?;
+    let this = Remains { node, from: node.catalog.vault_dir(&id), blank: blank.path(), to };
+    let attempt = |cuts: &[Cut], without: Option<&Path>| {
+        let copied = this.copy_without(cuts, without);
+        copied.map_err(|e| OpenError::io("its directory", &e))?;
+        quietly(|| Vault::open_at(Arc::clone(node), name.clone(), id, to, None))
+    };
+    let refused = match attempt(&[], None) {
+        Ok(vault) => return Ok((vault, Vec::new())),
+        Err(error @ OpenError::Transient(_)) => return Err(error),
+        Err(OpenError::Damaged(reason)) => reason,
+    };
+    let failed = |e: io::Error| OpenError::io("its database", &e);
+    let cuts = this.cuts().map_err(failed)?;
+    let keyspaces = this.keyspaces().map_err(failed)?;
+    for without in std::iter::once(None).chain(keyspaces.iter().map(|path| Some(path.as_path()))) {
+        if let Ok(vault) = attempt(&cuts, without) {
+            let journals = cuts.iter().map(|(path, len)| format!("{} is damaged behind byte {len}", path.display()));
+            let left_out = without.map(|path| format!("{} cannot be opened: {refused}", path.display()));
+            return Ok((vault, journals.chain(left_out).collect()));
+        }
+    }
+    Err(OpenError::Damaged(refused))
+}
+
+/// Makes a database as those of vaults are, and takes its journal away.
+fn make_blank(node: &Node, to: &Path) -> io::Result<()> {
+    let db = open_database(&to.join("db"), &node.template).map_err(io_error)?;
+    keyspaces(&db).map_err(io_error)?;
+    drop(db);
+    for path in journals(to)? {
+        fs::remove_file(to.join(path))?;
+    }
+    Ok(())
+}
+
+/// What panics is damaged: fjall trusts some of what it reads.
+fn quietly<T>(open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    let opened = catch_unwind(AssertUnwindSafe(open));
+    opened.unwrap_or_else(|_| Err(OpenError::Damaged("its database panicked while it was opened".into())))
+}
+
+/// The journals of a vault, within its directory.
+fn journals(vault: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(vault.join("db"))? {
+        let path = Path::new("db").join(entry?.file_name());
+        if path.extension().is_some_and(|extension| extension == "jnl") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+impl Remains<'_> {
+    /// Copies the vault, where it may have been copied before.
+    fn copy_without(&self, cuts: &[Cut], without: Option<&Path>) -> io::Result<()> {
+        let to = self.to;
+        fs::remove_dir_all(to)?;
+        layout::make_dir(to)?;
+        mirror::copy(&self.from, to, false)?;
+        for (path, len) in cuts {
+            OpenOptions::new().write(true).open(to.join(path))?.set_len(*len)?;
+        }
+        match without.map(|path| to.join(path)) {
+            None => Ok(()),
+            Some(names) if names.ends_with(NAMES) => {
+                fs::remove_dir_all(&names)?;
+                layout::make_dir(&names)?;
+                mirror::copy(&self.blank.join(KEYSPACES).join(NAMES), &names, false)
+            }
+            Some(path) => fs::remove_file(path.join(KEYSPACE_MARKER)),
+        }
+    }
+
+    /// The keyspaces of the vault, within its directory.
+    fn keyspaces(&self) -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.from.join(KEYSPACES))? {
+            found.push(Path::new(KEYSPACES).join(entry?.file_name()));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Where journals have to be cut so that each of them can be read: as far
+    /// behind as will do.
+    fn cuts(&self) -> io::Result<Vec<Cut>> {
+        let mut cuts = Vec::new();
+        for path in journals(&self.from)? {
+            let whole = fs::metadata(self.from.join(&path))?.len();
+            let (mut opens, mut refused) = (0, whole + 1);
+            let mut len = whole;
+            while opens + 1 < refused {
+                let bound = if self.journal_opens(&path, len)? { &mut opens } else { &mut refused };
+                *bound = len;
+                len = opens.midpoint(refused);
+            }
+            if opens < whole {
+                cuts.push((path, opens));
+            }
+        }
+        Ok(cuts)
+    }
+
+    /// Whether a database of this journal alone can be opened, when only so
+    /// many bytes of it are there.
+    fn journal_opens(&self, journal: &Path, len: u64) -> io::Result<bool> {
+        fs::remove_dir_all(self.to)?;
+        layout::make_dir(self.to)?;
+        mirror::copy(self.blank, self.to, false)?;
+        fs::copy(self.from.join(journal), self.to.join(journal))?;
+        OpenOptions::new().write(true).open(self.to.join(journal))?.set_len(len)?;
+        let opened = quietly(|| {
+            let opened = open_database(&self.to.join("db"), &self.node.template);
+            opened.map(drop).map_err(|e| OpenError::Damaged(e.to_string()))
+        });
+        Ok(opened.is_ok())
+    }
+}
