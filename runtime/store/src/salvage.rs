@@ -1,9 +1,8 @@
 //! What can be proven of a damaged data directory, in a new one.
 //!
-//! Each vault is written anew from a copy of it, partition by partition.
-//!
-//! A vault of which nothing can be opened is copied as it is: it stays
-//! quarantined, for it must not pass for an empty one.
+//! Each vault is written anew from a copy of it, partition by partition. One of
+//! which nothing can be opened is copied as it is: it stays quarantined, for it
+//! must not pass for an empty one.
 
 use std::fs;
 use std::io;
@@ -79,8 +78,6 @@ pub async fn salvage(options: StoreOptions, to: &Path, mut each: impl FnMut(Salv
                 let mut closed = vault.closed();
                 let home = Arc::clone(&home);
                 let work = tokio::task::spawn_blocking(move || home.rebuild(&vault, &mut report).map(|()| report));
-                let failed =
-                    |e: tokio::task::JoinError| StoreError::Io { what: "salvaging".into(), reason: e.to_string() };
                 report = work.await.map_err(failed)??;
                 // The mirror may go once nothing has it open.
                 let _ = closed.wait_for(|closed| *closed).await;
