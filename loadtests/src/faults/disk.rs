@@ -46,6 +46,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether it made a file: opened with O_CREAT what was not there.
+    pub fn creates(&self) -> bool {
+        self.kind == b'C' && self.offset & 5 == 1
+    }
+
     /// What the process said, where it said something.
     pub fn said(&self) -> Option<&str> {
         (self.kind == b'O').then(|| std::str::from_utf8(&self.bytes).unwrap_or_default())

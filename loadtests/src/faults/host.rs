@@ -77,8 +77,13 @@ pub enum End {
     Ended {
         well: bool,
     },
+    /// It panicked, or a signal ended it.
+    Crashed,
     Hangs,
 }
+
+/// What the process says of itself when it panics.
+const PANICKED: i32 = 101;
 
 impl Victim {
     /// Waits for so many lines, or for the end.
@@ -88,8 +93,10 @@ impl Victim {
                 Ok(line) => self.said.push_str(&line),
                 Err(RecvTimeoutError::Timeout) => return End::Hangs,
                 Err(RecvTimeoutError::Disconnected) => {
-                    let well = self.child.wait().is_ok_and(|status| status.success());
-                    return End::Ended { well };
+                    return match self.child.wait().ok().and_then(|status| status.code()) {
+                        None | Some(PANICKED) => End::Crashed,
+                        Some(code) => End::Ended { well: code == 0 },
+                    };
                 }
             }
         }

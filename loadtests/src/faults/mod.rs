@@ -6,6 +6,7 @@
 
 pub mod dice;
 pub mod disk;
+pub mod failing;
 pub mod finding;
 pub mod flips;
 pub mod history;

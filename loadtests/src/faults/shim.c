@@ -5,7 +5,8 @@
  *   FAULTS_ROOT   absolute path of the data directory
  *   FAULTS_LOG    absolute path of the log; without it nothing is logged
  *   FAULTS_FAIL   "kinds first count errno": of the calls whose letter is in `kinds`, number
- *                 `first` (from 1) and the `count - 1` after it fail with `errno`
+ *                 `first` (from 1) and the `count - 1` after it fail with `errno`; `C` is an
+ *                 open that makes a file, `o` any other
  *
  * A record: letter (1) | failed (1) | fd (4) | offset (8) | length (8) | bytes; native order.
  *   C open: offset = flags O_CREAT 1, O_TRUNC 2, existed 4; bytes = path    K close
@@ -119,11 +120,11 @@ static int opened(int dir, const char *path, int flags, mode_t mode) {
     enter();
     char whole[PATH_MAX];
     const char *in = inside(dir, path, whole);
-    if (in && fails(flags & O_CREAT ? 'C' : 'o')) {
+    int existed = in && !syscall(SYS_faccessat, AT_FDCWD, in, F_OK);
+    if (in && fails(flags & O_CREAT && !existed ? 'C' : 'o')) {
         leave();
         return -1;
     }
-    int existed = in && !syscall(SYS_faccessat, AT_FDCWD, in, F_OK);
     int fd = syscall(SYS_openat, dir, path, flags, mode);
     if (fd >= 0 && fd < FDS_MAX) {
         tracked[fd] = in != NULL;

@@ -20,6 +20,8 @@ pub const KEY: &str = "9f0c1b7a3f2e4d6c8b9a0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2
 const TASKS: usize = 3;
 /// Commits that a task makes before it lets its writer go.
 const STAY: u64 = 8;
+/// How the refusal of a read begins.
+pub const READ: &str = "read: ";
 /// Refusals after which a victim gives up. A full disk refuses until it has space again.
 const REFUSALS_MAX: u64 = 300;
 
@@ -118,8 +120,24 @@ impl Work {
             };
             if let Err(error) = self.visit(partition, address, &mut dice).await {
                 self.refused(partition, error);
+                if let Err(error) = self.read(address).await {
+                    say(&Event::Refused {
+                        partition,
+                        code: format!("{:?}", error.code),
+                        text: format!("{READ}{error}"),
+                    });
+                }
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    /// Reads what is durable, as whoever only reads goes on doing.
+    async fn read(&self, address: &Address) -> Result<(), Refusal> {
+        let snapshot = self.store.reader(address).await?.snapshot().await?;
+        match snapshot.seq()? {
+            0 => Ok(()),
+            last => snapshot.transaction(last).map(drop),
         }
     }
 

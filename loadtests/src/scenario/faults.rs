@@ -1,4 +1,5 @@
-//! The store under attack, with as many points as asked for: kill -9, lost power, rotten bits.
+//! The store under attack, with as many points as asked for: kill -9, lost power, a full or failing
+//! disk, rotten bits.
 
 use std::path::{Path, PathBuf};
 
@@ -8,13 +9,13 @@ use crate::faults::disk::Forgotten;
 use crate::faults::finding::{Kind, Tally};
 use crate::faults::host::Host;
 use crate::faults::power::Plan;
-use crate::faults::{flips, kill, power};
+use crate::faults::{failing, flips, kill, power};
 use crate::report::Report;
 use crate::threshold::{Bound, Threshold};
 
 pub const SCENARIO: Scenario = Scenario {
     name: "faults",
-    about: "the store killed, without power and with rotten bits: what was acknowledged and is not there",
+    about: "the store killed, without power, on a failing disk and with rotten bits: what was acknowledged and is not there",
     thresholds: &[
         Threshold::gate("doubled", Bound::AtMost(0.0)),
         Threshold::gate("misread", Bound::AtMost(0.0)),
@@ -37,6 +38,9 @@ pub struct Points {
     /// faults: bits turned over
     #[arg(long, default_value_t = 400)]
     pub flips: u64,
+    /// faults: victims whose disk is full or fails
+    #[arg(long, default_value_t = 200)]
+    pub failures: u64,
     /// faults: of every random choice
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -44,7 +48,7 @@ pub struct Points {
 
 impl Default for Points {
     fn default() -> Self {
-        Self { kills: 200, powers: 100, flips: 400, seed: 1 }
+        Self { kills: 200, powers: 100, flips: 400, failures: 200, seed: 1 }
     }
 }
 
@@ -87,12 +91,13 @@ pub async fn run(settings: &Settings) -> Result<Report, LoadError> {
     Ok(report)
 }
 
-fn attack(program: &Path, dir: &Path, points: Points) -> Result<[(&'static str, Tally); 3], LoadError> {
+fn attack(program: &Path, dir: &Path, points: Points) -> Result<[(&'static str, Tally); 4], LoadError> {
     let mut host = Host::new(program);
     let plan = Plan { seed: points.seed, points: points.powers, forgotten: Forgotten::Nothing };
     Ok([
         ("kill", kill::attack(&mut host, dir, points.seed, points.kills)?),
         ("power", power::attack(&mut host, dir, plan)?),
+        ("failing", failing::attack(&mut host, dir, points.seed, points.failures)?),
         (
             "flip",
             if points.flips == 0 {

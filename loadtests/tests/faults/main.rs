@@ -2,6 +2,7 @@
 //! any. `CANOPY_FAULTS_SEED` repeats a run.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
 
+mod failing;
 mod fixture;
 mod kill;
 mod power;

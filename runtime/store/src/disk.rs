@@ -155,9 +155,9 @@ impl Disk {
             let mut writer = this.writer.lock();
             writer.group = stored;
             if stored > noted {
-                // A crash came between fsync and head; the group stands.
-                writer.head.write(stored).map_err(|e| OpenError::io("its head", &e))?;
-                writer.head_dirty = true;
+                // A crash came between fsync and head; the group stands, and
+                // was not acknowledged. On a full disk the next one notes it.
+                writer.head_dirty = writer.head.write(stored).is_ok();
             }
         }
         Ok(this)

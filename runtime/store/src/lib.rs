@@ -37,6 +37,7 @@ mod records;
 mod remains;
 mod rescue;
 mod restore;
+mod resync;
 mod root;
 mod route;
 mod row_draft;

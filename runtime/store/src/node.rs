@@ -1,5 +1,6 @@
 //! What all vaults of a process share.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use fjall::{Config, Database};
 use metrics::{Counter, Gauge, Histogram};
 use tokio::runtime::Handle;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, VaultId};
 use crate::group::Committer;
 use crate::heads::{HEADS_WRITE_MS, Heads};
 use crate::key::Hmac256;
@@ -35,6 +36,8 @@ pub(crate) struct Node {
     /// Vaults with an open database.
     pub(crate) open_databases: AtomicUsize,
     pub(crate) closing: AtomicBool,
+    /// Vaults whose files cannot say it themselves; see [`crate::resync`].
+    pub(crate) unsynced: parking_lot::Mutex<HashSet<VaultId>>,
     uses: AtomicU64,
     layout: parking_lot::Mutex<Option<Layout>>,
 }
@@ -68,6 +71,7 @@ impl Node {
             figures: Figures::new(),
             open_databases: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
+            unsynced: parking_lot::Mutex::default(),
             uses: AtomicU64::new(0),
             layout: parking_lot::Mutex::new(Some(layout)),
             options,

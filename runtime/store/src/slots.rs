@@ -55,13 +55,23 @@ impl Slots {
         Some(vault.clone())
     }
 
+    /// The vault for somebody who reads: one whose commits fail still shows
+    /// what is durable, and on a full disk it might not open again.
+    fn get_readable(&self, name: &VaultName) -> Option<Arc<Vault>> {
+        let table = self.table.lock();
+        let vault = table.slots.get(name)?.vault.as_ref().filter(|vault| vault.is_readable())?;
+        vault.touch();
+        Some(vault.clone())
+    }
+
     /// The vault, opened where needed. One that was never made is `None`, or
     /// where a writer wants it, one without a disk.
     pub(crate) async fn open(&self, name: &VaultName, to_write: bool) -> Result<Option<Arc<Vault>>, StoreError> {
         if self.node.is_closing() {
             return Err(StoreError::Closed);
         }
-        if let Some(vault) = self.get_open(name) {
+        let get = |to_write: bool| if to_write { self.get_open(name) } else { self.get_readable(name) };
+        if let Some(vault) = get(to_write) {
             return Ok(Some(vault));
         }
         if !to_write && self.node.catalog.vault_id(name).is_none() {
@@ -69,8 +79,11 @@ impl Slots {
         }
         let gate = self.table.lock().slots.entry(name.clone()).or_default().gate.clone();
         let _opening = gate.lock().await;
-        if let Some(vault) = self.get_open(name) {
+        if let Some(vault) = get(to_write) {
             return Ok(Some(vault));
+        }
+        if let Some(failed) = self.get_readable(name) {
+            failed.check_writable()?;
         }
         self.wait_until_closed(name).await?;
         self.make_room(name)?;

@@ -20,6 +20,7 @@ use crate::keyring::{Keyring, NewKey, PartitionName, PartitionRecords};
 use crate::layout;
 use crate::node::Node;
 use crate::partition::Partition;
+use crate::resync;
 use crate::route::{VaultName, org_of};
 use crate::vault_keys::{self, VaultKeys, open_error};
 
@@ -45,6 +46,9 @@ pub(crate) struct Vault {
     /// Position in the queue up to which everything is durable.
     durable: AtomicU64,
     failed: AtomicBool,
+    retired: AtomicBool,
+    /// Why it can be read, and nothing be added; see [`crate::resync`].
+    unsettled: OnceLock<std::io::Error>,
     last_use: AtomicU64,
     closed: watch::Sender<bool>,
 }
@@ -61,7 +65,17 @@ impl Vault {
     pub(crate) fn open(node: Arc<Node>, name: VaultName, id: VaultId) -> Result<Arc<Self>, OpenError> {
         let dir = node.catalog.vault_dir(&id);
         let acknowledged = node.heads.acknowledged(&id);
-        Self::open_at(node, name, id, &dir, Some(acknowledged))
+        if !resync::is_marked(&dir) && !node.unsynced.lock().contains(&id) {
+            return Self::open_at(node, name, id, &dir, Some(acknowledged));
+        }
+        tracing::warn!(vault = %name, "a commit failed: what is there is written to new files first");
+        let settled = resync::settle(&dir);
+        let vault = Self::open_at(node, name, id, &dir, Some(acknowledged))?;
+        match settled {
+            Ok(()) => drop(vault.node.unsynced.lock().remove(&id)),
+            Err(error) => drop(vault.unsettled.set(error)),
+        }
+        Ok(vault)
     }
 
     /// Opens a vault, or a mirror of it, in a directory. Blocks. What it is
@@ -113,6 +127,8 @@ impl Vault {
             partitions: Mutex::new(partitions),
             durable: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            unsettled: OnceLock::new(),
             closed: watch::Sender::new(false),
         }
     }
@@ -234,6 +250,11 @@ impl Vault {
         if self.is_failed() {
             return Err(self.failure());
         }
+        if let Some(error) = self.unsettled.get() {
+            // Opened anew by its next use, it may be better.
+            self.failed.store(true, Ordering::Release);
+            return Err(StoreError::commit(&self.name, error));
+        }
         Ok(self.push(submission))
     }
 
@@ -280,16 +301,31 @@ impl Vault {
         self.failed.load(Ordering::Acquire)
     }
 
-    /// Gives the vault up: it is opened anew by its next use.
+    /// Whether it shows what is durable, be it failed or not.
+    pub(crate) fn is_readable(&self) -> bool {
+        !self.retired.load(Ordering::Acquire)
+    }
+
+    /// That its directory takes new bytes. Blocks for a moment.
+    pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
+        let dir = self.node.catalog.vault_dir(&self.id);
+        resync::mark(&dir).map_err(|e| StoreError::commit(&self.name, &e))
+    }
+
+    /// Gives the vault up: it is opened anew by its next writer.
     pub(crate) fn fail(&self, error: &StoreError) {
         if !self.failed.swap(true, Ordering::AcqRel) {
             self.node.figures.failed_total.increment(1);
             tracing::error!(vault = %self.name, %error, "a group could not be committed");
+            if resync::mark(&self.node.catalog.vault_dir(&self.id)).is_err() {
+                self.node.unsynced.lock().insert(self.id);
+            }
         }
     }
 
     /// Has its users stop: its keys are destroyed.
     pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
         self.failed.store(true, Ordering::Release);
     }
 
