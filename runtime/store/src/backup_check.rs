@@ -9,7 +9,7 @@ use canopy_proto::system::v1::{Effect, RequestRecord};
 use prost::Message;
 
 use crate::backup::{Header, StoredRow};
-use crate::disk::GROUP_KEY;
+use crate::disk::{GROUP_KEY, parse_group};
 use crate::keyring::PartitionName;
 use crate::partition::{EFFECTS, META, Meta, Partition, REQUESTS};
 use crate::seal::Space;
@@ -57,7 +57,7 @@ impl<'a> Check<'a> {
     /// The number in a vault's group record.
     pub(crate) fn group_of(&self, stored: &[u8]) -> Result<u64, &'static str> {
         let text = self.vault.sealer.open(Space::Data, &GROUP_KEY, stored)?;
-        text.try_into().map(u64::from_be_bytes).map_err(|_| "the group record is damaged")
+        parse_group(&text).map(|(group, _)| group).ok_or("the group record is damaged")
     }
 
     /// Looks at the next row; tells whether it is to be kept.

@@ -1,9 +1,9 @@
 //! What is known before any vault is open: which vaults there are, in which
 //! directories, and the keys of their orgs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
@@ -13,8 +13,8 @@ use crate::StoreError;
 use crate::head;
 use crate::key::Key;
 use crate::keyring::Keyring;
-use crate::keys::KeyInfo;
 use crate::layout::{self, Layout};
+use crate::orgs::{KIND_KEY, KIND_NAMES, KIND_PURPOSES, KIND_SHREDDED, KeyVersion, OrgKeys, OrgRecord, Orgs};
 use crate::records::SealedRecords;
 use crate::root::Root;
 use crate::route::{INSTALLATION, VaultName, org_of};
@@ -30,101 +30,15 @@ struct VaultRecord {
     id: Vec<u8>,
 }
 
-/// A version of an org's key; of the installation's, for an empty name.
-#[derive(Clone, PartialEq, Message)]
-struct OrgRecord {
-    #[prost(string, tag = "1")]
-    org: String,
-    #[prost(bytes = "vec", tag = "2")]
-    key: Vec<u8>,
-    /// 0 in format 1 stands for 1.
-    #[prost(uint32, tag = "3")]
-    version: u32,
-    #[prost(int64, tag = "4")]
-    created_ms: i64,
-    /// What the record is, beside an org's key: see the constants.
-    #[prost(uint32, tag = "5")]
-    kind: u32,
-    /// Of the keys destroyed, where the org was shredded.
-    #[prost(bytes = "vec", repeated, tag = "6")]
-    fingerprints: Vec<Vec<u8>>,
-}
-
-const KIND_KEY: u32 = 0;
-/// What [`crate::Store::derive_key`] derives from.
-const KIND_PURPOSES: u32 = 1;
-/// Seals the names of vaults in their keyrings.
-const KIND_NAMES: u32 = 2;
-/// The org was shredded, and its vaults go.
-const KIND_SHREDDED: u32 = 3;
-
-/// One version of a key.
-#[derive(Clone)]
-pub(crate) struct KeyVersion {
-    pub(crate) version: u32,
-    pub(crate) key: Key,
-    pub(crate) created_ms: i64,
-}
-
-impl KeyVersion {
-    /// A fresh key with the next version.
-    pub(crate) fn next(&self, created_ms: i64) -> Self {
-        Self { version: self.version + 1, key: Key::random(), created_ms }
-    }
-}
-
-/// The versions of an org's key: one, and two while it is rotated.
-#[derive(Clone, Default)]
-pub(crate) struct OrgKeys(Vec<KeyVersion>);
-
-impl OrgKeys {
-    /// The version that wraps what is written from now on.
-    pub(crate) fn current(&self) -> Option<&KeyVersion> {
-        self.0.last()
-    }
-
-    /// A version that wraps something there is.
-    pub(crate) fn version(&self, version: u32) -> Option<&Key> {
-        self.0.iter().find(|key| key.version == version).map(|key| &key.key)
-    }
-
-    /// Whether a rotation is under way.
-    pub(crate) fn is_rotating(&self) -> bool {
-        self.0.len() > 1
-    }
-
-    /// What may be known of all versions.
-    pub(crate) fn infos(&self, of: &str) -> impl Iterator<Item = KeyInfo> {
-        self.0.iter().map(move |key| KeyInfo {
-            of: of.to_owned(),
-            version: key.version,
-            created_ms: key.created_ms,
-            fingerprint: key.key.fingerprint(),
-        })
-    }
-
-    /// Of all versions.
-    pub(crate) fn fingerprints(&self) -> Vec<[u8; 32]> {
-        self.0.iter().map(|key| key.key.fingerprint()).collect()
-    }
-}
-
 /// What must survive every rotation: tokens and the names of vaults.
-struct Secrets {
-    purposes: Key,
-    names: Key,
+pub(crate) struct Secrets {
+    pub(crate) purposes: Key,
+    pub(crate) names: Key,
 }
 
 struct Vaults {
     records: SealedRecords<VaultRecord>,
     ids: HashMap<VaultName, VaultId>,
-}
-
-struct Orgs {
-    records: SealedRecords<OrgRecord>,
-    keys: HashMap<String, OrgKeys>,
-    /// Fingerprints of the keys of orgs that were shredded.
-    shredded: HashMap<String, Vec<[u8; 32]>>,
 }
 
 pub(crate) struct Catalog {
@@ -155,6 +69,8 @@ impl Catalog {
         let roots: Vec<&Key> = root.next.iter().chain([&root.key]).collect();
         let file_keys = |of: fn(&Key) -> Key| roots.iter().map(|root| of(root)).rev().collect::<Vec<_>>();
         let (mut records, found) = SealedRecords::<OrgRecord>::open(&layout.org_keys(), &file_keys(org_file_key))?;
+        let whole = found.first().map_or(0, |first| first.whole);
+        let has_all = found.len() as u64 >= whole;
         let (mut keys, mut shredded) = (HashMap::<String, OrgKeys>::new(), HashMap::new());
         let (mut purposes, mut names) = (None, None);
         for mut record in found {
@@ -179,10 +95,31 @@ impl Catalog {
             }
         }
         keys.retain(|org, _| !shredded.contains_key(org));
+        let (vaults, found) = SealedRecords::<VaultRecord>::open(&layout.vault_index(), &file_keys(index_key))?;
+        let ids: HashMap<VaultName, VaultId> = found
+            .into_iter()
+            .filter_map(|record| Some((record.name.into(), VaultId::try_from(record.id.as_slice()).ok()?)))
+            .collect();
         // In format 1 these followed from keys that rotate now.
         let installation = keys.get(INSTALLATION).and_then(OrgKeys::current).map(|first| first.key.clone());
+        let old_names = root.key.derive("canopy vault names");
+        let is_needed = records.has_tail() && {
+            let named = names.as_ref().unwrap_or(&old_names);
+            !has_all || !Self::has_all_keys(&layout.vaults(), &ids, &keys, named)?
+        };
+        let has_secrets = (purposes.is_some() || installation.is_some()) && (names.is_some() || purposes.is_none());
+        match (is_needed, has_secrets) {
+            (true, false) => {
+                let reason = "a record in it cannot be read, and there are vaults that need it".into();
+                return Err(StoreError::CorruptFile { path: layout.org_keys(), reason });
+            }
+            (true, true) => tracing::error!("a record of `keys/orgs` cannot be read: orgs that need it are refused"),
+            (false, _) => records.cut_tail()?,
+        }
         let mut secret = |found: Option<Key>, kind, before: Option<Key>| match found {
             Some(key) => Ok(key),
+            // What cannot be written now follows again from the same next time.
+            None if is_needed => Ok(before.unwrap_or_else(Key::random)),
             None => {
                 let key = before.unwrap_or_else(Key::random);
                 let mut record = OrgRecord { kind, key: key.expose().to_vec(), ..OrgRecord::default() };
@@ -194,19 +131,14 @@ impl Catalog {
         let is_old = installation.is_some() || layout.vault_index().exists();
         let secrets = Secrets {
             purposes: secret(purposes, KIND_PURPOSES, installation)?,
-            names: secret(names, KIND_NAMES, is_old.then(|| root.key.derive("canopy vault names")))?,
+            names: secret(names, KIND_NAMES, is_old.then_some(old_names))?,
         };
         let orgs = Orgs { records, keys, shredded };
-        let (records, found) = SealedRecords::<VaultRecord>::open(&layout.vault_index(), &file_keys(index_key))?;
-        let ids = found
-            .into_iter()
-            .filter_map(|record| Some((record.name.into(), VaultId::try_from(record.id.as_slice()).ok()?)))
-            .collect();
         let this = Self {
             dir: layout.vaults(),
             secrets,
             clock,
-            vaults: Mutex::new(Vaults { records, ids }),
+            vaults: Mutex::new(Vaults { records: vaults, ids }),
             orgs: Mutex::new(orgs),
             making: RwLock::new(()),
         };
@@ -228,6 +160,10 @@ impl Catalog {
         let damaged = |e: prost::DecodeError| StoreError::CorruptFile { path: path.clone(), reason: e.to_string() };
         let decoded = records.iter().map(|record| OrgRecord::decode(record.as_slice()));
         let mut decoded = decoded.collect::<Result<Vec<_>, _>>().map_err(damaged)?;
+        let count = decoded.len() as u64;
+        if let Some(first) = decoded.first_mut() {
+            first.whole = count;
+        }
         let key = org_file_key(&root.key);
         let (mut file, _) = SealedRecords::<OrgRecord>::open(&path, std::slice::from_ref(&key))?;
         let written = file.rewrite(key, &decoded);
@@ -256,35 +192,61 @@ impl Catalog {
         self.secrets.purposes.derive("canopy absent")
     }
 
+    /// Whether every vault is wrapped by a version of its org's key that is
+    /// there. Reads each keyring's first record.
+    fn has_all_keys(
+        dir: &Path,
+        ids: &HashMap<VaultName, VaultId>,
+        keys: &HashMap<String, OrgKeys>,
+        names: &Key,
+    ) -> Result<bool, StoreError> {
+        let has_key = |name: &str, version: u32| keys.get(org_of(name)).is_some_and(|k| k.version(version).is_some());
+        for (name, id) in ids {
+            // Of a keyring that cannot be read, the vault's own opening tells.
+            let version = Keyring::sealed_name(&vault_dir(dir, id).join("keyring")).map_or(1, |(_, version)| version);
+            if !has_key(name, version) {
+                return Ok(false);
+            }
+        }
+        for (_, path) in orphans(dir, ids)? {
+            let is_used = head::claimed(&path.join("head")).unwrap_or(0) > 0;
+            if is_used && !orphans_name(&path, names).is_some_and(|(name, version)| has_key(&name, version)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Directories that the index does not know. A crash between making a
     /// vault and recording it leaves one that was never used: it is removed.
-    /// One that was used lost its place in the index, and gets it back.
+    /// One that was used lost its place in the index, and gets it back: all of
+    /// them must, before a record that cannot be read goes.
     fn settle_orphans(&self) -> Result<(), StoreError> {
-        let failed = |e: std::io::Error| StoreError::io("cannot read", &self.dir, &e);
-        let known: std::collections::HashSet<VaultId> = self.vaults.lock().ids.values().copied().collect();
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            let id = path.file_name().and_then(|name| parse_hex(name.to_str()?));
-            let Some(id) = id.filter(|id| path.is_dir() && !known.contains(id)) else {
-                continue;
-            };
+        let found = orphans(&self.dir, &self.vaults.lock().ids)?;
+        let mut lost = Vec::new();
+        for (id, path) in found {
             if head::claimed(&path.join("head")).unwrap_or(0) == 0 {
                 tracing::info!(path = %path.display(), "removing a vault that a crash left unfinished");
                 fs::remove_dir_all(&path).map_err(|e| StoreError::io("cannot remove", &path, &e))?;
                 continue;
             }
-            let name = Keyring::sealed_name(&path.join("keyring"))
-                .ok()
-                .and_then(|sealed| self.secrets.names.open(NAME_CONTEXT, &sealed))
-                .and_then(|text| String::from_utf8(text.to_vec()).ok())
-                .ok_or_else(|| StoreError::CorruptFile {
-                    path: path.clone(),
-                    reason: "the index does not know it, and its name cannot be read".into(),
-                })?;
+            let (name, _) = orphans_name(&path, &self.secrets.names).ok_or_else(|| StoreError::CorruptFile {
+                path: path.clone(),
+                reason: "the index does not know it, and its name cannot be read".into(),
+            })?;
+            lost.push((name, id));
+        }
+        self.vaults.lock().records.cut_tail()?;
+        for (name, id) in lost {
             tracing::warn!(vault = name, "the index had lost a vault: recorded again");
             self.record_vault(&name.as_str().into(), id)?;
         }
         Ok(())
+    }
+
+    /// Whether a record of the orgs' keys cannot be read, and is needed.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.orgs.lock().records.has_tail()
     }
 
     /// The id of a vault that was made.
@@ -317,7 +279,7 @@ impl Catalog {
 
     /// The directory of a vault.
     pub(crate) fn vault_dir(&self, id: &VaultId) -> PathBuf {
-        self.dir.join(id.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        vault_dir(&self.dir, id)
     }
 
     /// Where the vaults' directories are.
@@ -419,43 +381,6 @@ impl Catalog {
     }
 }
 
-impl Orgs {
-    fn add_version(&mut self, org: &str, version: u32, created_ms: i64) -> Result<KeyVersion, StoreError> {
-        if self.shredded.contains_key(org) {
-            return Err(StoreError::Shredded(org.into()));
-        }
-        let key = KeyVersion { version, key: Key::random(), created_ms };
-        let mut record = org_record(org, &key);
-        let appended = self.records.append(&record);
-        record.key.zeroize();
-        appended?;
-        self.keys.entry(org.into()).or_default().0.push(key.clone());
-        Ok(key)
-    }
-
-    fn records_of(&self, secrets: &Secrets) -> Vec<OrgRecord> {
-        let secret = |kind, key: &Key| OrgRecord { kind, key: key.expose().to_vec(), ..OrgRecord::default() };
-        let mut records = vec![secret(KIND_PURPOSES, &secrets.purposes), secret(KIND_NAMES, &secrets.names)];
-        for (org, keys) in &self.keys {
-            records.extend(keys.0.iter().map(|key| org_record(org, key)));
-        }
-        for (org, fingerprints) in &self.shredded {
-            let fingerprints = fingerprints.iter().map(|fingerprint| fingerprint.to_vec()).collect();
-            records.push(OrgRecord { org: org.clone(), kind: KIND_SHREDDED, fingerprints, ..OrgRecord::default() });
-        }
-        records
-    }
-
-    fn rewrite(&mut self, secrets: &Secrets, key: Key) -> Result<(), StoreError> {
-        let mut records = self.records_of(secrets);
-        let rewritten = self.records.rewrite(key, &records);
-        for record in &mut records {
-            record.key.zeroize();
-        }
-        rewritten
-    }
-}
-
 impl Vaults {
     fn rewrite(&mut self, key: Key) -> Result<(), StoreError> {
         let record = |(name, id): (&VaultName, &VaultId)| VaultRecord { name: name.to_string(), id: id.to_vec() };
@@ -464,14 +389,28 @@ impl Vaults {
     }
 }
 
-fn org_record(org: &str, key: &KeyVersion) -> OrgRecord {
-    OrgRecord {
-        org: org.into(),
-        key: key.key.expose().to_vec(),
-        version: key.version,
-        created_ms: key.created_ms,
-        ..OrgRecord::default()
+fn vault_dir(dir: &Path, id: &VaultId) -> PathBuf {
+    dir.join(id.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+/// Vaults' directories that the index does not know.
+fn orphans(dir: &Path, ids: &HashMap<VaultName, VaultId>) -> Result<Vec<(VaultId, PathBuf)>, StoreError> {
+    let failed = |e: std::io::Error| StoreError::io("cannot read", dir, &e);
+    let known: HashSet<&VaultId> = ids.values().collect();
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let id = path.file_name().and_then(|name| parse_hex(name.to_str()?));
+        found.extend(id.filter(|id| path.is_dir() && !known.contains(id)).map(|id| (id, path)));
     }
+    Ok(found)
+}
+
+/// A vault's name out of its keyring, and the version of its org's key.
+fn orphans_name(path: &Path, names: &Key) -> Option<(String, u32)> {
+    let (sealed, version) = Keyring::sealed_name(&path.join("keyring")).ok()?;
+    let text = names.open(NAME_CONTEXT, &sealed)?;
+    Some((String::from_utf8(text.to_vec()).ok()?, version))
 }
 
 fn parse_hex(text: &str) -> Option<VaultId> {

@@ -1,6 +1,7 @@
 //! A vault's directory while it is open: `keyring`, `head` and `db/`, a fjall
 //! database with two keyspaces.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::time::Instant;
@@ -12,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::StoreError;
 use crate::head::Head;
 use crate::key::{Hmac256, Nonces};
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, PartitionName, PartitionRecords};
 use crate::layout;
 use crate::partition::SCHEMA_VERSION;
 use crate::seal::{Sealer, Space};
@@ -118,6 +119,7 @@ impl Disk {
         head: Hmac256,
         sealer: &Sealer,
         acknowledged: Option<u64>,
+        partitions: &HashMap<PartitionName, PartitionRecords>,
     ) -> Result<Self, OpenError> {
         let head_path = dir.join("head");
         let opened = match acknowledged {
@@ -137,10 +139,10 @@ impl Disk {
         let db = open_database(&path, template).map_err(|e| OpenError::fjall(&e))?;
         let this = Self::assemble(db, keyring, head, noted).map_err(|e| OpenError::fjall(&e))?;
         let Some(acknowledged) = acknowledged else {
-            this.writer.lock().group = this.stored_group(sealer).unwrap_or(0);
+            this.writer.lock().group = this.stored_group(sealer).map_or(0, |(group, _)| group);
             return Ok(this);
         };
-        let stored = this.stored_group(sealer)?;
+        let (stored, appended) = this.stored_group(sealer)?;
         // Hazard 2: fjall opens a damaged journal as a shorter one.
         if stored < noted {
             return Err(OpenError::Damaged(format!("it acknowledged group {noted}, and only {stored} are left")));
@@ -154,6 +156,15 @@ impl Disk {
         {
             let mut writer = this.writer.lock();
             writer.group = stored;
+            let has_needed_keys = match appended {
+                Some(appended) => appended <= writer.keyring.appended(),
+                None => !writer.keyring.has_tail() || this.has_no_strangers(partitions)?,
+            };
+            if !has_needed_keys {
+                let reason = "a record of its keyring cannot be read, and there is data that needs it";
+                return Err(OpenError::Damaged(reason.into()));
+            }
+            writer.keyring.cut_tail().map_err(|e| OpenError::io("its keyring", &e))?;
             if stored > noted {
                 // A crash came between fsync and head; the group stands, and
                 // was not acknowledged. On a full disk the next one notes it.
@@ -176,14 +187,34 @@ impl Disk {
         Ok(Self { data, feed, db, writer })
     }
 
-    fn stored_group(&self, sealer: &Sealer) -> Result<u64, OpenError> {
+    /// Whether every row belongs to a partition that has a key. Asks for one
+    /// row of each.
+    fn has_no_strangers(&self, partitions: &HashMap<PartitionName, PartitionRecords>) -> Result<bool, OpenError> {
+        let snapshot = self.db.snapshot();
+        let mut from: PartitionName = 1u128.to_be_bytes();
+        while let Some(row) = snapshot.range(&self.data, from.as_slice()..).next() {
+            let key = row.key().map_err(|e| OpenError::fjall(&e))?;
+            let name = key.first_chunk::<16>().copied().unwrap_or_default();
+            if !partitions.contains_key(&name) {
+                return Ok(false);
+            }
+            match u128::from_be_bytes(name).checked_add(1) {
+                Some(next) => from = next.to_be_bytes(),
+                None => break,
+            }
+        }
+        Ok(true)
+    }
+
+    /// The last group, and how many records its keyring had been appended; of
+    /// which groups of format 1 say nothing.
+    fn stored_group(&self, sealer: &Sealer) -> Result<(u64, Option<u64>), OpenError> {
         let stored = self.db.snapshot().get(&self.data, GROUP_KEY).map_err(|e| OpenError::fjall(&e))?;
-        let Some(stored) = stored else { return Ok(0) };
+        let Some(stored) = stored else { return Ok((0, None)) };
         let text = sealer
             .open(Space::Data, &GROUP_KEY, &stored)
             .map_err(|e| OpenError::Damaged(format!("its group record: {e}")))?;
-        let group = text.try_into().map_err(|_| OpenError::Damaged("its group record".into()))?;
-        Ok(u64::from_be_bytes(group))
+        parse_group(&text).ok_or_else(|| OpenError::Damaged("its group record".into()))
     }
 
     /// Hazard 3: without a snapshot, reads show half a batch.
@@ -215,9 +246,15 @@ impl Disk {
         self.maintain(memtable_bytes)
     }
 
-    /// Notes that a restored vault is complete, at a group.
-    pub(crate) fn restored(&self, group: u64) -> io::Result<()> {
+    /// Notes that a restored vault is complete, at a group, with the keyring
+    /// that it has now.
+    pub(crate) fn restored(&self, group: u64, sealer: &Sealer) -> io::Result<()> {
         let mut writer = self.writer.lock();
+        writer.keyring.cut_tail()?;
+        let (key, value) = writer.group_row_of(group, sealer);
+        let mut batch = self.batch(1);
+        batch.insert(&self.data, key, value);
+        batch.commit().map_err(io_error)?;
         writer.group = group;
         writer.head.write(group)?;
         writer.head.sync()
@@ -246,7 +283,11 @@ impl Disk {
 impl DiskWriter {
     /// The group's record, to be part of its batch.
     pub(crate) fn group_row(&self, sealer: &Sealer) -> ([u8; 18], UserValue) {
-        let text = (self.group + 1).to_be_bytes();
+        self.group_row_of(self.group + 1, sealer)
+    }
+
+    fn group_row_of(&self, group: u64, sealer: &Sealer) -> ([u8; 18], UserValue) {
+        let text = [group.to_be_bytes(), self.keyring.appended().to_be_bytes()].concat();
         let nonce = Nonces::new(1).take();
         (GROUP_KEY, sealer.seal(Space::Data, &GROUP_KEY, SCHEMA_VERSION, &text, nonce))
     }
@@ -286,6 +327,17 @@ impl Drop for Disk {
 /// Rows and feed, made where they are not there; always in this order.
 pub(crate) fn keyspaces(db: &Database) -> Result<[Keyspace; 2], fjall::Error> {
     Ok([db.keyspace("data", keyspace_options)?, db.keyspace("feed", keyspace_options)?])
+}
+
+/// The number in a vault's group record, and how many records its keyring had
+/// been appended, where the record says so.
+pub(crate) fn parse_group(text: &[u8]) -> Option<(u64, Option<u64>)> {
+    let (group, rest) = text.split_first_chunk()?;
+    let appended = match rest {
+        [] => None,
+        rest => Some(u64::from_be_bytes(rest.try_into().ok()?)),
+    };
+    Some((u64::from_be_bytes(*group), appended))
 }
 
 pub(crate) fn open_database(path: &Path, template: &Config) -> Result<Database, fjall::Error> {

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-use crate::catalog::{KeyVersion, OrgKeys};
 use crate::key::Key;
+use crate::orgs::{KeyVersion, OrgKeys};
 use crate::records::{RecordError, RecordFile};
 
 /// A partition's keyed name: the start of all its keys.
@@ -67,6 +67,12 @@ pub(crate) struct Record {
     /// And their fingerprints.
     #[prost(bytes = "vec", repeated, tag = "10")]
     fingerprints: Vec<Vec<u8>>,
+    /// Of the vault's key: how many records its file was written whole with.
+    #[prost(uint64, tag = "11")]
+    whole: u64,
+    /// And how many had been appended before, over all its files.
+    #[prost(uint64, tag = "12")]
+    appended: u64,
 }
 
 impl Record {
@@ -148,6 +154,9 @@ pub(crate) struct Keyring {
     file: RecordFile,
     path: PathBuf,
     vault: [u8; 16],
+    /// Records that were ever appended. Each group notes it: whether a record
+    /// that cannot be read was torn, or is one that the data needs.
+    appended: u64,
 }
 
 /// A vault's own keys.
@@ -193,27 +202,48 @@ impl Keyring {
     ) -> std::io::Result<Self> {
         let own = vault_record(vault, sealed_name, &secrets.key, org_key);
         let identity = identity_record(vault, secrets);
-        let payloads = encoded(&[own, identity]);
-        let file = RecordFile::create(path, payloads.iter().map(Vec::as_slice))?;
-        Ok(Self { file, path: path.into(), vault: *vault })
+        let records = [Record { whole: 2, ..own }, identity];
+        let file = RecordFile::create(path, encoded(&records).iter().map(Vec::as_slice))?;
+        Ok(Self { file, path: path.into(), vault: *vault, appended: 0 })
     }
 
-    /// Opens the file.
+    /// Opens the file, up to its tail.
     pub(crate) fn open(
         path: &Path,
         vault: &[u8; 16],
         org_keys: &OrgKeys,
     ) -> Result<(Self, KeyringContent), RecordError> {
         let (file, payloads) = RecordFile::open(path)?;
-        let content = content(vault, decoded(&payloads)?, org_keys)?;
-        Ok((Self { file, path: path.into(), vault: *vault }, content))
+        let records = decoded(&payloads)?;
+        let (whole, before) = records.first().map_or((0, 0), |own| (own.whole, own.appended));
+        let since = (records.len() as u64).checked_sub(whole);
+        let since = since.ok_or(RecordError::Damaged("a record fails its checksum"))?;
+        let content = content(vault, records, org_keys)?;
+        Ok((Self { file, path: path.into(), vault: *vault, appended: before + since }, content))
     }
 
-    /// The sealed name of the vault that a keyring belongs to.
-    pub(crate) fn sealed_name(path: &Path) -> Result<Vec<u8>, RecordError> {
+    /// Records that were ever appended.
+    pub(crate) fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    /// Whether the file goes on behind its last whole record.
+    pub(crate) fn has_tail(&self) -> bool {
+        self.file.has_tail()
+    }
+
+    /// Cuts off what was torn: the data needs nothing of it.
+    pub(crate) fn cut_tail(&mut self) -> std::io::Result<()> {
+        self.file.cut_tail()
+    }
+
+    /// The sealed name of the vault that a keyring belongs to, and which
+    /// version of its org's key wraps it.
+    pub(crate) fn sealed_name(path: &Path) -> Result<(Vec<u8>, u32), RecordError> {
         let (_, payloads) = RecordFile::open(path)?;
         let first = payloads.first().ok_or(RecordError::Damaged("it is empty"))?;
-        Ok(decode(first)?.name)
+        let own = decode(first)?;
+        Ok((own.name, own.outer_version.max(1)))
     }
 
     /// Appends keys durably, wrapped by the vault's.
@@ -236,7 +266,13 @@ impl Keyring {
             record.encode_to_vec()
         };
         let payloads: Vec<Vec<u8>> = keys.into_iter().map(record).collect();
-        self.file.append(payloads.iter().map(Vec::as_slice))
+        self.append_records(&payloads)
+    }
+
+    fn append_records(&mut self, payloads: &[Vec<u8>]) -> std::io::Result<()> {
+        self.file.append(payloads.iter().map(Vec::as_slice))?;
+        self.appended += payloads.len() as u64;
+        Ok(())
     }
 
     /// Notes durably that group `group` shreds these.
@@ -248,8 +284,7 @@ impl Keyring {
             group,
             ..Record::default()
         };
-        let payloads = encoded(&doomed.iter().map(intent).collect::<Vec<_>>());
-        self.file.append(payloads.iter().map(Vec::as_slice))
+        self.append_records(&encoded(&doomed.iter().map(intent).collect::<Vec<_>>()))
     }
 
     /// Does what was intended by groups up to `group`, and forgets what later
@@ -262,7 +297,7 @@ impl Keyring {
             let subject = subject_of(intent)?;
             destroy(&self.vault, &mut records, &name, Some(&subject), vault_key, now_ms)?;
         }
-        self.write(&records)
+        self.write(&mut records)
     }
 
     /// Destroys the keys of a partition with all its subjects; gives their
@@ -275,7 +310,7 @@ impl Keyring {
     ) -> Result<Vec<[u8; 32]>, RecordError> {
         let mut records = self.records()?;
         let fingerprints = destroy(&self.vault, &mut records, name, None, vault_key, now_ms)?;
-        self.write(&records)?;
+        self.write(&mut records)?;
         Ok(fingerprints)
     }
 
@@ -285,7 +320,7 @@ impl Keyring {
         for record in records.iter_mut().filter(|record| record.kind == KIND_VAULT) {
             *record = vault_record(&self.vault, std::mem::take(&mut record.name), &secrets.key, org_key);
         }
-        self.write(&records)
+        self.write(&mut records)
     }
 
     /// Gives the vault another key, and wraps everything by it.
@@ -313,7 +348,7 @@ impl Keyring {
             }
         }
         records.insert(1.min(records.len()), identity_record(&self.vault, &secrets));
-        self.write(&records)?;
+        self.write(&mut records)?;
         Ok(secrets)
     }
 
@@ -322,11 +357,20 @@ impl Keyring {
         content(&self.vault, self.records()?, org_keys)
     }
 
+    /// All records, to be written anew: not while some cannot be read.
     fn records(&self) -> Result<Vec<Record>, RecordError> {
-        decoded(&RecordFile::open(&self.path)?.1)
+        let (file, payloads) = RecordFile::open(&self.path)?;
+        if file.has_tail() {
+            return Err(RecordError::Damaged("its last record cannot be read: see whether the vault opens"));
+        }
+        decoded(&payloads)
     }
 
-    fn write(&mut self, records: &[Record]) -> Result<(), RecordError> {
+    fn write(&mut self, records: &mut [Record]) -> Result<(), RecordError> {
+        let count = records.len() as u64;
+        if let Some(own) = records.first_mut() {
+            (own.whole, own.appended) = (count, self.appended);
+        }
         let payloads = encoded(records);
         self.file = RecordFile::create(&self.path, payloads.iter().map(Vec::as_slice))?;
         Ok(())

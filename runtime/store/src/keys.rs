@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use canopy_domain::Address;
 
-use crate::catalog::{OrgKeys, VaultId};
+use crate::catalog::VaultId;
 use crate::keyring::{Keyring, KeyringContent};
 use crate::layout;
 use crate::node::Node;
+use crate::orgs::OrgKeys;
 use crate::partition::Partition;
 use crate::records::RecordError;
 use crate::root::KeySlot;
@@ -244,6 +245,10 @@ impl Store {
 
 /// What a crash left undone of rotating and shredding orgs. Nothing is open.
 pub(crate) fn finish(node: &Node) -> Result<(), StoreError> {
+    if node.catalog.is_damaged() {
+        // Nothing can be written that would end it.
+        return Ok(());
+    }
     for (org, keys) in node.catalog.orgs() {
         if !keys.is_rotating() {
             // Those under way come first.

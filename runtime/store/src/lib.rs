@@ -30,6 +30,7 @@ mod layout;
 mod mirror;
 mod node;
 mod options;
+mod orgs;
 mod overlay;
 mod partition;
 mod recent;

@@ -1,8 +1,8 @@
 //! Append-only files of records: `length | !length | payload | checksum`.
 //!
-//! A crash may tear the last record; it was never acknowledged, and is cut
-//! off. Damage anywhere else is an error: cutting there would lose records
-//! that were acknowledged.
+//! A crash may tear what was being appended, in any shape; a flipped bit in a
+//! record looks the same. Reading ends there, and what follows, the tail, is
+//! kept: whoever knows that nothing needs it cuts it off.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,6 +26,8 @@ const RECORD_BYTES_MAX: u32 = 1 << 20;
 pub(crate) struct RecordFile {
     file: File,
     len: u64,
+    /// Bytes behind the last whole record.
+    tail: u64,
 }
 
 impl RecordFile {
@@ -35,31 +37,45 @@ impl RecordFile {
         let mut bytes = MAGIC.to_vec();
         frame(payloads, &mut bytes)?;
         layout::replace_keys(path, &bytes)?;
-        Ok(Self { file: layout::private().open(path)?, len: bytes.len() as u64 })
+        Ok(Self { file: layout::private().open(path)?, len: bytes.len() as u64, tail: 0 })
     }
 
-    /// Opens a file and gives what is in it.
+    /// Opens a file and gives what is in it, up to the tail.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Vec<u8>>), RecordError> {
         let mut file = layout::private().open(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let mut rest = bytes.strip_prefix(MAGIC).ok_or(RecordError::Damaged("it has no known header"))?;
         let mut payloads = Vec::new();
-        while let Some((payload, after)) = next_record(rest)? {
+        while let Some((payload, after)) = next_record(rest) {
             payloads.push(payload.to_vec());
             rest = after;
         }
-        let len = (bytes.len() - rest.len()) as u64;
-        if !rest.is_empty() {
-            tracing::warn!(path = %path.display(), bytes = rest.len(), "cut off a record torn by a crash");
-            file.set_len(len)?;
-            file.sync_all()?;
-        }
-        Ok((Self { file, len }, payloads))
+        let (tail, len) = (rest.len() as u64, (bytes.len() - rest.len()) as u64);
+        Ok((Self { file, len, tail }, payloads))
     }
 
-    /// Appends records and makes them durable.
+    /// Whether something follows the last whole record.
+    pub(crate) fn has_tail(&self) -> bool {
+        self.tail > 0
+    }
+
+    /// Cuts the tail off, which a crash tore: nothing needs it.
+    pub(crate) fn cut_tail(&mut self) -> io::Result<()> {
+        if self.tail > 0 {
+            tracing::warn!(bytes = self.tail, "cut off a record torn by a crash");
+            self.file.set_len(self.len)?;
+            self.file.sync_all()?;
+            self.tail = 0;
+        }
+        Ok(())
+    }
+
+    /// Appends records and makes them durable. Not over a tail.
     pub(crate) fn append<'a>(&mut self, payloads: impl IntoIterator<Item = &'a [u8]>) -> io::Result<()> {
+        if self.has_tail() {
+            return Err(io::Error::other("a damaged record stands at the end of the file"));
+        }
         let mut bytes = Vec::new();
         frame(payloads, &mut bytes)?;
         let written = self.file.write_all_at(&bytes, self.len).and_then(|()| self.file.sync_data());
@@ -105,33 +121,18 @@ fn checksum(payload: &[u8]) -> [u8; CHECKSUM_BYTES] {
 /// A record's payload, and the bytes behind the record.
 type Split<'a> = (&'a [u8], &'a [u8]);
 
-/// The first record and what follows it; none at the end or at a torn record.
-fn next_record(bytes: &[u8]) -> Result<Option<Split<'_>>, RecordError> {
-    // A file may have grown before its bytes arrived.
-    if bytes.iter().all(|byte| *byte == 0) {
-        return Ok(None);
-    }
-    let Some((frame, rest)) = bytes.split_first_chunk::<FRAME_BYTES>() else {
-        return Ok(None);
-    };
+/// The first record and what follows it; none at the end, and where the first
+/// is not whole.
+fn next_record(bytes: &[u8]) -> Option<Split<'_>> {
+    let (frame, rest) = bytes.split_first_chunk::<FRAME_BYTES>()?;
     let frame = u64::from_be_bytes(*frame);
     let (len, inverse) = ((frame >> 32) as u32, (frame & 0xFFFF_FFFF) as u32);
     if len != !inverse || len > RECORD_BYTES_MAX {
-        return Err(RecordError::Damaged("a record's length is damaged"));
+        return None;
     }
-    let Some((payload, rest)) = rest.split_at_checked(len as usize) else {
-        return Ok(None);
-    };
-    let Some((sum, rest)) = rest.split_first_chunk::<CHECKSUM_BYTES>() else {
-        return Ok(None);
-    };
-    if *sum == checksum(payload) {
-        Ok(Some((payload, rest)))
-    } else if rest.is_empty() {
-        Ok(None)
-    } else {
-        Err(RecordError::Damaged("a record fails its checksum"))
-    }
+    let (payload, rest) = rest.split_at_checked(len as usize)?;
+    let (sum, rest) = rest.split_first_chunk::<CHECKSUM_BYTES>()?;
+    (*sum == checksum(payload)).then_some((payload, rest))
 }
 
 /// A file of sealed records of one type. Each is bound to its place in the
@@ -180,6 +181,18 @@ impl<T: Message + Default> SealedRecords<T> {
         Ok((this, found))
     }
 
+    /// Whether something follows the last whole record. Nothing is written
+    /// while it does.
+    pub(crate) fn has_tail(&self) -> bool {
+        self.file.as_ref().is_some_and(RecordFile::has_tail)
+    }
+
+    /// See [`RecordFile::cut_tail`].
+    pub(crate) fn cut_tail(&mut self) -> Result<(), StoreError> {
+        let cut = self.file.as_mut().map_or(Ok(()), RecordFile::cut_tail);
+        cut.map_err(|e| StoreError::io("cannot write", &self.path, &e))
+    }
+
     /// What the records are sealed under.
     pub(crate) fn key(&self) -> &Key {
         &self.key
@@ -219,6 +232,10 @@ impl<T: Message + Default> SealedRecords<T> {
 
     /// Nothing is acknowledged that may be written to a file that is gone.
     fn check_known(&self) -> Result<(), StoreError> {
+        if self.has_tail() {
+            let reason = "a record in it cannot be read, and there are vaults that need it".into();
+            return Err(StoreError::CorruptFile { path: self.path.clone(), reason });
+        }
         let what = || format!("`{}` could not be rewritten, and is read again at the next start", self.path.display());
         if self.is_lost { Err(StoreError::Io { what: what(), reason: "restart the server".into() }) } else { Ok(()) }
     }
@@ -251,21 +268,29 @@ mod tests {
             std::fs::write(&path, &bytes[..bytes.len() - third + cut]).unwrap();
             let (mut file, found) = RecordFile::open(&path).unwrap();
             assert_eq!(found, [b"first".to_vec(), b"second".to_vec()], "cut at {cut}");
-            file.append([b"again".as_slice()]).unwrap();
+            assert_eq!(file.has_tail(), cut > 0);
+            assert_eq!(file.append([b"again".as_slice()]).is_err(), cut > 0, "nothing is written over a tail");
+            if cut > 0 {
+                file.cut_tail().unwrap();
+                file.append([b"again".as_slice()]).unwrap();
+            }
             assert_eq!(RecordFile::open(&path).unwrap().1.len(), 3);
         }
     }
 
     #[test]
-    fn a_flipped_bit_before_the_last_record_is_damage() {
+    fn reading_ends_at_a_flipped_bit_and_every_byte_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let (path, bytes) = written(dir.path());
-        let third = FRAME_BYTES + 5 + CHECKSUM_BYTES;
-        for at in 0..bytes.len() - third {
+        for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 0x10;
             std::fs::write(&path, &flipped).unwrap();
-            assert!(matches!(RecordFile::open(&path), Err(RecordError::Damaged(_))), "byte {at}");
+            match RecordFile::open(&path) {
+                Ok((file, found)) => assert!(file.has_tail() && found.len() < 3, "byte {at}: {found:?}"),
+                Err(error) => assert!(matches!(error, RecordError::Damaged(_)) && at < MAGIC.len(), "byte {at}"),
+            }
+            assert_eq!(std::fs::read(&path).unwrap(), flipped);
         }
     }
 }

@@ -83,6 +83,10 @@ pub fn export_keys(options: &StoreOptions, to: &Path) -> Result<KeyBundleSummary
     let layout = Layout::open(&options.dir)?;
     let root = Root::open(&layout, &options.unlock, (options.clock)())?;
     let catalog = Catalog::open(&layout, &root, options.clock)?;
+    if catalog.is_damaged() {
+        let reason = "a record in it cannot be read, and would be missing from the bundle".into();
+        return Err(StoreError::CorruptFile { path: layout.org_keys(), reason });
+    }
     let slots_path = layout.root_slots();
     let slots = fs::read(&slots_path).map_err(|e| StoreError::io("cannot read", &slots_path, &e))?;
     let mut bundle = Bundle::default();
@@ -206,7 +210,7 @@ fn vault(
     let summary = backup::read(path, vault_keys.backup(), &id, check, &keys.name, &own, |row: &StoredRow<'_>| {
         ingest.set(row.space, row.key, row.value).map_err(failed)
     })?;
-    ingest.end(summary.group).map_err(failed)?;
+    ingest.end(summary.group, &vault_keys.sealer).map_err(failed)?;
     drop(disk);
     layout::sync_dir(&dir).and_then(|()| catalog.sync()).map_err(failed)?;
     catalog.record_vault(&keys.name.as_str().into(), id)?;

@@ -22,7 +22,6 @@ use crate::remains;
 use crate::rescue::{Left, Rescue};
 use crate::root::Root;
 use crate::route::{VaultName, org_of};
-use crate::seal::Space;
 use crate::staging::{Ingest, Staging};
 use crate::vault::Vault;
 use crate::vault_keys::open_error;
@@ -166,8 +165,6 @@ impl Home {
         let disk = disk.map_err(|e| failed(io_error(e)))?;
         let mut ingest = Ingest::new(&disk);
         let group = stored + 1;
-        let (key, row) = source.writer().group_row(&vault.keys.sealer);
-        ingest.set(Space::Data, &key, &row).map_err(&failed)?;
         let snapshot = source.snapshot();
         let names = vault.partition_names();
         for name in &names {
@@ -182,7 +179,7 @@ impl Home {
             }
         }
         strangers(source, &snapshot, &names, &mut report.found);
-        ingest.end(group).map_err(&failed)?;
+        ingest.end(group, &vault.keys.sealer).map_err(&failed)?;
         drop(disk);
         layout::sync_dir(&dir).and_then(|()| self.catalog.sync()).map_err(&failed)?;
         self.catalog.record_vault(&vault.name, vault.id)

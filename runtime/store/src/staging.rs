@@ -11,7 +11,7 @@ use crate::StoreError;
 use crate::disk::Disk;
 use crate::key::random;
 use crate::layout;
-use crate::seal::Space;
+use crate::seal::{Sealer, Space};
 
 /// Bytes written durably at once.
 const BATCH_BYTES: usize = 1 << 20;
@@ -99,8 +99,8 @@ impl<'a> Ingest<'a> {
     }
 
     /// Makes it durable that the vault is complete, at a group.
-    pub(crate) fn end(self, group: u64) -> io::Result<()> {
+    pub(crate) fn end(self, group: u64, sealer: &Sealer) -> io::Result<()> {
         self.disk.ingest(self.batch, self.bytes as u64, MEMTABLE_BYTES)?;
-        self.disk.restored(group)
+        self.disk.restored(group, sealer)
     }
 }

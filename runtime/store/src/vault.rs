@@ -99,7 +99,8 @@ impl Vault {
         };
         let (keyring, content) = Keyring::open(&dir.join("keyring"), &id, &org_keys).map_err(open_error)?;
         let keys = VaultKeys::new(content.secrets.clone(), id);
-        let disk = Disk::open(dir, &node.template, keyring, keys.head(), &keys.sealer, acknowledged)?;
+        let (head, sealer, partitions) = (keys.head(), &keys.sealer, &content.partitions);
+        let disk = Disk::open(dir, &node.template, keyring, head, sealer, acknowledged, partitions)?;
         let content = vault_keys::settle(&mut disk.writer(), content, &org_keys, (node.options.clock)())?;
         let slot = |records: PartitionRecords| records.shredded().map_or(Slot::Wrapped(records), Slot::Shredded);
         let partitions = content.partitions.into_iter().map(|(name, records)| (name, slot(records))).collect();

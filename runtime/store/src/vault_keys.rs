@@ -7,11 +7,12 @@ use canopy_domain::Address;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::StoreError;
-use crate::catalog::{KeyVersion, OrgKeys, VaultId};
+use crate::catalog::VaultId;
 use crate::disk::{DiskWriter, OpenError};
 use crate::group::Submission;
 use crate::key::{Hmac256, Key};
 use crate::keyring::{KeyringContent, NewKey, PartitionName, SubjectId, VaultSecrets};
+use crate::orgs::{KeyVersion, OrgKeys};
 use crate::partition::Partition;
 use crate::records::RecordError;
 use crate::seal::Sealer;

@@ -203,7 +203,99 @@ async fn a_keyring_without_a_partitions_key_is_no_empty_partition() {
     let store = open(dir.path());
     for error in [store.writer(&org(1), &[]).await.err(), store.reader(&org(1)).await.err()] {
         let error = error.expect("never served as if nothing had been there");
-        assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
-        assert_eq!(Refusal::from(error).code, Code::Internal);
+        assert!(matches!(error, StoreError::Quarantined { .. }), "{error}");
+        assert_eq!(Refusal::from(error).code, Code::Unavailable);
+    }
+}
+
+/// Flips a bit in the last record of a file, `back` bytes before its end.
+fn flip_near_end(path: &Path, back: usize) -> Vec<u8> {
+    let mut bytes = fs::read(path).unwrap();
+    let at = bytes.len() - back;
+    bytes[at] ^= 0x10;
+    fs::write(path, &bytes).unwrap();
+    bytes
+}
+
+/// A flipped bit in the last record of `file` (of the keyring of `org(2)`, or
+/// of the installation's own files), after which `org(2)` is in quarantine,
+/// `org(1)` served, and every byte kept.
+async fn check_last_record(file: Option<&str>, reason: &str) {
+    for back in [3, 20, 60] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        put(&store, &org(1), b"1").await;
+        let first = vault_dir(dir.path(), None);
+        put(&store, &org(2), b"1").await;
+        store.close().await.unwrap();
+        let path = match file {
+            Some(file) => dir.path().join("data").join(file),
+            None => vault_dir(dir.path(), Some(&first)).join("keyring"),
+        };
+        let flipped = flip_near_end(&path, back);
+        for _ in 0..2 {
+            let store = open(dir.path());
+            let refused = [store.writer(&org(2), &[]).await.err(), store.reader(&org(2)).await.err()];
+            for error in refused {
+                let error = error.expect("never served as if nothing had been there");
+                assert!(matches!(error, StoreError::Quarantined { .. }), "{error}");
+                assert!(error.to_string().contains(reason), "{error}");
+            }
+            assert_eq!(store.observe().quarantined[0].vault, org(2).to_string());
+            put(&store, &org(1), b"2").await;
+            store.close().await.unwrap();
+            assert_eq!(fs::read(&path).unwrap(), flipped, "it may still be repaired");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_key_of_a_keyring_is_not_taken_for_a_torn_one() {
+    check_last_record(None, "a record of its keyring cannot be read").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_key_of_an_org_is_not_taken_for_a_torn_one() {
+    check_last_record(Some("keys/orgs"), "the key of its org is missing").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_that_the_index_lost_is_found_by_its_keyring() {
+    for back in [3, 20, 60, 150] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        put(&store, &org(1), b"1").await;
+        put(&store, &org(2), b"1").await;
+        store.close().await.unwrap();
+        flip_near_end(&dir.path().join("data/vaults/index"), back);
+        let store = open(dir.path());
+        for n in [1, 2] {
+            assert_eq!(put(&store, &org(n), b"2").await, 2);
+        }
+    }
+}
+
+/// What a crash tore while it was appended, in any shape, is in nobody's way.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_torn_and_nobody_needs_is_cut_off() {
+    for torn in [&b"\0\0\0"[..], b"\0\0\0\0\0\0\0\0\0\0\0\0sector", b"\0\0\0\x04\xff\xff\xff\xfbkeys12345678", b"junk"]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        put(&store, &org(1), b"1").await;
+        store.close().await.unwrap();
+        let data = dir.path().join("data");
+        let files = [data.join("keys/orgs"), data.join("vaults/index"), vault_dir(dir.path(), None).join("keyring")];
+        let whole = files.each_ref().map(|file| fs::read(file).unwrap());
+        for (file, bytes) in files.iter().zip(&whole) {
+            fs::write(file, [bytes, torn].concat()).unwrap();
+        }
+        let store = open(dir.path());
+        assert_eq!(put(&store, &org(1), b"2").await, 2);
+        assert_eq!(files.each_ref().map(|file| fs::read(file).unwrap()), whole);
+        put(&store, &org(2), b"1").await;
+        store.close().await.unwrap();
+        let store = open(dir.path());
+        assert_eq!(put(&store, &org(2), b"2").await, 2);
     }
 }
