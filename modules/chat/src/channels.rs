@@ -1,20 +1,23 @@
-//! Channels.
+//! Channels. Each has keys of its own, under which it is written with its
+//! messages: they are destroyed when it is deleted.
 
 use canopy_domain::{Code, Context, Draft, Id, Mask, Order, PageRequest, Refusal, Span, State, Table, Wire, decode};
 use canopy_proto::chat::v1::{
     Channel, CreateChannelRequest, DeleteChannelRequest, GetChannelRequest, ListChannelsRequest, ListChannelsResponse,
-    UpdateChannelRequest,
+    ListShredCertificatesRequest, ListShredCertificatesResponse, ShredCertificate, UpdateChannelRequest,
 };
 use canopy_proto::system::v1::Reservation;
 
 use crate::messages::MESSAGES;
 
 /// By channel id.
-pub(crate) const CHANNELS: Table<Channel> = Table::new(1, "channels", 1);
+pub(crate) const CHANNELS: Table<Channel> = Table::new(1, "channels", 1).of_subjects();
 /// Which channel holds a slug, by the slug's keyed digest.
 const SLUGS: Table<Reservation> = Table::new(2, "channel_slugs", 1);
 /// Deleted channels whose messages are still to be removed, by channel id.
-const CLEARING: Table<Channel> = Table::new(4, "channels_clearing", 1);
+const CLEARING: Table<Channel> = Table::new(4, "channels_clearing", 1).of_subjects();
+/// What is left of shredded channels, by channel id.
+const CERTIFICATES: Table<ShredCertificate> = Table::new(5, "shred_certificates", 1);
 
 /// Messages removed in one transaction, so that a large channel's end holds
 /// nobody up.
@@ -153,7 +156,20 @@ pub(crate) fn delete(
     Ok(row)
 }
 
-/// Removes messages of deleted channels, some at a time.
+pub(crate) fn list_certificates(
+    state: &State<'_>,
+    request: ListShredCertificatesRequest,
+    cx: &Context<'_>,
+) -> Result<ListShredCertificatesResponse, Refusal> {
+    let [] = cx.address.held("parent", &request.parent, [])?;
+    let page = PageRequest { size: request.page_size, token: &request.page_token };
+    let (rows, next_page_token) = page.read(state.0, CERTIFICATES.id, &[], Order::Ascending)?;
+    let certificates = rows.into_iter().map(|(_, row)| CERTIFICATES.row(row)).collect();
+    Ok(ListShredCertificatesResponse { certificates, next_page_token })
+}
+
+/// Removes messages of deleted channels, some at a time, and in the end the
+/// keys that they were written under.
 pub(crate) fn clear(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refusal> {
     let first = Span { prefix: &[], after: None, order: Order::Ascending, limit: 1 };
     let Some((id, channel)) = state.scan(&CLEARING, first)?.into_iter().next() else {
@@ -166,6 +182,16 @@ pub(crate) fn clear(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> R
     }
     if messages.len() < CLEAR_MAX {
         draft.delete(&CLEARING, id.to_vec(), &channel);
+        if let Ok(subject) = <[u8; 16]>::try_from(&*id) {
+            let fingerprints = state.0.subject_fingerprints(&subject)?;
+            let certificate = ShredCertificate {
+                name: decode(&channel)?.name,
+                shred_time_ms: cx.now_ms,
+                key_fingerprints: fingerprints.iter().map(|fingerprint| fingerprint.to_vec().into()).collect(),
+            };
+            draft.insert(&CERTIFICATES, subject, &Wire::new(&certificate));
+            draft.shred(subject);
+        }
     }
     draft.wake_at_ms(cx.now_ms);
     Ok(())

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use canopy_domain::{Change, Context, Refusal, State, View, ViewWrite, Watch, Wire};
 use canopy_proto::chat::v1::subscribe_response::Event;
-use canopy_proto::chat::v1::{Opened, SubscribeRequest, SubscribeResponse};
+use canopy_proto::chat::v1::{Channel, Opened, SubscribeRequest, SubscribeResponse};
 use prost::Message;
 
 use crate::channels::{self, CHANNELS};
@@ -64,7 +64,10 @@ pub(crate) fn opened(label: &str, cursor: u64) -> Bytes {
 
 pub(crate) fn show(label: &str, seq: u64, change: &Change) -> Option<Bytes> {
     let event = match (&change.before, &change.after) {
-        (Some(before), None) if change.table == CHANNELS.id => Event::Closed(Wire::from_bytes(before.clone())),
+        // Its keys may be destroyed already: what it was called, and no more.
+        (_, None) if change.table == CHANNELS.id => {
+            Event::Closed(Wire::new(&Channel { name: label.to_owned(), ..Channel::default() }))
+        }
         (None, Some(after)) => Event::Sent(MESSAGES.row(after.clone())),
         (Some(_), Some(after)) => {
             let row = MESSAGES.row(after.clone());

@@ -16,6 +16,7 @@ pub fn chat() -> Module {
         .query(methods::LIST_CHANNELS, channels::list)
         .command(methods::UPDATE_CHANNEL, channels::update)
         .command(methods::DELETE_CHANNEL, channels::delete)
+        .query(methods::LIST_SHRED_CERTIFICATES, channels::list_certificates)
         .command(methods::SEND_MESSAGE, messages::send)
         .query(methods::GET_MESSAGE, messages::get)
         .command(methods::EDIT_MESSAGE, messages::edit)

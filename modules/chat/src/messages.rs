@@ -10,7 +10,7 @@ use canopy_proto::chat::v1::{
 use crate::channels;
 
 /// By channel id, then number (big-endian).
-pub(crate) const MESSAGES: Table<Message> = Table::new(3, "messages", 1);
+pub(crate) const MESSAGES: Table<Message> = Table::new(3, "messages", 1).of_subjects();
 
 pub(crate) fn key(channel: Id, number: u64) -> Vec<u8> {
     let mut key = channel.as_bytes().to_vec();

@@ -26,6 +26,7 @@ use crate::edge::dispatch::{CallLimits, Dispatch, Edge};
 use crate::edge::exchange::ReadLimits;
 use crate::edge::front::Front;
 use crate::edge::grants::Grants;
+use crate::edge::keys::Keys;
 use crate::edge::listener::{Options, Security};
 use crate::edge::local::Local;
 use crate::edge::pace::Pace;
@@ -165,6 +166,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
             installation_id: node.store().installation_id().to_string(),
             sign_up: config.identity.sign_up.to_string(),
             tree: Arc::clone(&observed),
+            keys: Keys(node.store().clone()),
         },
         paces: routes().iter().map(|_| Pace::default()).collect(),
         limits: CallLimits {

@@ -38,6 +38,9 @@ pub struct VaultReport {
     pub transactions: u64,
     /// Rows that open, those of views and the store's own included.
     pub rows: u64,
+    /// Changes of what was shredded: they are chained, and nobody can say more
+    /// of them.
+    pub shredded: u64,
     /// What is wrong; at most 20 of them.
     pub faults: Vec<String>,
     /// Faults beyond these.
@@ -235,6 +238,7 @@ impl Look<'_> {
                 // What it made cannot be known, nor opened where it is there.
                 rows.remove(&place(change.table, &change.key));
                 self.has_shredded = true;
+                self.report.shredded += 1;
                 continue;
             }
             for view in self.views {

@@ -178,9 +178,10 @@ fn salvaged_line(report: &SalvageReport) -> String {
 }
 
 fn line(report: &VaultReport) -> String {
-    let VaultReport { vault, partitions, transactions, rows, faults, more_faults } = report;
+    let VaultReport { vault, partitions, transactions, rows, shredded, faults, more_faults } = report;
     if report.is_sound() {
-        return format!("ok    {vault}: {partitions} partitions, {transactions} transactions, {rows} rows");
+        let gone = if *shredded > 0 { format!(", {shredded} changes of what was shredded") } else { String::new() };
+        return format!("ok    {vault}: {partitions} partitions, {transactions} transactions, {rows} rows{gone}");
     }
     let mut text = format!("FAIL  {vault}: {}", faults.join("\n      "));
     if *more_faults > 0 {

@@ -170,7 +170,7 @@ impl Edge {
             let started = Instant::now();
             let org = checked.admitted.orgs.first().map(Arc::clone);
             let answer = match (&checked.destination.owner, route.rule.access) {
-                (None, _) => self.local.answer(route.rule.path, &checked.call.request),
+                (None, _) => self.local.answer(route.rule.path, &checked.call.request).await,
                 (Some(owner), Access::Query) => self.node.query(owner, &checked.call).await,
                 (Some(owner), _) => self.node.command_in_turn(owner, checked.call, &waiting.0).await,
             };

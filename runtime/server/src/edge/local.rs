@@ -1,4 +1,5 @@
-//! What the node answers itself: what it is, and how its tree stands.
+//! What the node answers itself: what it is, how its tree stands, and what
+//! keys it has.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,7 +11,7 @@ use canopy_proto::ops::v1::{Installation, ObserveRequest, ObserveResponse, TreeN
 use canopy_supervision::{Observe, Supervisor, TreeNode as Node};
 use prost::Message;
 
-use super::gate::unserved;
+use super::keys::Keys;
 
 /// Depth shown where the request does not say.
 const DEPTH_DEFAULT: usize = 8;
@@ -25,14 +26,16 @@ pub struct Local {
     pub sign_up: String,
     /// The root of the supervision tree, from its start on.
     pub tree: Arc<OnceLock<Supervisor>>,
+    /// Its keys.
+    pub keys: Keys,
 }
 
 impl Local {
     /// Answers a method whose owner is the edge.
     ///
     /// # Errors
-    /// `UNIMPLEMENTED`: no such method.
-    pub fn answer(&self, method: &str, request: &Bytes) -> Result<Bytes, Refusal> {
+    /// `UNIMPLEMENTED`: no such method; what its owner refuses.
+    pub async fn answer(&self, method: &str, request: &Bytes) -> Result<Bytes, Refusal> {
         if method == ops::GET_INSTALLATION.path {
             let answer = Installation {
                 id: self.installation_id.clone(),
@@ -51,7 +54,7 @@ impl Local {
             let root = self.tree.get().map(|tree| shown(tree.observe(depth, children_max)));
             return Ok(ObserveResponse { root }.encode_to_vec().into());
         }
-        Err(unserved(method))
+        self.keys.answer(method, request).await
     }
 }
 

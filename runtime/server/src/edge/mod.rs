@@ -25,6 +25,7 @@ pub mod front;
 pub mod gate;
 pub mod grants;
 mod guard;
+pub mod keys;
 pub mod listener;
 pub mod load;
 pub mod local;

@@ -22,6 +22,8 @@ const CODES: usize = 17;
 enum Target {
     /// The node itself.
     Edge,
+    /// The node itself, about the org that a field names.
+    EdgeAbout(Field),
     /// The caller's own account or session.
     Me,
     /// A new account, session or org.
@@ -97,6 +99,7 @@ impl Route {
             "account/me" | "session/me" => Target::Me,
             "account/new" | "session/new" | "org/new" => Target::Fresh,
             template => match template.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+                Some((field, "")) if rule.owner == "edge" => Target::EdgeAbout(named(field)?),
                 Some((field, "")) => Target::Named(named(field)?),
                 Some((field, rest)) => {
                     let collection = rest.strip_prefix('/').and_then(|rest| rest.strip_suffix("/new"));
@@ -157,6 +160,13 @@ impl Route {
         };
         match &self.target {
             Target::Edge => Ok(free(None, request, request_id)),
+            Target::EdgeAbout(field) => {
+                let (scopes, asked, request) = self.resolve(node, principal, field, "org", request).await?;
+                if scopes.is_empty() {
+                    return Err(Refusal::invalid(&field.dotted, "is required"));
+                }
+                Ok(Destination { owner: None, scopes, asked, request, request_id })
+            }
             Target::Literal(address) => Ok(found(address.clone(), request, request_id)),
             Target::Me => Ok(found(me(&self.rule.owner, principal)?, request, request_id)),
             Target::Fresh => {

@@ -220,7 +220,7 @@ async fn help_lists_areas_and_methods() {
     }
     assert!(!root.stdout.contains("system"), "internal methods are not offered");
     let chat = stage.run("canopy chat --help").await;
-    assert!(chat.stdout.contains("  send-message    Sends a message to a channel.\n"), "{}", chat.stdout);
+    assert!(chat.stdout.contains("  send-message             Sends a message to a channel.\n"), "{}", chat.stdout);
 }
 
 #[tokio::test]

@@ -118,8 +118,10 @@ async fn names_of_another_kind() {
     for rule in served() {
         let Some(field) = rule.address.strip_prefix('{').and_then(|rest| rest.split('}').next()) else { continue };
         let right = match (rule.path.rsplit('/').next().unwrap_or_default(), field) {
+            ("RotateVaultKey", _) => vec![here.org.clone(), here.project.clone(), format!("{}/chat", here.project)],
+            ("ListOrgKeys" | "RotateOrgKey", _) => vec![here.org.clone()],
             ("ListGrants" | "GrantRole" | "RevokeRole", _) => vec![here.org.clone(), here.project.clone()],
-            ("CreateChannel" | "ListChannels", _) => vec![format!("{}/chat", here.project)],
+            ("CreateChannel" | "ListChannels" | "ListShredCertificates", _) => vec![format!("{}/chat", here.project)],
             (_, "session") => vec!["session/me".into()],
             (name, _) if name.ends_with("Org") || ["CreateProject", "ListProjects"].contains(&name) => {
                 vec![here.org.clone()]
@@ -193,7 +195,8 @@ async fn somebody_elses_ids() {
     ];
     for rule in served().filter(|rule| matches!(rule.requires, Requirement::Least(_)) && !rule.address.is_empty()) {
         for (n, target) in borrowed.iter().enumerate() {
-            let of_org = rule.owner == "org" && !rule.address.contains("grant") && !rule.path.ends_with("ListGrants");
+            let of_org = rule.path.contains("OrgKey")
+                || rule.owner == "org" && !rule.address.contains("grant") && !rule.path.ends_with("ListGrants");
             if n == 1 && (of_org || rule.path.ends_with("CreateProject")) {
                 continue;
             }

@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
 mod chat_live;
+mod chat_shred;
 mod compat_unknown;
 mod harness;
 mod identity_tokens;
 mod input_bad;
 mod input_names;
+mod ops_keys;
 mod org_life;
 mod org_pages;
 mod org_repeat;

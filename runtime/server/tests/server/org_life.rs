@@ -276,8 +276,9 @@ async fn a_deletion_hides_all_below() {
         let server = server.restart().await;
         let (ada, root) = (server.log_in("ada@example.org").await, server.log_in("root@example.org").await);
         for rule in rules().values() {
-            let is_below = matches!(rule.requires, canopy_proto::Requirement::Least(_)) && rule.owner != "edge";
-            let of_org = rule.owner == "org" && !rule.address.contains("grant") && !rule.path.ends_with("ListGrants");
+            let is_below = matches!(rule.requires, canopy_proto::Requirement::Least(_)) && !rule.address.is_empty();
+            let of_org = rule.path.contains("OrgKey")
+                || rule.owner == "org" && !rule.address.contains("grant") && !rule.path.ends_with("ListGrants");
             if !is_below || (!whole_org && (of_org || rule.path.ends_with("CreateProject"))) {
                 continue;
             }

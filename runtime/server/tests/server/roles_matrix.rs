@@ -237,7 +237,7 @@ async fn what_is_hidden_looks_absent() {
     let absent = [names("none", "kept"), names("seen", "none")];
     let unregistered = Target { account: "account/nobody@example.org".into(), ..absent[0].clone() };
     let concern = |rule: &canopy_proto::Rule| match rule.requires {
-        Requirement::Least(_) => rule.owner != "edge",
+        Requirement::Least(_) => !rule.address.is_empty(),
         Requirement::Own => rule.owner == "account",
         _ => false,
     };

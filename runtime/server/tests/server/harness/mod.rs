@@ -16,6 +16,7 @@ use canopy_proto::chat::v1::chat_client::ChatClient;
 use canopy_proto::chat::v1::{Channel as ChatChannel, CreateChannelRequest, Message, SendMessageRequest};
 use canopy_proto::identity::v1::identity_client::IdentityClient;
 use canopy_proto::identity::v1::{Account, LogInRequest, LogInResponse, RegisterRequest};
+use canopy_proto::ops::v1::keys_client::KeysClient;
 use canopy_proto::ops::v1::ops_client::OpsClient;
 use canopy_proto::org::v1::orgs_client::OrgsClient;
 use canopy_proto::org::v1::projects_client::ProjectsClient;
@@ -81,6 +82,12 @@ impl Server {
         change(&mut config);
         let running = boot::start(&config, None).await.expect("the server starts again");
         Self { running, config, dir }
+    }
+
+    /// Stops the server, and keeps its data.
+    pub async fn stop_and_keep(self) -> (NodeConfig, tempfile::TempDir) {
+        self.running.stop().await.expect("the server stops");
+        (self.config, self.dir)
     }
 
     pub async fn stop(self) {
@@ -230,6 +237,10 @@ impl Caller {
 
     pub fn ops(&self) -> OpsClient<Authorised> {
         OpsClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub fn keys(&self) -> KeysClient<Authorised> {
+        KeysClient::with_interceptor(self.channel.clone(), self.token.clone())
     }
 
     pub async fn create_org(&self, slug: &str) -> Org {

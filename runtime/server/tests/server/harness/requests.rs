@@ -3,12 +3,15 @@
 use canopy_domain::{Role, Wire};
 use canopy_proto::chat::v1::{
     Channel, ChannelPosition, CreateChannelRequest, DeleteChannelRequest, DeleteMessageRequest, EditMessageRequest,
-    GetChannelRequest, GetMessageRequest, ListChannelsRequest, ListMessagesRequest, Message as ChatMessage,
-    SendMessageRequest, SubscribeRequest, UpdateChannelRequest,
+    GetChannelRequest, GetMessageRequest, ListChannelsRequest, ListMessagesRequest, ListShredCertificatesRequest,
+    Message as ChatMessage, SendMessageRequest, SubscribeRequest, UpdateChannelRequest,
 };
 use canopy_proto::identity::v1::{
     Account, GetAccountRequest, ListSessionsRequest, LogInRequest, LogOutRequest, RefreshRequest, RegisterRequest,
     UpdateAccountRequest,
+};
+use canopy_proto::ops::v1::{
+    AddKeySlotRequest, ListOrgKeysRequest, RemoveKeySlotRequest, RotateOrgKeyRequest, RotateVaultKeyRequest,
 };
 use canopy_proto::org::v1::{
     CreateOrgRequest, CreateProjectRequest, DeleteOrgRequest, DeleteProjectRequest, GetOrgRequest, GetProjectRequest,
@@ -134,6 +137,10 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
         "chat.v1.Chat/DeleteChannel" => {
             DeleteChannelRequest { name: t.channel, etag: String::new(), request_id }.encode_to_vec()
         }
+        "chat.v1.Chat/ListShredCertificates" => {
+            let parent = format!("{}/chat", t.project);
+            ListShredCertificatesRequest { parent, ..ListShredCertificatesRequest::default() }.encode_to_vec()
+        }
         "chat.v1.Chat/SendMessage" => {
             SendMessageRequest { parent: t.channel, message: Some(Wire::new(&message)), request_id }.encode_to_vec()
         }
@@ -150,6 +157,25 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
             SubscribeRequest { channels }.encode_to_vec()
         }
         "ops.v1.Ops/GetInstallation" | "ops.v1.Ops/Observe" => Vec::new(),
+        method if method.starts_with("ops.v1.Keys/") => of_keys(method, target),
+        other => panic!("no request is known for {other}: add one here"),
+    }
+}
+
+fn of_keys(method: &str, t: &Target) -> Vec<u8> {
+    match method {
+        "ops.v1.Keys/ListOrgKeys" => ListOrgKeysRequest { name: t.org.clone() }.encode_to_vec(),
+        "ops.v1.Keys/RotateOrgKey" => RotateOrgKeyRequest { name: t.org.clone() }.encode_to_vec(),
+        "ops.v1.Keys/RotateVaultKey" => RotateVaultKeyRequest { name: t.on.clone() }.encode_to_vec(),
+        "ops.v1.Keys/AddKeySlot" => {
+            AddKeySlotRequest { key: "5e".repeat(32), ..AddKeySlotRequest::default() }.encode_to_vec()
+        }
+        // The one that was added: the first is what the server came in by.
+        "ops.v1.Keys/RemoveKeySlot" => RemoveKeySlotRequest { id: 2 }.encode_to_vec(),
+        "ops.v1.Keys/ListKeys"
+        | "ops.v1.Keys/ListKeySlots"
+        | "ops.v1.Keys/RotateRootKey"
+        | "ops.v1.Keys/RotateInstallationKey" => Vec::new(),
         other => panic!("no request is known for {other}: add one here"),
     }
 }
