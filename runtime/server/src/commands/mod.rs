@@ -1,6 +1,7 @@
 //! Commands that need no running server: `serve`, `doctor`, `local`.
 
 mod doctor;
+mod keys;
 mod local;
 mod recovery;
 mod serve;

@@ -8,6 +8,7 @@ use canopy_domain::Address;
 use canopy_store::{BackupSummary, RestoreOptions, Store, StoreOptions, Unlock, export_keys, restore};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use super::keys;
 use crate::boot;
 use crate::cli::Terminal;
 
@@ -21,12 +22,16 @@ fn address() -> Arg {
 
 pub(super) fn commands() -> [Command; 4] {
     [
-        Command::new("keys").about("Handles the keys of a data directory").subcommand_required(true).subcommand(
-            Command::new("export")
-                .about("Writes all wrapped keys into a file, sealed under the root key, for `restore`")
-                .arg(path("to", "FILE", "The key bundle to be; keep it apart from the backups"))
-                .args(super::config_args()),
-        ),
+        Command::new("keys")
+            .about("Handles the keys of a data directory")
+            .subcommand_required(true)
+            .subcommand(
+                Command::new("export")
+                    .about("Writes all wrapped keys into a file, sealed under the root key, for `restore`")
+                    .arg(path("to", "FILE", "The key bundle to be; keep it apart from the backups"))
+                    .args(super::config_args()),
+            )
+            .subcommands(keys::commands()),
         Command::new("backup")
             .about("Writes a backup of one vault: sealed as it is stored, without keys")
             .arg(address())
@@ -67,6 +72,7 @@ pub(super) fn commands() -> [Command; 4] {
 pub(super) async fn run(name: &str, matches: &ArgMatches, terminal: &mut Terminal) -> Result<(), String> {
     match (name, matches.subcommand()) {
         ("keys", Some(("export", inner))) => export(inner, terminal).await,
+        ("keys", Some((name, inner))) => keys::run(name, inner, terminal).await,
         ("backup", _) => back_up(matches, terminal).await,
         ("verify-backup", _) => verify(matches, terminal).await,
         _ => restore_here(matches, terminal).await,
@@ -94,15 +100,20 @@ async fn export(matches: &ArgMatches, terminal: &mut Terminal) -> Result<(), Str
     print(terminal, &serde_json::json!(summary))
 }
 
-/// The store of an existing directory, and the address asked for.
-async fn opened(matches: &ArgMatches, terminal: &Terminal) -> Result<(Store, Address), String> {
+/// The store of an existing directory.
+pub(super) async fn open_existing(matches: &ArgMatches, terminal: &Terminal) -> Result<Store, String> {
     let options = options(matches, terminal)?;
     if !options.dir.join("VERSION").exists() {
         return Err(format!("`{}` is no data directory of Canopy", options.dir.display()));
     }
+    blocking(move || Store::open(options)).await
+}
+
+/// The store of an existing directory, and the address asked for.
+async fn opened(matches: &ArgMatches, terminal: &Terminal) -> Result<(Store, Address), String> {
     let named = matches.get_one::<String>("address").map_or("", String::as_str);
     let address = Address::parse(named).map_err(|e| e.to_string())?;
-    Ok((blocking(move || Store::open(options)).await?, address))
+    Ok((open_existing(matches, terminal).await?, address))
 }
 
 async fn back_up(matches: &ArgMatches, terminal: &mut Terminal) -> Result<(), String> {
@@ -147,7 +158,7 @@ fn print_summary(terminal: &mut Terminal, summary: &BackupSummary) -> Result<(),
 }
 
 /// One JSON object a line: people can read it, and programs too.
-fn print(terminal: &mut Terminal, value: &serde_json::Value) -> Result<(), String> {
+pub(super) fn print(terminal: &mut Terminal, value: &serde_json::Value) -> Result<(), String> {
     let out = &mut terminal.stdout;
     writeln!(out, "{value}").and_then(|()| out.flush()).map_err(|e| e.to_string())
 }

@@ -155,3 +155,30 @@ fn what_can_be_proven_is_salvaged_and_served() {
     let (status, log) = server.terminate();
     assert!(status.success() && !log.contains("ERROR"), "{status}: {log}");
 }
+
+#[test]
+fn key_slots_and_the_root_key_change_without_a_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let server = Process::start(serve(&dir.join("data"), &CHEAP));
+    refused(dir, &["keys", "list"], "another process");
+    assert!(server.terminate().0.success());
+    let of = |lines: &[Json], name: &str, field: &str| -> Vec<Json> {
+        lines.iter().filter(|line| line.get(name).is_some()).map(|line| line[field].clone()).collect()
+    };
+    let listed = done(dir, &["keys", "list"]);
+    assert_eq!(of(&listed, "slot", "slot"), [1]);
+    assert_eq!(of(&listed, "of", "of")[0], "root");
+    refused(dir, &["keys", "remove", "1"], "only key slot");
+    fs::write(dir.join("words"), "correct horse battery staple\n").unwrap();
+    fs::write(dir.join("empty"), "\n").unwrap();
+    refused(dir, &["keys", "add", "--passphrase-file", "empty"], "is empty");
+    let added = done(dir, &["keys", "add", "--passphrase-file", "words"]);
+    assert_eq!((&added[0]["slot"], &added[0]["kind"]), (&2.into(), &"passphrase".into()));
+    assert_eq!(done(dir, &["keys", "add", "--key-file", "other.key"])[0]["slot"], 3);
+    assert_eq!(done(dir, &["keys", "rotate-root"])[0]["version"], 2);
+    let other = ["--set", "store.root_key_file=other.key"];
+    assert_eq!(done(dir, &[&["keys", "remove", "1"][..], &other].concat()).len(), 2);
+    refused(dir, &["keys", "list"], "does not open this data directory");
+    assert_eq!(of(&done(dir, &[&["keys", "list"][..], &other].concat()), "slot", "slot"), [2, 3]);
+}
