@@ -12,6 +12,8 @@ use crate::fixture::{TABLE, all, check_gapless, commit, open, options};
 
 /// Tells a test to be the child, and where.
 const DIR: &str = "CANOPY_STORE_TEST_DIR";
+/// Has the child rotate all keys meanwhile.
+const ROTATE: &str = "CANOPY_STORE_TEST_ROTATE";
 
 fn partition(n: u8) -> Address {
     Address::org(Id::from_bytes([7; 16])).project(Id::from_bytes([n; 16]))
@@ -41,6 +43,21 @@ async fn commit_until_stopped(dir: &Path) {
                 }
             }
         }));
+    }
+    if std::env::var_os(ROTATE).is_some() {
+        // Until it is killed: partitions have keys by now, or soon.
+        loop {
+            let root = store.rotate_root_key().await.unwrap();
+            let org = partition(0).org_address().unwrap();
+            let mut versions = vec![root];
+            if let Ok(version) = store.rotate_org_key(Some(&org)).await {
+                versions.push(version);
+            }
+            for n in 0..3 {
+                versions.extend(store.rotate_vault_key(&partition(n)).await.ok());
+            }
+            println!("rotated {versions:?}");
+        }
     }
     for task in tasks {
         task.await.unwrap();
@@ -119,6 +136,34 @@ async fn what_was_acknowledged_survives_kill_9() {
         check_survived(dir.path(), &acks).await;
     }
     assert!(acks.iter().sum::<u64>() > 1000, "{acks:?}");
+}
+
+/// Killed at any step of a rotation, every value opens, under the old key or
+/// the new one, and the next start finishes what was begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn rotations_survive_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut acks, mut rotations) = ([0; 3], 0);
+    for lines in [1, 2, 90, 7, 150, 33, 260, 61] {
+        let mut child = child(dir.path(), &format!("export {ROTATE}=1;"));
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let (mut line, mut seen) = (String::new(), 0);
+        while seen < lines && output.read_line(&mut line).unwrap() > 0 {
+            seen += usize::from(acknowledged(line.trim_end(), &mut acks));
+            rotations += usize::from(line.contains("rotated "));
+            line.clear();
+        }
+        assert_eq!(seen, lines, "it ended by itself");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        check_survived(dir.path(), &acks).await;
+        let store = open(dir.path());
+        let org = partition(0).org_address().unwrap();
+        let keys = store.org_keys();
+        assert_eq!(keys.iter().filter(|key| key.of == org.as_str()).count(), 1, "no rotation is left open: {keys:?}");
+        assert!(store.observe().quarantined.is_empty());
+    }
+    assert!(rotations > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
