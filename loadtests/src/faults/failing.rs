@@ -7,6 +7,7 @@ use std::path::Path;
 use super::dice::Dice;
 use super::disk::{self, Disk, Forgotten, Record, Unsynced};
 use super::finding::{Finding, Kind, Tally, Verdict};
+use super::history::History;
 use super::host::{End, Host};
 use super::inspect::Inspection;
 use super::kill::{Place, complain, forbid_alarms};
@@ -86,7 +87,8 @@ pub fn attack(host: &mut Host, under: &Path, seed: u64, points: u64) -> Result<T
             ended.findings.push(Finding::new(kind, format!("the victim did not end as it should: {end:?}")));
         }
         let before = place.said().to_owned();
-        place.enter(&victim.kill())?;
+        let said = victim.kill();
+        place.enter(&said)?;
         records = disk::records(&log).map_err(LoadError::io("read the shim's log"))?;
 
         // The disk works again.
@@ -97,13 +99,14 @@ pub fn attack(host: &mut Host, under: &Path, seed: u64, points: u64) -> Result<T
         let mut verdict = inspect(host, &place, dice.percent(30))?;
         verdict.findings.extend(ended.findings);
         forbid_alarms(&mut verdict);
-        let history = place.history();
         if failure.errno == ENOSPC {
-            let reads = history.refused.iter().filter(|(_, text)| text.starts_with(victim::READ));
+            // Not what an earlier life was refused, on a disk that failed otherwise.
+            let reads = History::parse(&said).refused;
+            let reads = reads.iter().filter(|(_, text)| text.starts_with(victim::READ));
             let refused = |(_, text): &(String, String)| Finding::new(Kind::Unnamed, format!("on a full disk, {text}"));
             verdict.findings.extend(reads.map(refused));
         }
-        complain(&history, &mut verdict);
+        complain(&place.history(), &mut verdict);
         tally.add(&name, verdict);
 
         // And the power goes before it did.
