@@ -17,8 +17,6 @@ pub(crate) struct CommitKeys {
     /// first answer. Those that the commit itself shreds are not among them,
     /// for it is to be known what it did.
     pub(crate) subjects: Vec<Arc<Sealer>>,
-    /// To be made durable before the rows.
-    pub(crate) new: Vec<NewKey>,
 }
 
 impl CommitKeys {
@@ -30,11 +28,9 @@ impl CommitKeys {
         vault_version: u32,
         now_ms: i64,
     ) -> Result<Self, StoreError> {
-        let mut keys = Self { of_changes: Vec::new(), subjects: Vec::new(), new: Vec::new() };
+        let mut keys = Self { of_changes: Vec::new(), subjects: Vec::new() };
         if partition.sealer().key_version() < vault_version {
-            let new = NewKey::of_partition(partition.name, vault_version, now_ms);
-            partition.adopt(&new);
-            keys.new.push(new);
+            partition.adopt(&NewKey::of_partition(partition.name, vault_version, now_ms));
         }
         if let Some(gone) = commit.shreds.iter().find(|subject| partition.subjects().read().is_gone(subject)) {
             return Err(gone_error(gone));
@@ -51,11 +47,7 @@ impl CommitKeys {
             let found = partition.subjects().read().to_write(subject, partition.name, vault_version, now_ms);
             let sealer = match found.map_err(|_| gone_error(&subject))? {
                 ToWrite::Known(sealer) => sealer,
-                ToWrite::New(new) => {
-                    let sealer = partition.adopt_subject(subject, &new);
-                    keys.new.push(new);
-                    sealer
-                }
+                ToWrite::New(new) => partition.adopt_subject(subject, &new),
             };
             let is_known = |other: &Arc<Sealer>| other.key_version() == sealer.key_version();
             if !commit.shreds.contains(&subject) && !keys.subjects.iter().any(is_known) {

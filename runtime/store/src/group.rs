@@ -18,7 +18,7 @@ use crate::key::Nonces;
 use crate::keyring::{NewKey, PartitionName, SubjectId};
 use crate::node::Node;
 use crate::partition::{META, Meta, Partition, SCHEMA_VERSION};
-use crate::seal::Space;
+use crate::seal::{Sealer, Space};
 use crate::vault::Vault;
 use prost::Message;
 
@@ -62,6 +62,15 @@ pub(crate) struct Advance {
     pub(crate) partition: Arc<Partition>,
     pub(crate) handle: Arc<Handle>,
     pub(crate) meta: Arc<Meta>,
+    /// Of when it was submitted: a later key is in the keyring no sooner than
+    /// the submission that brings it.
+    sealer: Arc<Sealer>,
+}
+
+impl Advance {
+    pub(crate) fn new(partition: &Arc<Partition>, handle: &Arc<Handle>, meta: Arc<Meta>) -> Self {
+        Self { sealer: partition.sealer(), partition: Arc::clone(partition), handle: Arc::clone(handle), meta }
+    }
 }
 
 /// What a writer hands to its vault.
@@ -315,7 +324,7 @@ impl Vault {
         for advance in last_advances(group).into_values() {
             let key = advance.partition.row_key(META, &[]);
             let text = advance.meta.encode_to_vec();
-            let value = advance.partition.sealer().seal(Space::Data, &key, SCHEMA_VERSION, &text, nonces.take());
+            let value = advance.sealer.seal(Space::Data, &key, SCHEMA_VERSION, &text, nonces.take());
             bytes += key.len() + value.len() + ROW_OVERHEAD_BYTES;
             batch.insert(&disk.data, key, value);
         }

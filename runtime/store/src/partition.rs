@@ -16,7 +16,7 @@ use canopy_domain::{Address, Change, View};
 use canopy_proto::system::v1 as proto;
 use canopy_proto::system::v1::Transaction;
 use fjall::UserValue;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -82,6 +82,8 @@ pub(crate) struct Partition {
     /// By version; the last seals what is written.
     sealers: ArcSwap<Vec<Arc<Sealer>>>,
     subjects: RwLock<Subjects>,
+    /// Keys in use that no submission has taken to the keyring yet.
+    unwritten: Mutex<Vec<NewKey>>,
     is_shredded: AtomicBool,
     /// Of the first version, for good: digests stand in keys, and the chain
     /// outlives re-sealing.
@@ -99,6 +101,7 @@ impl Partition {
             vault,
             sealers: ArcSwap::from_pointee(sealers.collect()),
             subjects: RwLock::new(Subjects::new(keys, vault)),
+            unwritten: Mutex::default(),
             is_shredded: AtomicBool::new(false),
             lookup: identity.derive("canopy look-ups").hmac(),
             chain: identity.derive("canopy chain").hmac(),
@@ -109,7 +112,9 @@ impl Partition {
     pub(crate) fn fresh(new: &NewKey, vault: [u8; 16]) -> Self {
         let key = OpenedKey { version: new.version, outer_version: new.outer_version, key: new.key.clone() };
         let keys = PartitionKeys { versions: vec![key], subjects: Vec::new(), shredded: Vec::new() };
-        Self::new(new.partition, &keys, vault).expect("it has a key")
+        let partition = Self::new(new.partition, &keys, vault).expect("it has a key");
+        partition.unwritten.lock().push(new.clone());
+        partition
     }
 
     /// What seals the partition's own values now.
@@ -122,11 +127,20 @@ impl Partition {
     pub(crate) fn adopt(&self, new: &NewKey) {
         let mut sealers = Vec::clone(&self.sealers.load());
         sealers.push(Arc::new(own_sealer(&new.key, self.vault, new.version)));
+        self.unwritten.lock().push(new.clone());
         self.sealers.store(Arc::new(sealers));
+    }
+
+    /// Keys that what is submitted now may be sealed under, and that are not in
+    /// the keyring yet. They are in use from when they are made, also where the
+    /// commit that they were made for comes to nothing.
+    pub(crate) fn take_unwritten(&self) -> Vec<NewKey> {
+        std::mem::take(&mut self.unwritten.lock())
     }
 
     /// Takes a key of a subject into use.
     pub(crate) fn adopt_subject(&self, subject: SubjectId, new: &NewKey) -> Arc<Sealer> {
+        self.unwritten.lock().push(new.clone());
         self.subjects.write().adopt(subject, new, self.vault)
     }
 

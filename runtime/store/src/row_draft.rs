@@ -8,7 +8,7 @@ use fjall::{UserKey, UserValue};
 
 use crate::group::SealedRow;
 use crate::key::Nonces;
-use crate::keyring::{NewKey, SubjectId};
+use crate::keyring::SubjectId;
 use crate::overlay::NewRows;
 use crate::partition::Partition;
 use crate::seal::{Sealer, Space};
@@ -16,13 +16,12 @@ use crate::seal::{Sealer, Space};
 /// What a submission takes to the disk.
 pub(crate) struct Sealed {
     pub(crate) rows: Vec<SealedRow>,
-    pub(crate) new_keys: Vec<NewKey>,
     pub(crate) doomed: Vec<SubjectId>,
 }
 
 impl Sealed {
     pub(crate) fn rows(rows: Vec<SealedRow>) -> Self {
-        Self { rows, new_keys: Vec::new(), doomed: Vec::new() }
+        Self { rows, doomed: Vec::new() }
     }
 }
 

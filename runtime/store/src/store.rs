@@ -128,13 +128,7 @@ impl Store {
         let load = move || {
             let known = vault.partition(&claim.address)?;
             let is_new = known.is_none();
-            let (partition, new_partition) = match known {
-                Some(partition) => (partition, None),
-                None => {
-                    let (partition, record) = vault.new_partition(&claim.address);
-                    (partition, Some(record))
-                }
-            };
+            let partition = known.unwrap_or_else(|| vault.new_partition(&claim.address));
             let mut meta = Meta::default();
             if let Some(durable) = Durable::of(vault.clone(), partition.clone()) {
                 if is_new {
@@ -149,7 +143,7 @@ impl Store {
                 claim.set_found(&vault, &partition);
             }
             claim.publish(meta.seq);
-            Writer::new(claim, store, vault, partition, new_partition, views, meta)
+            Writer::new(claim, store, vault, partition, is_new, views, meta)
         };
         tokio::task::spawn_blocking(load).await.unwrap_or_else(|error| {
             Err(StoreError::Io { what: format!("cannot open `{address}`"), reason: error.to_string() })

@@ -224,11 +224,11 @@ impl Vault {
         }
     }
 
-    /// A new partition, and its key, which is to be made durable.
-    pub(crate) fn new_partition(&self, address: &Address) -> (Arc<Partition>, NewKey) {
+    /// A new partition, whose key its first commit makes durable.
+    pub(crate) fn new_partition(&self, address: &Address) -> Arc<Partition> {
         let name = Partition::name_of(&self.keys.names, address);
         let new = NewKey::of_partition(name, self.keys.version(), (self.node.options.clock)());
-        (Arc::new(Partition::fresh(&new, self.id)), new)
+        Arc::new(Partition::fresh(&new, self.id))
     }
 
     /// Makes a partition known whose key is on its way to the keyring.

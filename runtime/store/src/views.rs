@@ -64,13 +64,9 @@ impl Rebuild<'_> {
         let (ticket, answer) = oneshot::channel();
         self.vault.submit(Submission {
             rows,
-            advance: Some(Advance {
-                partition: self.partition.clone(),
-                handle: self.handle.clone(),
-                meta: Arc::new(meta.clone()),
-            }),
+            advance: Some(Advance::new(self.partition, self.handle, Arc::new(meta.clone()))),
             is_commit: false,
-            new_keys: Vec::new(),
+            new_keys: self.partition.take_unwritten(),
             doomed: Vec::new(),
             seq: meta.seq,
             ticket: Some(ticket),

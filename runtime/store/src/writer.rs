@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::commit_keys::CommitKeys;
 use crate::group::{Advance, SealedRow, Submission};
 use crate::handle::Claim;
-use crate::keyring::{NewKey, SubjectId};
+use crate::keyring::SubjectId;
 use crate::overlay::{NewRows, Overlay};
 use crate::partition::{EFFECTS, INTERNAL, Meta, Partition, REQUESTS, SCHEMA_VERSION, effect_key};
 use crate::recent::RecentRows;
@@ -49,8 +49,8 @@ pub struct Writer {
     store: Store,
     vault: Arc<Vault>,
     partition: Arc<Partition>,
-    /// Brings the partition's key into the keyring, before its first commit.
-    new_partition: Option<NewKey>,
+    /// The vault knows it from its first commit on.
+    is_new: bool,
     views: Vec<View>,
     /// As of the last submission.
     meta: Arc<Meta>,
@@ -71,7 +71,7 @@ impl Writer {
         store: Store,
         vault: Arc<Vault>,
         partition: Arc<Partition>,
-        new_partition: Option<NewKey>,
+        is_new: bool,
         views: Vec<View>,
         mut meta: Meta,
     ) -> Result<Self, StoreError> {
@@ -85,7 +85,7 @@ impl Writer {
             store,
             vault,
             partition,
-            new_partition,
+            is_new,
             views,
             wake_at_ms: meta.wake_at_ms,
             meta: Arc::new(meta),
@@ -200,9 +200,8 @@ impl Writer {
             view_versions: self.meta.view_versions.clone(),
             committed_ms: self.meta.committed_ms.max(commit.time_ms),
         });
-        let advance =
-            Advance { partition: self.partition.clone(), handle: self.claim.clone(), meta: Arc::clone(&meta) };
-        let sealed = Sealed { rows: sealed, new_keys: keys.new, doomed: commit.shreds };
+        let advance = Advance::new(&self.partition, &self.claim, Arc::clone(&meta));
+        let sealed = Sealed { rows: sealed, doomed: commit.shreds };
         let ticket = self.hand_over(sealed, plain, Some(advance), Some((seq, entry)), commit.wake_at_ms, seq)?;
         self.meta = meta;
         Ok(ticket)
@@ -231,8 +230,8 @@ impl Writer {
         if self.partition.is_shredded() {
             return Err(StoreError::Shredded(self.claim.address.to_string()));
         }
-        let Sealed { rows, new_keys, doomed } = sealed;
-        if self.new_partition.is_some() {
+        let Sealed { rows, doomed } = sealed;
+        if self.is_new {
             self.vault.adopt(&self.claim.address, &self.partition)?;
             self.claim.set_found(&self.vault, &self.partition);
         }
@@ -246,12 +245,12 @@ impl Writer {
             rows,
             is_commit: advance.is_some(),
             advance,
-            new_keys: self.new_partition.iter().cloned().chain(new_keys).collect(),
+            new_keys: self.partition.take_unwritten(),
             doomed,
             seq,
             ticket: Some(sender),
         })?;
-        self.new_partition = None;
+        self.is_new = false;
         self.recent.get_mut().set(plain.iter().map(|(key, row)| (key, row)));
         self.overlay.add(self.position, plain, entry, wake_at_ms);
         Ok(Ticket::waiting(answer))

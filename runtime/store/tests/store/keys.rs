@@ -7,7 +7,7 @@ use std::path::Path;
 use canopy_domain::{Reader, Secret};
 use canopy_store::{Store, StoreError, StoreOptions, Unlock};
 
-use crate::fixture::{KEY, TABLE, check_gapless, commit, open, options, org};
+use crate::fixture::{KEY, TABLE, about, check_gapless, commit, open, options, org};
 
 const OTHER: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f000112233445566778899aabbccddeeff";
 
@@ -248,4 +248,32 @@ async fn a_rotation_of_an_orgs_key_is_finished_by_the_next_start() {
     check(&store, 1, &[b"a"]).await;
     let snapshot = store.reader(&project).await.unwrap().snapshot().await.unwrap();
     assert_eq!(snapshot.get(TABLE, b"a").unwrap().unwrap(), "1");
+}
+
+/// A new key is in use once it is made, also where the commit that it was made for is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_commit_loses_no_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut writer = store.writer(&org(1), &[]).await.unwrap();
+    let subject = |n: u8| [n; 17];
+    writer.submit(about(&[(&subject(1), Some(b"1"))])).await.unwrap();
+    let first = subject(1);
+    for n in 2..5 {
+        store.rotate_vault_key(&org(1)).await.unwrap();
+        let refused = [(first.as_slice(), Some(b"1".as_slice())), (b"no subject", Some(b"1"))];
+        let error = writer.submit(about(&refused)).await.unwrap_err();
+        assert!(matches!(error, StoreError::NoSubject(_)), "{error}");
+        writer.submit(about(&[(&subject(1), Some(&[n]))])).await.unwrap();
+        writer.submit(commit(&[(b"own", Some(&[n]))])).await.unwrap();
+    }
+    drop(writer);
+    store.close().await.unwrap();
+    drop(store);
+    let store = open(dir.path());
+    let snapshot = store.reader(&org(1)).await.unwrap().snapshot().await.unwrap();
+    check_gapless(&snapshot);
+    for key in [subject(1).as_slice(), b"own"] {
+        assert_eq!(snapshot.get(TABLE, key).unwrap().unwrap(), &[4u8][..]);
+    }
 }
