@@ -4,5 +4,6 @@
 
 mod failing;
 mod fixture;
+mod flips;
 mod kill;
 mod power;

@@ -138,7 +138,8 @@ impl Store {
     pub async fn rotate_vault_key(&self, address: &Address) -> Result<u32, StoreError> {
         let _turn = self.node().key_work.lock().await;
         let name = vault_of(address);
-        let vault = self.slots().open(&name, false).await?.ok_or_else(|| StoreError::NoKeys(address.to_string()))?;
+        // One whose commits fail is opened anew first: its keyring may have a torn end.
+        let vault = self.slots().open(&name, true).await?.ok_or_else(|| StoreError::NoKeys(address.to_string()))?;
         self.blocking(move |node| {
             let keys = node.catalog.org_keys(org_of(&name)).ok_or_else(|| StoreError::NoKeys(name.to_string()))?;
             vault.rotate_key(&keys)

@@ -30,6 +30,22 @@ struct Slot {
     quarantine: Option<String>,
 }
 
+impl Slot {
+    /// Takes the vault out, and keeps in mind what was found of it.
+    fn release(&mut self) -> Option<Arc<Vault>> {
+        let vault = self.vault.take()?;
+        if let Some(damage) = vault.damage() {
+            self.quarantine.get_or_insert_with(|| damage.into());
+        }
+        Some(vault)
+    }
+
+    /// Why the vault is in quarantine.
+    fn quarantine(&self) -> Option<&str> {
+        self.quarantine.as_deref().or_else(|| self.vault.as_ref()?.damage())
+    }
+}
+
 #[derive(Default)]
 struct Table {
     slots: HashMap<VaultName, Slot>,
@@ -85,6 +101,7 @@ impl Slots {
         if let Some(failed) = self.get_readable(name) {
             failed.check_writable()?;
         }
+        self.give_up_failed(name)?;
         self.wait_until_closed(name).await?;
         self.make_room(name)?;
         let opened = self.open_here(name).await;
@@ -108,8 +125,7 @@ impl Slots {
                 };
                 tracing::error!(vault = %name, reason, "quarantined");
                 slot.quarantine = Some(reason.clone());
-                let count = table.slots.values().filter(|slot| slot.quarantine.is_some()).count();
-                self.node.figures.quarantined_vaults.set(count as f64);
+                self.node.figures.quarantined_vaults.increment(1.0);
                 Err(StoreError::Quarantined { vault: name.to_string(), reason })
             }
         }
@@ -126,29 +142,30 @@ impl Slots {
         let _opening = gate.lock().await;
         let vault = self.get_open(name);
         if vault.is_none() {
-            match self.wait_until_closed(name).await {
-                Ok(()) | Err(StoreError::Quarantined { .. }) => {}
-                Err(error) => return Err(error),
-            }
+            // A damaged vault has keys, too.
+            let _ = self.give_up_failed(name);
+            self.wait_until_closed(name).await?;
         }
         let name = name.clone();
         tokio::task::spawn_blocking(move || work(&name, vault)).await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// Lets go of a failed vault, and waits for the last one to be closed.
+    /// Lets go of a failed vault; one that is damaged stays closed.
+    fn give_up_failed(&self, name: &VaultName) -> Result<(), StoreError> {
+        let mut table = self.table.lock();
+        let table = &mut *table;
+        let slot = table.slots.entry(name.clone()).or_default();
+        let failed = slot.release();
+        table.open -= usize::from(failed.is_some());
+        match &slot.quarantine {
+            Some(reason) => Err(StoreError::Quarantined { vault: name.to_string(), reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the last vault of a name to be closed.
     async fn wait_until_closed(&self, name: &VaultName) -> Result<(), StoreError> {
-        let (failed, closed) = {
-            let mut table = self.table.lock();
-            let table = &mut *table;
-            let slot = table.slots.entry(name.clone()).or_default();
-            if let Some(reason) = &slot.quarantine {
-                return Err(StoreError::Quarantined { vault: name.to_string(), reason: reason.clone() });
-            }
-            let failed = slot.vault.take();
-            table.open -= usize::from(failed.is_some());
-            (failed, slot.closed.clone())
-        };
-        drop(failed);
+        let closed = self.table.lock().slots.entry(name.clone()).or_default().closed.clone();
         if let Some(mut closed) = closed {
             // An error means that its sender is gone, and so is the vault.
             let closed = tokio::time::timeout(CLOSE_WAIT, closed.wait_for(|closed| *closed)).await;
@@ -174,7 +191,7 @@ impl Slots {
                 .filter(|slot| slot.vault.as_ref().is_some_and(|vault| Arc::strong_count(vault) == 1))
                 .min_by_key(|slot| slot.vault.as_ref().map(|vault| vault.last_use()));
             let Some(slot) = idle else { break };
-            evicted.extend(slot.vault.take());
+            evicted.extend(slot.release());
             table.open -= 1;
         }
         if table.open >= 2 * max {
@@ -217,7 +234,7 @@ impl Slots {
     pub(crate) fn quarantined(&self) -> Vec<(VaultName, String)> {
         let table = self.table.lock();
         let slots = table.slots.iter();
-        slots.filter_map(|(name, slot)| Some((name.clone(), slot.quarantine.clone()?))).collect()
+        slots.filter_map(|(name, slot)| Some((name.clone(), slot.quarantine()?.to_owned()))).collect()
     }
 
     /// Lets go of every vault, and waits until they are closed.
@@ -227,7 +244,7 @@ impl Slots {
             let mut table = self.table.lock();
             table.open = 0;
             for (name, slot) in &mut table.slots {
-                slot.vault.take();
+                slot.release();
                 closing.extend(slot.closed.clone().map(|closed| (name.clone(), closed)));
             }
         }

@@ -49,6 +49,8 @@ pub(crate) struct Vault {
     retired: AtomicBool,
     /// Why it can be read, and nothing be added; see [`crate::resync`].
     unsettled: OnceLock<std::io::Error>,
+    /// What a read found.
+    damage: OnceLock<String>,
     last_use: AtomicU64,
     closed: watch::Sender<bool>,
 }
@@ -130,6 +132,7 @@ impl Vault {
             failed: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             unsettled: OnceLock::new(),
+            damage: OnceLock::new(),
             closed: watch::Sender::new(false),
         }
     }
@@ -324,7 +327,7 @@ impl Vault {
         }
     }
 
-    /// Has its users stop: its keys are destroyed.
+    /// Has its users stop: its keys are destroyed, or it is damaged.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
         self.failed.store(true, Ordering::Release);
@@ -342,8 +345,19 @@ impl Vault {
         }
     }
 
+    /// Notes damage that was found: from here on the vault is in quarantine.
     pub(crate) fn corrupt(&self, reason: &str) -> StoreError {
+        if self.damage.set(reason.into()).is_ok() {
+            tracing::error!(vault = %self.name, reason, "quarantined");
+            self.node.figures.quarantined_vaults.increment(1.0);
+            self.retire();
+        }
         StoreError::Corrupt { vault: self.name.to_string(), reason: reason.into() }
+    }
+
+    /// Why it is in quarantine.
+    pub(crate) fn damage(&self) -> Option<&str> {
+        self.damage.get().map(String::as_str)
     }
 
     /// An error of a read.

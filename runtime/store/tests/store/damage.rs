@@ -5,9 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use canopy_domain::{Address, Code, Reader, Refusal};
-use canopy_store::StoreError;
+use canopy_store::{Store, StoreError};
 
-use crate::fixture::{commit, open, org, put};
+use crate::fixture::{TABLE, commit, open, options, org, put};
 
 /// The directory of the only vault but `other`.
 fn vault_dir(dir: &Path, other: Option<&Path>) -> PathBuf {
@@ -298,4 +298,54 @@ async fn what_was_torn_and_nobody_needs_is_cut_off() {
         let store = open(dir.path());
         assert_eq!(put(&store, &org(2), b"2").await, 2);
     }
+}
+
+/// The largest table of a vault.
+fn table(vault: &Path) -> PathBuf {
+    let keyspaces = fs::read_dir(vault.join("db/keyspaces")).unwrap().map(|entry| entry.unwrap().path().join("tables"));
+    let tables = keyspaces.filter(|dir| dir.is_dir()).flat_map(|dir| fs::read_dir(dir).unwrap());
+    tables.map(|entry| entry.unwrap().path()).max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
+}
+
+/// A vault that opens, and is damaged where only a read comes: the read fails, and from there on the vault is in
+/// quarantine, for those too who had it open.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_a_read_finds() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut small = options(dir.path());
+    small.write_buffer_bytes = 1;
+    let store = Store::open(small).unwrap();
+    let mut writer = store.writer(&org(1), &[]).await.unwrap();
+    for n in 0..64u32 {
+        // Of bytes that do not compress: the middle of the table is then in the middle of rows.
+        let row: Vec<u8> =
+            (0..30_000u32).map(|at| ((n * 30_000 + at).wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        writer.submit(commit(&[(&n.to_be_bytes(), Some(&row))])).await.unwrap();
+    }
+    drop(writer);
+    let vault = vault_dir(dir.path(), None);
+    put(&store, &org(2), b"1").await;
+    store.close().await.unwrap();
+    drop(store);
+    let table = table(&vault);
+    let file = OpenOptions::new().read(true).write(true).open(&table).unwrap();
+    let (mut byte, at) = ([0u8], file.metadata().unwrap().len() / 2);
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+
+    let store = open(dir.path());
+    let snapshot = store.reader(&org(1)).await.unwrap().snapshot().await.unwrap();
+    let mut writer = store.writer(&org(1), &[]).await.unwrap();
+    assert!(store.observe().quarantined.is_empty());
+    let read = |n: u32| snapshot.get(TABLE, &n.to_be_bytes()).and(snapshot.transaction(u64::from(n) + 1));
+    let error = (0..64).find_map(|n| read(n).err()).expect("a bit of them is flipped");
+    assert!(error.message.contains("is damaged"), "{error:?}");
+    assert_eq!(store.observe().quarantined[0].vault, org(1).to_string());
+    assert!(writer.submit(commit(&[])).await.is_err(), "nothing is added to damage");
+    let again = store.reader(&org(1)).await.unwrap().snapshot().await;
+    assert!(matches!(again, Err(StoreError::Quarantined { .. })));
+    drop((writer, snapshot));
+    assert!(matches!(store.writer(&org(1), &[]).await, Err(StoreError::Quarantined { .. })));
+    assert_eq!(store.observe().quarantined.len(), 1, "once");
+    assert_eq!(put(&store, &org(2), b"2").await, 2, "others go on");
 }
