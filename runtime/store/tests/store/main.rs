@@ -18,6 +18,7 @@ mod round_trip;
 mod salvage;
 mod secrecy;
 mod shred;
+mod story;
 mod vaults;
 mod verify;
 mod views;
