@@ -19,9 +19,18 @@ fn list_names_scenarios_and_limits() {
     let output = load(&["list"]);
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    for expected in
-        ["edge", "commit", "chat", "start", "seal", "baseline", "hot_ratio ≥ 0.4 (gate)", "empty_ms ≤ 300 (goal)"]
-    {
+    for expected in [
+        "edge",
+        "commit",
+        "chat",
+        "start",
+        "seal",
+        "overload",
+        "faults",
+        "baseline",
+        "hot_ratio ≥ 0.4 (gate)",
+        "empty_ms ≤ 300 (goal)",
+    ] {
         assert!(text.contains(expected), "{expected} in {text}");
     }
 }

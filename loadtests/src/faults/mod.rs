@@ -14,6 +14,7 @@ pub mod host;
 pub mod inspect;
 pub mod inspector;
 pub mod kill;
+pub mod plaintext;
 pub mod plan;
 pub mod power;
 pub mod shim;

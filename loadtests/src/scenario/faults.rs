@@ -1,5 +1,5 @@
 //! The store under attack, with as many points as asked for: kill -9, lost power, a full or failing
-//! disk, rotten bits.
+//! disk, rotten bits; and its files read by a thief.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::faults::disk::Forgotten;
 use crate::faults::finding::{Kind, Tally};
 use crate::faults::host::Host;
 use crate::faults::power::Plan;
-use crate::faults::{failing, flips, kill, power};
+use crate::faults::{failing, flips, kill, plaintext, power};
 use crate::report::Report;
 use crate::threshold::{Bound, Threshold};
 
@@ -23,6 +23,7 @@ pub const SCENARIO: Scenario = Scenario {
         Threshold::gate("false_alarms", Bound::AtMost(0.0)),
         Threshold::gate("hangs", Bound::AtMost(0.0)),
         Threshold::gate("panics", Bound::AtMost(0.0)),
+        Threshold::gate("plaintext", Bound::AtMost(0.0)),
     ],
 };
 
@@ -41,6 +42,9 @@ pub struct Points {
     /// faults: victims whose disk is full or fails
     #[arg(long, default_value_t = 200)]
     pub failures: u64,
+    /// faults: operations after which the files are looked through
+    #[arg(long, default_value_t = 1_000_000)]
+    pub operations: u64,
     /// faults: of every random choice
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -48,7 +52,7 @@ pub struct Points {
 
 impl Default for Points {
     fn default() -> Self {
-        Self { kills: 200, powers: 100, flips: 400, failures: 200, seed: 1 }
+        Self { kills: 200, powers: 100, flips: 400, failures: 200, operations: 1_000_000, seed: 1 }
     }
 }
 
@@ -91,13 +95,14 @@ pub async fn run(settings: &Settings) -> Result<Report, LoadError> {
     Ok(report)
 }
 
-fn attack(program: &Path, dir: &Path, points: Points) -> Result<[(&'static str, Tally); 4], LoadError> {
+fn attack(program: &Path, dir: &Path, points: Points) -> Result<[(&'static str, Tally); 5], LoadError> {
     let mut host = Host::new(program);
     let plan = Plan { seed: points.seed, points: points.powers, forgotten: Forgotten::Nothing };
     Ok([
         ("kill", kill::attack(&mut host, dir, points.seed, points.kills)?),
         ("power", power::attack(&mut host, dir, plan)?),
         ("failing", failing::attack(&mut host, dir, points.seed, points.failures)?),
+        ("plaintext", plaintext::attack(dir, points.seed, points.operations)?),
         (
             "flip",
             if points.flips == 0 {

@@ -6,4 +6,5 @@ mod failing;
 mod fixture;
 mod flips;
 mod kill;
+mod plaintext;
 mod power;
