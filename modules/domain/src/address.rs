@@ -28,7 +28,8 @@ pub enum AddressError {
 }
 
 /// The hierarchical name of an actor, made of opaque ids: `org/<id>`,
-/// `org/<id>/project/<id>/chat`, `account/<id>`, `system/directory`.
+/// `org/<id>/project/<id>/chat`, `org/<id>/job/backup/<id>`, `account/<id>`,
+/// `system/directory`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(Arc<str>);
 
@@ -85,6 +86,7 @@ impl Address {
             ("org", _, None, ..) => Kind::Org,
             ("org", _, Some("project"), Some(_), None) => Kind::Project,
             ("org", _, Some("project"), Some(_), Some(module)) => Kind::Module(module),
+            ("org", _, Some("job"), Some(job), Some(_)) => Kind::Job(job),
             (SYSTEM, name, None, ..) => Kind::System(name),
             _ => return None,
         };
@@ -98,10 +100,11 @@ impl Address {
 
     /// The project that this address belongs to.
     pub fn project_address(&self) -> Option<Address> {
-        self.prefix(4).filter(|a| a.0.starts_with("org/"))
+        Name(&self.0).owner("project").ok().map(|text| Self(text.into()))
     }
 
-    /// The last id: of the org for `org/<id>`, of the project for its address.
+    /// The last id: of the org for `org/<id>`, of the project for its address,
+    /// of the job for its own.
     pub fn id(&self) -> Option<Id> {
         self.0.split('/').rev().find_map(Id::parse)
     }
@@ -165,6 +168,8 @@ pub enum Kind<'a> {
     Project,
     /// A module's instance in a project.
     Module(&'a str),
+    /// A job of an org, by what it does.
+    Job(&'a str),
     /// Part of the installation itself.
     System(&'a str),
 }
@@ -177,7 +182,7 @@ impl<'a> Kind<'a> {
             Kind::Session => "session",
             Kind::Org => "org",
             Kind::Project => "project",
-            Kind::Module(name) | Kind::System(name) => name,
+            Kind::Module(name) | Kind::Job(name) | Kind::System(name) => name,
         }
     }
 }
@@ -247,6 +252,7 @@ impl<'a> Name<'a> {
             "session" => &["session", "*"],
             "org" => &["org", "*"],
             "project" => &["org", "*", "project", "*"],
+            "backup" => &["org", "*", "job", "backup", "*"],
             module => &["org", "*", "project", "*", module],
         };
         let mut segments = self.segments();

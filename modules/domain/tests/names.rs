@@ -82,6 +82,7 @@ fn addresses_know_their_kind() {
     check(format!("org/{A}"), Some(Kind::Org));
     check(format!("org/{A}/project/{B}"), Some(Kind::Project));
     check(format!("org/{A}/project/{B}/chat"), Some(Kind::Module("chat")));
+    check(format!("org/{A}/job/backup/{B}"), Some(Kind::Job("backup")));
     check("system/directory".into(), Some(Kind::System("directory")));
     check(format!("org/{A}/project"), None);
     check(format!("org/{A}/project/{B}/chat/channel"), None);

@@ -1,10 +1,13 @@
-//! Organisations, their projects, and who may do what in them.
+//! Organisations, their projects and backups, and who may do what in them.
 
+mod backup;
+mod backups;
 mod grants;
 mod org;
 mod project;
 mod projects;
 
+pub use backup::backup;
 pub use grants::GRANTS;
 pub use org::{ORG, org};
 pub use project::project;

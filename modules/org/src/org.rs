@@ -1,14 +1,16 @@
-//! An org: its own row, its grants, and the list of its projects.
+//! An org: its own row, its grants, and the lists of its projects and backups.
 
 use canopy_domain::{
     Address, Code, Context, Draft, Mask, Module, Prepared, Refusal, Role, State, Step, Table, Wire, decode,
 };
-use canopy_proto::methods::{account_effects, directory, org_effects, orgs, projects as project_methods};
+use canopy_proto::methods::{
+    account_effects, backups as backup_methods, directory, org_effects, orgs, projects as project_methods,
+};
 use canopy_proto::org::v1::{CreateOrgRequest, DeleteOrgRequest, GetOrgRequest, Grant, Org, UpdateOrgRequest};
 use canopy_proto::system::v1::{ConfirmRequest, RecordMembershipRequest, ReleaseRequest, ReserveRequest};
 use prost::Message;
 
-use crate::{grants, projects};
+use crate::{backups, grants, projects};
 
 /// The one row, under [`SELF`].
 pub const ORG: Table<Org> = Table::new(1, "org", 1);
@@ -29,6 +31,9 @@ pub fn org() -> Module {
         .query(project_methods::LIST_PROJECTS, projects::list)
         .command(org_effects::RESERVE_PROJECT, projects::reserve)
         .command(org_effects::RECORD_PROJECT, projects::record)
+        .query(backup_methods::LIST_BACKUPS, backups::list)
+        .command(org_effects::RESERVE_BACKUP, backups::reserve)
+        .command(org_effects::RECORD_BACKUP, backups::record)
 }
 
 /// The living org.
