@@ -3,6 +3,7 @@
 //! other, commits without waiting, answers what is durable, delivers effects,
 //! wakes when it asked to, and passivates when idle.
 
+mod backup;
 mod call;
 mod clock;
 mod completion;
@@ -14,6 +15,7 @@ mod prepare;
 mod shell;
 mod token;
 
+pub use backup::Backups;
 pub use call::{Call, CommitHook, Turn};
 pub use clock::{now_ms, random_bytes};
 pub use node::{Limits, Node, NodeParts};

@@ -102,6 +102,13 @@ node_config! {
         request_id_retention_s: u64 = 86_400, "s" in REQUEST_ID_RETENTION_S = 60..=2_592_000;
     }
 
+    /// Backups that the server writes while it serves.
+    [backup] BackupConfig {
+        /// Directory of the files; empty: `backups` in `data_dir`. Another disk is the better place:
+        /// a backup is of use when the data is not. The files hold no keys.
+        dir: Option<PathBuf> = None;
+    }
+
     /// Actors: when they are put to sleep, restarted and quarantined.
     [actors] ActorsConfig {
         /// Idle time after which an actor is passivated; the next message activates it again.
@@ -151,6 +158,11 @@ node_config! {
 }
 
 impl NodeConfig {
+    /// The directory of backups.
+    pub fn backup_dir(&self) -> PathBuf {
+        self.backup.dir.clone().unwrap_or_else(|| self.data_dir.join("backups"))
+    }
+
     /// The file that holds the root key; `None` unless `store.root_key` is `key-file`.
     pub fn root_key_path(&self) -> Option<PathBuf> {
         (self.store.root_key == RootKeySource::KeyFile).then(|| {

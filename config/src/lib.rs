@@ -42,8 +42,8 @@ pub use choice::{Choice, ClusterMode, LogFormat, MetricsAccess, RootKeySource, S
 pub use error::{ConfigError, Problem};
 pub use explain::Explained;
 pub use keys::{
-    ActorsConfig, AdmissionConfig, ClusterConfig, EdgeConfig, IdentityConfig, KEYS, LogConfig, NodeConfig, SECTIONS,
-    StoreConfig,
+    ActorsConfig, AdmissionConfig, BackupConfig, ClusterConfig, EdgeConfig, IdentityConfig, KEYS, LogConfig,
+    NodeConfig, SECTIONS, StoreConfig,
 };
 pub use load::{DEV_OVERRIDES, LoadRequest, Loaded, load};
 pub use origin::{Origin, Origins};

@@ -2,8 +2,8 @@
 
 mod sources;
 use canopy_config::{
-    ActorsConfig, AdmissionConfig, ClusterConfig, ClusterMode, EdgeConfig, IdentityConfig, LogConfig, LogFormat,
-    MetricsAccess, NodeConfig, RootKeySource, SignUp, StoreConfig, TlsMode,
+    ActorsConfig, AdmissionConfig, BackupConfig, ClusterConfig, ClusterMode, EdgeConfig, IdentityConfig, LogConfig,
+    LogFormat, MetricsAccess, NodeConfig, RootKeySource, SignUp, StoreConfig, TlsMode,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -151,12 +151,14 @@ fn config() -> impl Strategy<Value = NodeConfig> {
     let level = select(vec!["info", "warn,canopy_store=trace", "OFF"]).prop_map(str::to_owned);
     let log = (level, select(vec![LogFormat::Text, LogFormat::Json]));
     let log = log.prop_map(|(level, format)| LogConfig { level, format });
-    (path(), edge(), admission(), store(), actors(), identity(), log).prop_map(
-        |(data_dir, edge, admission, store, actors, identity, log)| NodeConfig {
+    let backup = prop::option::of(path()).prop_map(|dir| BackupConfig { dir });
+    (path(), edge(), admission(), store(), backup, actors(), identity(), log).prop_map(
+        |(data_dir, edge, admission, store, backup, actors, identity, log)| NodeConfig {
             data_dir,
             edge,
             admission,
             store,
+            backup,
             actors,
             identity,
             cluster: ClusterConfig { mode: ClusterMode::Embedded },

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use canopy_actors::{
-    Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
+    Backups, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
 };
 use canopy_config::{NodeConfig, RootKeySource, SignUp, TlsMode};
 use canopy_domain::{Modules, Refusal, Secret};
@@ -98,18 +98,22 @@ pub fn modules() -> Modules {
         canopy_identity::session(),
         canopy_org::org(),
         canopy_org::project(),
+        canopy_org::backup(),
         canopy_chat::chat(),
     ])
 }
 
 /// The supervision tree: started in this order, stopped in reverse.
-fn tree(node: &Node, config: &NodeConfig, port: ChildSpec) -> Supervisor {
+fn tree(node: &Node, config: &NodeConfig, port: ChildSpec, backups: &Backups) -> Supervisor {
     let sweep_every = Duration::from_millis((config.actors.idle_passivate_ms / 4).max(10));
     let root = SupervisorSpec::new("canopy", Strategy::RestForOne)
         .child(node.tenants().child_spec())
         .child(wake_clock(node.clone()))
         .child(sweeper(node.clone(), sweep_every))
-        .child(port);
+        .child(port)
+        // Last, so that nothing else starts again when it crashes, and what it
+        // writes is put back before anything else stops.
+        .child(backups.worker(node.clone()));
     Supervisor::new(root)
 }
 
@@ -138,6 +142,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
     let tokens = Arc::new(tokens(config, &store, sign_up_token.clone())?);
     let grants = Arc::new(Grants::default());
     let callers = Arc::new(Callers::new(Arc::clone(&tokens)));
+    let backups = Backups::new(config.backup_dir());
     let hashing = &config.identity;
     let node = Node::new(NodeParts {
         store,
@@ -149,7 +154,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
             hashing.argon2_passes,
             config.actors.prepare_threads_max,
         )?,
-        hooks: vec![Arc::clone(&grants) as _, Arc::clone(&callers) as _],
+        hooks: vec![Arc::clone(&grants) as _, Arc::clone(&callers) as _, Arc::new(backups.clone()) as _],
     });
     grants.load_sys_admins(&node).await?;
 
@@ -186,7 +191,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
     }
     let address = BoundAddress::default();
     let front = front(edge, config, metrics).await;
-    let tree = tree(&node, config, port(listener_options(config, security), front, Arc::clone(&address)));
+    let tree = tree(&node, config, port(listener_options(config, security), front, Arc::clone(&address)), &backups);
     drop(observed.set(tree.clone()));
     tree.start(None).await?;
     let address = *address.get().ok_or(BootError::NoAddress)?;

@@ -182,13 +182,11 @@ impl Route {
                 // Looked at before the names are, so that the refusal says
                 // nothing of what exists.
                 for text in field.path.strings(&request) {
-                    let owner = Name::parse(text).and_then(|name| name.owner("org"));
-                    if owner.map_err(|e| Refusal::invalid(&field.dotted, e.to_string()))? != text {
-                        return Err(Refusal::invalid(&field.dotted, format!("`{text}` is not of the form `org/*`")));
-                    }
+                    self.check_parent(&field.dotted, text)?;
                 }
                 let (scopes, asked, request) = self.resolve(node, principal, field, "org", request).await?;
-                let parent = scopes.first().ok_or_else(|| Refusal::invalid(&field.dotted, "is required"))?;
+                let parent = scopes.first().and_then(Address::org_address);
+                let parent = parent.ok_or_else(|| Refusal::invalid(&field.dotted, "is required"))?;
                 let id = self.fresh_id(principal, &request_id);
                 let address = Address::parse(&format!("{parent}/{collection}/{id}")).map_err(internal)?;
                 Ok(Destination { owner: Some(address), scopes, asked, request, request_id })
@@ -205,6 +203,25 @@ impl Route {
                 }
                 Ok(Destination { owner: Some(owner), scopes: names, asked, request, request_id })
             }
+        }
+    }
+
+    /// Whether something can be made of, or under, what a request names.
+    fn check_parent(&self, dotted: &str, text: &str) -> Result<(), Refusal> {
+        let name = Name::parse(text).map_err(|e| Refusal::invalid(dotted, e.to_string()))?;
+        let owner = name.owner("org").map_err(|e| Refusal::invalid(dotted, e.to_string()))?;
+        if self.rule.owner == "backup" {
+            // Whatever has a vault.
+            let kind = Address::parse(text).ok();
+            return match kind.as_ref().and_then(Address::kind) {
+                Some(Kind::Org | Kind::Project | Kind::Module(_)) => Ok(()),
+                _ => Err(Refusal::invalid(dotted, format!("`{text}` is no org, project or module"))),
+            };
+        }
+        if owner == text {
+            Ok(())
+        } else {
+            Err(Refusal::invalid(dotted, format!("`{text}` is not of the form `org/*`")))
         }
     }
 
@@ -270,8 +287,12 @@ impl Route {
     async fn canonical(&self, node: &Node, principal: &Principal, name: Name<'_>) -> Result<Address, Refusal> {
         let parse = |text: &str| {
             let address = Address::parse(text).map_err(internal)?;
-            let ids = text.split('/').skip(1).step_by(2).take(2);
-            let known = ids.clone().all(|id| Id::parse(id).is_some());
+            let mut parts = text.split('/').skip(1);
+            let ids = match address.kind() {
+                Some(Kind::Job(_)) => [parts.next(), parts.nth(2)],
+                _ => [parts.next(), parts.nth(1)],
+            };
+            let known = ids.into_iter().flatten().all(|id| Id::parse(id).is_some());
             if known { Ok(address) } else { Err(Refusal::not_found(name.as_str())) }
         };
         // Programs call with ids, and most often.
@@ -287,8 +308,8 @@ impl Route {
                     Some(id) => Address::org(id),
                     None => parse(&self.holder(node, "org", first, name.as_str()).await?)?,
                 };
-                match (name.segment(3), name.prefix(4)) {
-                    (Some(project), Some(prefix)) if Id::parse(project).is_none() => {
+                match (name.segment(3), name.owner("project")) {
+                    (Some(project), Ok(prefix)) if Id::parse(project).is_none() => {
                         let snapshot = node.snapshot(&org).await?;
                         let id = canopy_org::project_by_slug(&State(&snapshot), project)?;
                         let id = id.ok_or_else(|| Refusal::not_found(name.as_str()))?;

@@ -63,6 +63,7 @@ async fn names_that_are_no_names() {
                 project: name.strip_suffix("/chat").unwrap_or(name).into(),
                 channel: name.into(),
                 message: name.into(),
+                backup: name.into(),
                 on: name.into(),
                 ..world.target(&world.here)
             };
@@ -118,8 +119,11 @@ async fn names_of_another_kind() {
     for rule in served() {
         let Some(field) = rule.address.strip_prefix('{').and_then(|rest| rest.split('}').next()) else { continue };
         let right = match (rule.path.rsplit('/').next().unwrap_or_default(), field) {
-            ("RotateVaultKey", _) => vec![here.org.clone(), here.project.clone(), format!("{}/chat", here.project)],
-            ("ListOrgKeys" | "RotateOrgKey", _) => vec![here.org.clone()],
+            ("RotateVaultKey" | "CreateBackup", _) => {
+                vec![here.org.clone(), here.project.clone(), format!("{}/chat", here.project)]
+            }
+            ("GetBackup" | "DeleteBackup", _) => vec![],
+            ("ListOrgKeys" | "RotateOrgKey" | "ListBackups", _) => vec![here.org.clone()],
             ("ListGrants" | "GrantRole" | "RevokeRole", _) => vec![here.org.clone(), here.project.clone()],
             ("CreateChannel" | "ListChannels" | "ListShredCertificates", _) => vec![format!("{}/chat", here.project)],
             (_, "session") => vec!["session/me".into()],
@@ -151,6 +155,7 @@ async fn names_of_another_kind() {
                 project,
                 channel: name.clone(),
                 message: name.clone(),
+                backup: name.clone(),
                 on: name.clone(),
                 ..world.target(here)
             };

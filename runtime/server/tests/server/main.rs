@@ -9,6 +9,7 @@ mod identity_tokens;
 mod input_bad;
 mod input_names;
 mod ops_keys;
+mod org_backups;
 mod org_life;
 mod org_pages;
 mod org_repeat;

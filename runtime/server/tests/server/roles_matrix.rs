@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use crate::harness::requests::{Target, request};
+use crate::harness::world::absent_backup;
 use crate::harness::{Caller, Server};
 use canopy_domain::Role;
 use canopy_proto::{Access, Requirement, rules};
@@ -91,7 +92,8 @@ impl<'a> Stage<'a> {
         if let Some((on, role)) = role {
             owner.grant(&caller.account, on, role).await;
         }
-        let target = Target { org, project, channel, message, ..Target::default() };
+        let backup = owner.create_backup(&org).await.name;
+        let target = Target { org, project, channel, message, backup, ..Target::default() };
         Self { server, owner, other, caller, email, target }
     }
 
@@ -136,7 +138,9 @@ impl<'a> Stage<'a> {
             ("DeleteChannel", _) => {
                 target.channel = self.owner.create_channel(&target.project, &format!("gone-{n}")).await;
             }
-            ("GrantRole" | "ListGrants", "org") => target.on = target.org.clone(),
+            ("GetBackup", "absent") => target.backup = absent_backup(&target.org),
+            ("DeleteBackup", _) => target.backup = self.owner.create_backup(&target.org).await.name,
+            ("GrantRole" | "ListGrants" | "CreateBackup", "org") => target.on = target.org.clone(),
             ("RevokeRole", on) => {
                 if on == "org" {
                     target.on = target.org.clone();
@@ -209,6 +213,8 @@ async fn what_is_hidden_looks_absent() {
     let server = Server::start().await;
     let owner = server.person("owner@example.org").await;
     owner.create_org("seen").await;
+    let backup = owner.create_backup("org/seen").await.name;
+    let backup = backup.rsplit('/').next().expect("an id");
     for project in ["kept", "open"] {
         owner.create_project("org/seen", project).await;
         let channel = owner.create_channel(&format!("org/seen/project/{project}"), "general").await;
@@ -226,6 +232,7 @@ async fn what_is_hidden_looks_absent() {
             org: format!("org/{org}"),
             channel: format!("{project}/chat/channel/general"),
             message: format!("{project}/chat/channel/general/message/1"),
+            backup: format!("org/{org}/job/backup/{backup}"),
             grantee: stranger.account.clone(),
             on: project.clone(),
             project,

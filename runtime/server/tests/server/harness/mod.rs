@@ -16,8 +16,10 @@ use canopy_proto::chat::v1::chat_client::ChatClient;
 use canopy_proto::chat::v1::{Channel as ChatChannel, CreateChannelRequest, Message, SendMessageRequest};
 use canopy_proto::identity::v1::identity_client::IdentityClient;
 use canopy_proto::identity::v1::{Account, LogInRequest, LogInResponse, RegisterRequest};
+use canopy_proto::ops::v1::backups_client::BackupsClient;
 use canopy_proto::ops::v1::keys_client::KeysClient;
 use canopy_proto::ops::v1::ops_client::OpsClient;
+use canopy_proto::ops::v1::{Backup, CreateBackupRequest};
 use canopy_proto::org::v1::orgs_client::OrgsClient;
 use canopy_proto::org::v1::projects_client::ProjectsClient;
 use canopy_proto::org::v1::{CreateOrgRequest, CreateProjectRequest, Grant, GrantRoleRequest, Org, Project};
@@ -241,6 +243,17 @@ impl Caller {
 
     pub fn keys(&self) -> KeysClient<Authorised> {
         KeysClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub fn backups(&self) -> BackupsClient<Authorised> {
+        BackupsClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    /// Begins a backup of whatever `parent` names.
+    pub async fn create_backup(&self, parent: &str) -> Backup {
+        let request = CreateBackupRequest { parent: parent.into(), request_id: String::new() };
+        let created = self.backups().create_backup(request).await.expect("a backup");
+        created.into_inner().decode().expect("a backup")
     }
 
     pub async fn create_org(&self, slug: &str) -> Org {

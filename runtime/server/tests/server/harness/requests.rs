@@ -11,7 +11,8 @@ use canopy_proto::identity::v1::{
     UpdateAccountRequest,
 };
 use canopy_proto::ops::v1::{
-    AddKeySlotRequest, ListOrgKeysRequest, RemoveKeySlotRequest, RotateOrgKeyRequest, RotateVaultKeyRequest,
+    AddKeySlotRequest, CreateBackupRequest, DeleteBackupRequest, GetBackupRequest, ListBackupsRequest,
+    ListOrgKeysRequest, RemoveKeySlotRequest, RotateOrgKeyRequest, RotateVaultKeyRequest,
 };
 use canopy_proto::org::v1::{
     CreateOrgRequest, CreateProjectRequest, DeleteOrgRequest, DeleteProjectRequest, GetOrgRequest, GetProjectRequest,
@@ -36,6 +37,7 @@ pub struct Target {
     pub project: String,
     pub channel: String,
     pub message: String,
+    pub backup: String,
     /// Whose roles are granted and revoked.
     pub grantee: String,
     /// Where: the org or the project.
@@ -158,6 +160,20 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
         }
         "ops.v1.Ops/GetInstallation" | "ops.v1.Ops/Observe" => Vec::new(),
         method if method.starts_with("ops.v1.Keys/") => of_keys(method, target),
+        method if method.starts_with("ops.v1.Backups/") => of_backups(method, target),
+        other => panic!("no request is known for {other}: add one here"),
+    }
+}
+
+fn of_backups(method: &str, t: &Target) -> Vec<u8> {
+    let request_id = String::new();
+    match method {
+        "ops.v1.Backups/CreateBackup" => CreateBackupRequest { parent: t.on.clone(), request_id }.encode_to_vec(),
+        "ops.v1.Backups/GetBackup" => GetBackupRequest { name: t.backup.clone() }.encode_to_vec(),
+        "ops.v1.Backups/ListBackups" => {
+            ListBackupsRequest { parent: t.org.clone(), ..ListBackupsRequest::default() }.encode_to_vec()
+        }
+        "ops.v1.Backups/DeleteBackup" => DeleteBackupRequest { name: t.backup.clone(), request_id }.encode_to_vec(),
         other => panic!("no request is known for {other}: add one here"),
     }
 }

@@ -1,5 +1,6 @@
 //! Two orgs with all that requests can be about, and what a refusal must say.
 
+use canopy_domain::Id;
 use canopy_proto::{Access, Requirement, Rule, rules};
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
@@ -100,11 +101,17 @@ impl World {
             project: place.project.clone(),
             channel: place.channel.clone(),
             message: place.message.clone(),
+            backup: absent_backup(&place.org),
             grantee: self.there.owner.account.clone(),
             on: place.project.clone(),
             unique: "fresh".into(),
         }
     }
+}
+
+/// The name of a backup that nobody made.
+pub fn absent_backup(org: &str) -> String {
+    format!("{org}/job/backup/{}", Id::from_bytes([9; 16]))
 }
 
 pub async fn refused(caller: &Caller, path: &str, request: Vec<u8>) -> Status {
