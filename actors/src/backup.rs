@@ -223,13 +223,13 @@ impl State {
         self.probe.set_state(format!("writing a backup of {}", job.address));
         let cancelled = Arc::new(AtomicBool::new(false));
         self.backups.0.queue.lock().running = Some((job.backup.clone(), Arc::clone(&cancelled)));
-        let began = tokio::time::Instant::now();
+        let began_ms = clock::now_ms();
         let written = self.export(job, &cancelled).await;
         self.backups.0.queue.lock().running = None;
         let (ended, outcome) = match written {
             Ok(summary) => {
                 metrics::counter!("canopy_backup_bytes_total").increment(summary.bytes);
-                metrics::histogram!("canopy_backup_seconds").record(began.elapsed().as_secs_f64());
+                metrics::histogram!("canopy_backup_seconds").record(seconds_since(began_ms));
                 let file = BackupFile {
                     cursor: summary.cursor,
                     bytes: summary.bytes,
@@ -336,6 +336,11 @@ impl Drop for EndOnDrop {
 
 fn is_passing(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::Aborted)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "no backup takes so long that it matters")]
+fn seconds_since(began_ms: i64) -> f64 {
+    (clock::now_ms() - began_ms).max(0) as f64 / 1_000.0
 }
 
 /// Whether a name is that of a file, and leads nowhere else.

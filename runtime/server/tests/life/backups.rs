@@ -4,32 +4,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value as Json;
 
 use crate::command_line::Person;
 use crate::harness::{Caller, message};
-use crate::process::{CHEAP, DEADLINE, Process, canopy, run, serve, text};
+use crate::process::{CHEAP, Process, canopy, run, serve, text, until};
 
-/// Kills of the process.
-const ROUNDS: usize = 2;
 /// Messages in the chat whose backup is cut off.
 const MESSAGES: usize = 300;
-
-/// Looks until there is something.
-#[track_caller]
-#[allow(clippy::disallowed_methods, reason = "what another process does can only be polled for")]
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let started = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(started.elapsed() < DEADLINE, "{what} in time");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
+/// Between two looks at a condition.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// `canopy local …` on the data directory `data`, from `dir`.
 #[track_caller]
@@ -100,23 +86,33 @@ fn a_backup_outlives_kills_and_is_restored_elsewhere() {
         ada.answer(&["ops", "create-backup", "--parent", parent, "--request-id", id])
     };
     let vaults = [("chat", chat.as_str()), ("org", &org), ("project", &project)];
-    let made: Vec<_> = vaults.iter().map(|(id, parent)| name(&create(&ada, parent, id))).collect();
-    for _ in 0..ROUNDS {
-        // As soon as a file is begun, or is there already.
-        until("a backup is begun", || {
+    let mut made: Vec<(String, String)> = Vec::new();
+    // One backup is cut off, then that and the others.
+    for count in [1, vaults.len()] {
+        for (n, (id, parent)) in vaults.iter().take(count).enumerate() {
+            let backup = create(&ada, parent, id);
+            let backup = (name(&backup), backup["file_name"].as_str().unwrap().to_owned());
+            match made.get(n) {
+                Some(before) => assert_eq!(backup, *before, "a repeat makes no other"),
+                None => made.push(backup),
+            }
+        }
+        until("a backup is begun", LOOK, || {
             (!entries(&files, "part").is_empty() || !entries(&files, "backup").is_empty()).then_some(())
         });
         server.kill();
+        for ((_, file), (_, address)) in made.iter().zip(&vaults) {
+            if files.join(file).exists() {
+                local(dir, &["verify-backup", address, &format!("data/backups/{file}")]);
+            }
+        }
         server = start(&data);
         ada = Person::new("ada@example.org", &server);
         ada.log_in();
-        for ((id, parent), made) in vaults.iter().zip(&made) {
-            assert_eq!(&name(&create(&ada, parent, id)), made, "a repeat makes no other");
-        }
     }
     let mut backups = Vec::new();
-    for (name, (_, address)) in made.iter().zip(&vaults) {
-        let backup = until("a backup is complete", || {
+    for ((name, _), (_, address)) in made.iter().zip(&vaults) {
+        let backup = until("a backup is complete", LOOK, || {
             let backup = ada.answer(&["ops", "get-backup", "--name", name]);
             assert_ne!(backup["state"], "BACKUP_STATE_FAILED", "{backup}");
             (backup["state"] == "BACKUP_STATE_COMPLETE").then_some(backup)

@@ -259,6 +259,7 @@ async fn a_deletion_hides_all_below() {
         let project = ada.create_project(&org, "web").await.name;
         let channel = ada.create_channel(&project, "general").await;
         let message = ada.send(&channel, "hello").await.name;
+        let backup = ada.create_backup(&org).await.name;
         match whole_org {
             true => drop(delete_org(&ada, "org/acme", "").await.expect("a deletion")),
             false => drop(delete_project(&ada, "org/acme/project/web", "").await.expect("a deletion")),
@@ -271,6 +272,7 @@ async fn a_deletion_hides_all_below() {
             project,
             channel,
             message,
+            backup,
             ..Target::default()
         };
         let server = server.restart().await;
@@ -278,6 +280,8 @@ async fn a_deletion_hides_all_below() {
         for rule in rules().values() {
             let is_below = matches!(rule.requires, canopy_proto::Requirement::Least(_)) && !rule.address.is_empty();
             let of_org = rule.path.contains("OrgKey")
+                || rule.path.ends_with("/GetBackup")
+                || rule.path.ends_with("/DeleteBackup")
                 || rule.owner == "org" && !rule.address.contains("grant") && !rule.path.ends_with("ListGrants");
             if !is_below || (!whole_org && (of_org || rule.path.ends_with("CreateProject"))) {
                 continue;

@@ -125,15 +125,22 @@ impl Drop for Process {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the standard library can only poll for a child within a deadline")]
 fn wait(child: &mut Child) -> ExitStatus {
+    until("it ends", Duration::from_millis(2), || child.try_wait().expect("a child"))
+}
+
+/// Looks until there is something: what another process does can only be
+/// polled for.
+#[track_caller]
+#[allow(clippy::disallowed_methods, reason = "the standard library can only poll for a child within a deadline")]
+pub fn until<T>(what: &str, every: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
-        if let Some(status) = child.try_wait().expect("a child") {
-            return status;
+        if let Some(found) = look() {
+            return found;
         }
-        assert!(started.elapsed() < DEADLINE, "it does not end");
-        std::thread::sleep(Duration::from_millis(2));
+        assert!(started.elapsed() < DEADLINE, "{what} in time");
+        std::thread::sleep(every);
     }
 }
 
