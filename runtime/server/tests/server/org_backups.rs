@@ -226,7 +226,7 @@ async fn a_repeated_request_makes_one_backup() {
     }
     let project = ada.create_project(&org, "web").await.name;
     assert_eq!(create(&ada, &project, "one").await.unwrap_err().code(), Code::InvalidArgument);
-    assert_eq!(listed(&ada, &org, 0).await, [backup.clone()]);
+    assert_eq!(listed(&ada, &org, 0).await, *std::slice::from_ref(&backup));
     assert_eq!(files(&server).len(), 2);
 
     // Whoever runs another org learns nothing, and changes nothing.
