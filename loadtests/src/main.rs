@@ -46,6 +46,9 @@ enum Action {
     /// Compares directories with what their victims were promised
     #[command(hide = true)]
     Inspect,
+    /// Opens a store with many vaults, and tells its memory
+    #[command(hide = true)]
+    Reside(scenario::vaults::Resident),
     #[command(hide = true)]
     Spin {
         #[arg(long)]
@@ -81,6 +84,8 @@ struct Run {
     subject: Side,
     #[command(flatten)]
     faults: scenario::faults::Points,
+    #[command(flatten)]
+    vaults: scenario::vaults::Size,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -126,6 +131,7 @@ async fn measure() -> ExitCode {
         Action::ServeBaseline { kind, tls } => ended(serve(kind, tls).await),
         Action::Victim(life) => ended(live(life).await.map_err(|error| LoadError::Subject(error.to_string()))),
         Action::Inspect => ended(inspector::serve().await.map_err(LoadError::io("inspect"))),
+        Action::Reside(task) => ended(scenario::vaults::reside(task).await),
         Action::Spin { cpu_ms } => ended(spin(cpu_ms).await),
     }
 }
@@ -144,6 +150,7 @@ impl Run {
             data: self.data.unwrap_or_else(|| defaults.data.clone()),
             progress: !self.json,
             faults: self.faults,
+            vaults: self.vaults,
             ..defaults
         };
         let subject = match self.subject {

@@ -27,6 +27,7 @@ fn list_names_scenarios_and_limits() {
         "seal",
         "overload",
         "faults",
+        "vaults",
         "baseline",
         "hot_ratio ≥ 0.4 (gate)",
         "empty_ms ≤ 300 (goal)",
@@ -71,6 +72,18 @@ fn a_short_chat_loses_nothing() {
     let report = last_line(&load(&arguments));
     assert_eq!((&report["lost"], &report["duplicated"], &report["errors"]), (&0.into(), &0.into(), &0.into()));
     assert!(report["figures"]["deliveries_per_cpu_s"].as_f64().unwrap() > 0.0, "{report}");
+}
+
+#[test]
+fn a_few_vaults_are_all_found_again() {
+    // Data is refused in memory, where the system's own temporary files may be.
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let arguments =
+        ["run", "vaults", "--vaults=40", "--open-vaults=8", "--seconds=0.1", "--rounds=1", "--json", "--data"];
+    let report = last_line(&load(&[&arguments[..], &[data.path().to_str().unwrap()]].concat()));
+    assert_eq!((&report["lost"], &report["duplicated"], &report["errors"]), (&0.into(), &0.into(), &0.into()));
+    assert_eq!(report["figures"]["open_vaults"], 8.0, "{report}");
+    assert!(report["figures"]["boot_ratio"].as_f64().unwrap() > 0.0, "{report}");
 }
 
 #[test]

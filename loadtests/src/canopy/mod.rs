@@ -5,6 +5,7 @@ mod commit;
 mod guest;
 mod rows;
 mod sides;
+pub mod vaults;
 
 pub use commit::Actors;
 pub use rows::Sealed;

@@ -10,6 +10,7 @@ pub mod overload;
 mod room;
 pub mod seal;
 pub mod start;
+pub mod vaults;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub struct Settings {
     pub progress: bool,
     /// How often the store is attacked.
     pub faults: faults::Points,
+    /// How many vaults there are.
+    pub vaults: vaults::Size,
 }
 
 impl Settings {
@@ -55,6 +58,7 @@ impl Settings {
             data: std::env::temp_dir(),
             progress: false,
             faults: faults::Points::default(),
+            vaults: vaults::Size::default(),
         }
     }
 
@@ -128,13 +132,14 @@ pub struct Scenario {
     pub thresholds: &'static [Threshold],
 }
 
-pub const CATALOG: [Scenario; 8] = [
+pub const CATALOG: [Scenario; 9] = [
     edge::SCENARIO,
     commit::SCENARIO,
     chat::SCENARIO,
     start::SCENARIO,
     overload::SCENARIO,
     seal::SCENARIO,
+    vaults::SCENARIO,
     faults::SCENARIO,
     baseline::SCENARIO,
 ];
@@ -177,6 +182,7 @@ async fn measure(scenario: &Scenario, subject: &Subject, settings: &Settings) ->
             let plain = Arc::new(crate::canopy::Sealed::plain());
             seal::run(subject.seal.as_deref().ok_or(absent)?, plain, settings).await
         }
+        "vaults" => vaults::run(settings).await,
         "faults" => faults::run(settings).await,
         "baseline" => baseline::run(settings).await,
         name => Err(LoadError::UnknownScenario(name.to_owned())),
