@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard, RwLock};
 use prost::Message;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -18,6 +18,7 @@ use crate::orgs::{KIND_KEY, KIND_NAMES, KIND_PURPOSES, KIND_SHREDDED, KeyVersion
 use crate::records::SealedRecords;
 use crate::root::Root;
 use crate::route::{INSTALLATION, VaultName, org_of};
+use crate::settled::{Files, Making, Settled};
 
 /// A vault's id: random; its directory's name in hex digits.
 pub(crate) type VaultId = [u8; 16];
@@ -36,6 +37,12 @@ pub(crate) struct Secrets {
     pub(crate) names: Key,
 }
 
+/// Where the index of vaults is, and the keys that may open it.
+struct IndexFile {
+    path: PathBuf,
+    keys: Vec<Key>,
+}
+
 struct Vaults {
     records: SealedRecords<VaultRecord>,
     ids: HashMap<VaultName, VaultId>,
@@ -45,7 +52,10 @@ pub(crate) struct Catalog {
     dir: PathBuf,
     secrets: Secrets,
     clock: fn() -> i64,
-    vaults: Mutex<Vaults>,
+    index: IndexFile,
+    /// Read when it is first asked for, where the last stop was clean.
+    vaults: Mutex<Option<Vaults>>,
+    settled: Settled,
     orgs: Mutex<Orgs>,
     /// Held for reading while a vault is made: a rotation that waits for it
     /// knows every vault that is wrapped by the version before.
@@ -66,6 +76,15 @@ impl Catalog {
     /// Opens both files, under the next root key where a rotation has come so
     /// far.
     pub(crate) fn open(layout: &Layout, root: &Root, clock: fn() -> i64) -> Result<Self, StoreError> {
+        let this = Self::open_settled(layout, root, clock)?;
+        this.unsettle()?;
+        drop(this.vaults()?);
+        Ok(this)
+    }
+
+    /// As [`Catalog::open`], but that after a clean stop the index of vaults is
+    /// left to be read by whoever asks for a vault first.
+    pub(crate) fn open_settled(layout: &Layout, root: &Root, clock: fn() -> i64) -> Result<Self, StoreError> {
         let roots: Vec<&Key> = root.next.iter().chain([&root.key]).collect();
         let file_keys = |of: fn(&Key) -> Key| roots.iter().map(|root| of(root)).rev().collect::<Vec<_>>();
         let (mut records, found) = SealedRecords::<OrgRecord>::open(&layout.org_keys(), &file_keys(org_file_key))?;
@@ -95,17 +114,18 @@ impl Catalog {
             }
         }
         keys.retain(|org, _| !shredded.contains_key(org));
-        let (vaults, found) = SealedRecords::<VaultRecord>::open(&layout.vault_index(), &file_keys(index_key))?;
-        let ids: HashMap<VaultName, VaultId> = found
-            .into_iter()
-            .filter_map(|record| Some((record.name.into(), VaultId::try_from(record.id.as_slice()).ok()?)))
-            .collect();
+        let index = IndexFile { path: layout.vault_index(), keys: file_keys(index_key) };
+        let files = Files { settled: layout.settled(), index: index.path.clone(), heads: layout.heads() };
+        let settled = Settled::open(files, purposes.as_ref());
+        let may_wait = settled.is_noted() && root.next.is_none() && !records.has_tail();
+        let vaults = if may_wait { None } else { Some(index.read()?) };
         // In format 1 these followed from keys that rotate now.
         let installation = keys.get(INSTALLATION).and_then(OrgKeys::current).map(|first| first.key.clone());
         let old_names = root.key.derive("canopy vault names");
         let is_needed = records.has_tail() && {
             let named = names.as_ref().unwrap_or(&old_names);
-            !has_all || !Self::has_all_keys(&layout.vaults(), &ids, &keys, named)?
+            let ids = vaults.as_ref().map(|vaults| &vaults.ids);
+            !has_all || !Self::has_all_keys(&layout.vaults(), ids.unwrap_or(&HashMap::new()), &keys, named)?
         };
         let has_secrets = (purposes.is_some() || installation.is_some()) && (names.is_some() || purposes.is_none());
         match (is_needed, has_secrets) {
@@ -138,12 +158,50 @@ impl Catalog {
             dir: layout.vaults(),
             secrets,
             clock,
-            vaults: Mutex::new(Vaults { records: vaults, ids }),
+            index,
+            vaults: Mutex::new(None),
+            settled,
             orgs: Mutex::new(orgs),
             making: RwLock::new(()),
         };
-        this.settle_orphans()?;
+        if let Some(vaults) = vaults {
+            *this.vaults.lock() = Some(this.settle(vaults)?);
+        }
         Ok(this)
+    }
+
+    /// The index of vaults. Blocks where it has not been read: once, for some
+    /// microseconds a vault.
+    fn vaults(&self) -> Result<MappedMutexGuard<'_, Vaults>, StoreError> {
+        let mut vaults = self.vaults.lock();
+        if vaults.is_none() {
+            *vaults = Some(self.settle(self.index.read()?)?);
+        }
+        Ok(MutexGuard::map(vaults, |vaults| vaults.as_mut().expect("it was read above")))
+    }
+
+    /// Reads the index, if nobody has.
+    pub(crate) fn preload(&self) {
+        // Whoever asks for a vault is told what is wrong.
+        drop(self.vaults());
+    }
+
+    /// Notes that no directory is to be settled: of a store that was closed.
+    pub(crate) fn note_settled(&self) -> Result<(), StoreError> {
+        // Not read: then nothing was made, and what is noted holds.
+        let count = self.vaults.lock().as_ref().map(|vaults| vaults.records.count());
+        count.map_or(Ok(()), |count| self.settled.note(&self.secrets.purposes, count))
+    }
+
+    /// Says that directories may be there from now on that have no place in
+    /// the index; see [`Settled`].
+    fn unsettle(&self) -> Result<(), StoreError> {
+        self.settled.forget()
+    }
+
+    /// To be held while a vault's directory is made; see [`Settled`].
+    pub(crate) fn begin_making(&self) -> Result<Making<'_>, StoreError> {
+        self.settled.begin()
     }
 
     /// The records of orgs' keys and secrets, to be kept sealed elsewhere.
@@ -173,8 +231,9 @@ impl Catalog {
 
     /// Puts both files under another root key.
     pub(crate) fn rewrite(&self, root: &Key) -> Result<(), StoreError> {
+        let mut vaults = self.vaults()?;
         self.orgs.lock().rewrite(&self.secrets, org_file_key(root))?;
-        self.vaults.lock().rewrite(index_key(root))
+        vaults.rewrite(index_key(root))
     }
 
     /// See [`crate::Store::derive_key`].
@@ -220,11 +279,14 @@ impl Catalog {
     /// Directories that the index does not know. A crash between making a
     /// vault and recording it leaves one that was never used: it is removed.
     /// One that was used lost its place in the index, and gets it back: all of
-    /// them must, before a record that cannot be read goes.
-    fn settle_orphans(&self) -> Result<(), StoreError> {
-        let found = orphans(&self.dir, &self.vaults.lock().ids)?;
+    /// them must, before a record that cannot be read goes. After a clean stop
+    /// there are none, as long as the index is what it was.
+    fn settle(&self, mut vaults: Vaults) -> Result<Vaults, StoreError> {
+        if !vaults.records.has_tail() && self.settled.holds(vaults.records.count()) {
+            return Ok(vaults);
+        }
         let mut lost = Vec::new();
-        for (id, path) in found {
+        for (id, path) in orphans(&self.dir, &vaults.ids)? {
             if head::claimed(&path.join("head")).unwrap_or(0) == 0 {
                 tracing::info!(path = %path.display(), "removing a vault that a crash left unfinished");
                 fs::remove_dir_all(&path).map_err(|e| StoreError::io("cannot remove", &path, &e))?;
@@ -236,12 +298,12 @@ impl Catalog {
             })?;
             lost.push((name, id));
         }
-        self.vaults.lock().records.cut_tail()?;
+        vaults.records.cut_tail()?;
         for (name, id) in lost {
             tracing::warn!(vault = name, "the index had lost a vault: recorded again");
-            self.record_vault(&name.as_str().into(), id)?;
+            vaults.record(&name.as_str().into(), id)?;
         }
-        Ok(())
+        Ok(vaults)
     }
 
     /// Whether a record of the orgs' keys cannot be read, and is needed.
@@ -250,26 +312,23 @@ impl Catalog {
     }
 
     /// The id of a vault that was made.
-    pub(crate) fn vault_id(&self, name: &str) -> Option<VaultId> {
-        self.vaults.lock().ids.get(name).copied()
+    pub(crate) fn vault_id(&self, name: &str) -> Result<Option<VaultId>, StoreError> {
+        Ok(self.vaults()?.ids.get(name).copied())
     }
 
     /// All vaults that were made.
-    pub(crate) fn vaults(&self) -> Vec<(VaultName, VaultId)> {
-        self.vaults.lock().ids.iter().map(|(name, id)| (name.clone(), *id)).collect()
+    pub(crate) fn all_vaults(&self) -> Result<Vec<(VaultName, VaultId)>, StoreError> {
+        Ok(self.vaults()?.ids.iter().map(|(name, id)| (name.clone(), *id)).collect())
     }
 
     /// How many vaults were made.
-    pub(crate) fn vault_count(&self) -> usize {
-        self.vaults.lock().ids.len()
+    pub(crate) fn vault_count(&self) -> Result<usize, StoreError> {
+        Ok(self.vaults()?.ids.len())
     }
 
     /// Records a vault whose directory is complete and durable.
     pub(crate) fn record_vault(&self, name: &VaultName, id: VaultId) -> Result<(), StoreError> {
-        let mut vaults = self.vaults.lock();
-        vaults.records.append(&VaultRecord { name: name.to_string(), id: id.to_vec() })?;
-        vaults.ids.insert(name.clone(), id);
-        Ok(())
+        self.vaults()?.record(name, id)
     }
 
     /// A vault's name for its own keyring.
@@ -288,17 +347,17 @@ impl Catalog {
     }
 
     /// The vaults whose key an org's wraps, in order of their names.
-    pub(crate) fn vaults_of(&self, org: &str) -> Vec<(VaultName, VaultId)> {
-        let vaults = self.vaults.lock();
+    pub(crate) fn vaults_of(&self, org: &str) -> Result<Vec<(VaultName, VaultId)>, StoreError> {
+        let vaults = self.vaults()?;
         let own = vaults.ids.iter().filter(|(name, _)| org_of(name) == org);
         let mut own: Vec<_> = own.map(|(name, id)| (name.clone(), *id)).collect();
         own.sort();
-        own
+        Ok(own)
     }
 
     /// Takes vaults whose directories are gone out of the index.
     pub(crate) fn forget_vaults(&self, names: &[VaultName]) -> Result<(), StoreError> {
-        let mut vaults = self.vaults.lock();
+        let mut vaults = self.vaults()?;
         for name in names {
             vaults.ids.remove(name);
         }
@@ -381,7 +440,21 @@ impl Catalog {
     }
 }
 
+impl IndexFile {
+    fn read(&self) -> Result<Vaults, StoreError> {
+        let (records, found) = SealedRecords::<VaultRecord>::open(&self.path, &self.keys)?;
+        let id = |record: VaultRecord| Some((record.name.into(), VaultId::try_from(record.id.as_slice()).ok()?));
+        Ok(Vaults { records, ids: found.into_iter().filter_map(id).collect() })
+    }
+}
+
 impl Vaults {
+    fn record(&mut self, name: &VaultName, id: VaultId) -> Result<(), StoreError> {
+        self.records.append(&VaultRecord { name: name.to_string(), id: id.to_vec() })?;
+        self.ids.insert(name.clone(), id);
+        Ok(())
+    }
+
     fn rewrite(&mut self, key: Key) -> Result<(), StoreError> {
         let record = |(name, id): (&VaultName, &VaultId)| VaultRecord { name: name.to_string(), id: id.to_vec() };
         let records: Vec<VaultRecord> = self.ids.iter().map(record).collect();
@@ -399,9 +472,9 @@ fn orphans(dir: &Path, ids: &HashMap<VaultName, VaultId>) -> Result<Vec<(VaultId
     let known: HashSet<&VaultId> = ids.values().collect();
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let id = path.file_name().and_then(|name| parse_hex(name.to_str()?));
-        found.extend(id.filter(|id| path.is_dir() && !known.contains(id)).map(|id| (id, path)));
+        let entry = entry.map_err(failed)?;
+        let unknown = entry.file_name().to_str().and_then(parse_hex).filter(|id| !known.contains(id));
+        found.extend(unknown.map(|id| (id, entry.path())).filter(|(_, path)| path.is_dir()));
     }
     Ok(found)
 }

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::catalog::VaultId;
 use crate::key::Key;
@@ -36,8 +36,15 @@ pub(crate) struct Heads {
     writing: Mutex<()>,
 }
 
+/// The file's content, and its key.
+struct Unread {
+    bytes: Vec<u8>,
+    key: Option<Key>,
+}
+
 #[derive(Default)]
 struct State {
+    unread: Option<Unread>,
     groups: HashMap<VaultId, u64>,
     is_new: bool,
 }
@@ -46,23 +53,34 @@ impl Heads {
     /// Reads the file. One that is missing or damaged says nothing: vaults are
     /// served on their own heads' word.
     pub(crate) fn open(path: &Path, key: Option<&Key>) -> io::Result<Self> {
-        let groups = match std::fs::read(path) {
-            Ok(bytes) => key.and_then(|key| parse(key, &bytes)).unwrap_or_else(|| {
+        let unread = match std::fs::read(path) {
+            Ok(bytes) => Some(Unread { bytes, key: key.cloned() }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        let state = State { unread, ..State::default() };
+        Ok(Self { path: path.into(), state: Mutex::new(state), writing: Mutex::default() })
+    }
+
+    /// What is known, opened and parsed by whoever asks first: a start with
+    /// many vaults does not wait for it.
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        if let Some(Unread { bytes, key }) = state.unread.take() {
+            state.groups = key.and_then(|key| parse(&key, &bytes)).unwrap_or_else(|| {
                 tracing::error!(
-                    path = %path.display(),
+                    path = %self.path.display(),
                     "damaged: vaults that were set back to older copies go unnoticed at this start"
                 );
                 HashMap::new()
-            }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => HashMap::new(),
-            Err(e) => return Err(e),
-        };
-        Ok(Self { path: path.into(), state: Mutex::new(State { groups, is_new: false }), writing: Mutex::default() })
+            });
+        }
+        state
     }
 
     /// Notes a vault's durable group.
     pub(crate) fn note(&self, vault: VaultId, group: u64) {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         let noted = state.groups.entry(vault).or_default();
         if *noted < group {
             *noted = group;
@@ -72,19 +90,19 @@ impl Heads {
 
     /// The last group that a vault is known to have acknowledged; 0 for none.
     pub(crate) fn acknowledged(&self, vault: &VaultId) -> u64 {
-        self.state.lock().groups.get(vault).copied().unwrap_or(0)
+        self.state().groups.get(vault).copied().unwrap_or(0)
     }
 
     /// Whether something is new since the file was written.
     pub(crate) fn has_news(&self) -> bool {
-        self.state.lock().is_new
+        self.state().is_new
     }
 
     /// Writes the file, where something is new. Blocks.
     pub(crate) fn write(&self, key: &Key) -> io::Result<()> {
         let _writing = self.writing.lock();
         let text = {
-            let mut state = self.state.lock();
+            let mut state = self.state();
             if !std::mem::take(&mut state.is_new) {
                 return Ok(());
             }
@@ -96,7 +114,7 @@ impl Heads {
             text
         };
         let bytes = [MAGIC, &key.seal(CONTEXT, &text)].concat();
-        layout::write_whole(&self.path, &bytes).inspect_err(|_| self.state.lock().is_new = true)
+        layout::write_whole(&self.path, &bytes).inspect_err(|_| self.state().is_new = true)
     }
 }
 

@@ -162,7 +162,7 @@ impl Store {
             node.catalog.shred_org(&shredded)
         });
         let fingerprints = fingerprints.await?;
-        for (name, id) in self.node().catalog.vaults_of(&org) {
+        for (name, id) in self.node().catalog.vaults_of(&org)? {
             let node = self.node().clone();
             let removed = self.slots().alone(&name, move |name, vault| {
                 if let Some(vault) = vault {
@@ -189,7 +189,7 @@ impl Store {
         }
         let mut fingerprints = Vec::new();
         for (name, addresses) in by_vault {
-            let Some(id) = self.node().catalog.vault_id(&name) else { continue };
+            let Some(id) = self.node().catalog.vault_id(&name)? else { continue };
             let node = self.node().clone();
             let shredded = self.slots().alone(&name, move |name, vault| match vault {
                 Some(vault) => {
@@ -231,7 +231,7 @@ impl Store {
         let org = org_name(org).to_owned();
         self.blocking(move |node| {
             let Some(org_keys) = node.catalog.org_keys(&org) else { return Ok(Vec::new()) };
-            let vaults = node.catalog.vaults_of(&org);
+            let vaults = node.catalog.vaults_of(&org)?;
             let info = |(name, id): (VaultName, VaultId)| {
                 let (_, content) = open_keyring(node, &name, &id, &org_keys)?;
                 let key = content.secrets.key;
@@ -256,14 +256,14 @@ pub(crate) fn finish(node: &Node) -> Result<(), StoreError> {
             break;
         }
         let rewrapped: Result<Vec<()>, StoreError> =
-            node.catalog.vaults_of(&org).iter().map(|(name, id)| rewrap_closed(node, name, id, &keys)).collect();
+            node.catalog.vaults_of(&org)?.iter().map(|(name, id)| rewrap_closed(node, name, id, &keys)).collect();
         match rewrapped {
             Ok(_) => node.catalog.finish_rotation(&org)?,
             Err(error) => tracing::error!(org, %error, "the rotation of its key is not finished"),
         }
     }
     for org in node.catalog.shredded_orgs() {
-        for (name, id) in node.catalog.vaults_of(&org) {
+        for (name, id) in node.catalog.vaults_of(&org)? {
             remove_vault(node, &name, &id)?;
         }
         forget_vaults(node, &org)?;
@@ -277,7 +277,7 @@ fn begin_org(node: &Node, org: &str) -> Result<(OrgKeys, Vec<(VaultName, VaultId
     // Whoever makes a vault under the version before is through after this.
     drop(node.catalog.making.write());
     let keys = node.catalog.org_keys(org).ok_or_else(|| StoreError::NoKeys(org.into()))?;
-    Ok((keys, node.catalog.vaults_of(org)))
+    Ok((keys, node.catalog.vaults_of(org)?))
 }
 
 fn open_keyring(
@@ -347,6 +347,6 @@ fn remove_vault(node: &Node, name: &VaultName, id: &VaultId) -> Result<(), Store
 }
 
 fn forget_vaults(node: &Node, org: &str) -> Result<(), StoreError> {
-    let names: Vec<VaultName> = node.catalog.vaults_of(org).into_iter().map(|(name, _)| name).collect();
+    let names: Vec<VaultName> = node.catalog.vaults_of(org)?.into_iter().map(|(name, _)| name).collect();
     if names.is_empty() { Ok(()) } else { node.catalog.forget_vaults(&names) }
 }

@@ -6,6 +6,7 @@
 //! keys/root.slots  ways to the root key
 //! keys/orgs        org keys and the installation's secrets, sealed
 //! heads            how far each vault had come, sealed
+//! settled          after a clean stop: that `vaults/index` is whole, sealed
 //! vaults/index     which vault is in which directory, sealed
 //! vaults/<id>/     keyring, head, db/ (fjall)
 //! ```
@@ -79,6 +80,11 @@ impl Layout {
     /// Where the vaults are.
     pub(crate) fn vaults(&self) -> PathBuf {
         self.dir.join("vaults")
+    }
+
+    /// That every vault's directory is in the index.
+    pub(crate) fn settled(&self) -> PathBuf {
+        self.dir.join("settled")
     }
 
     /// Which vault is in which directory.

@@ -44,6 +44,7 @@ mod route;
 mod row_draft;
 mod salvage;
 mod seal;
+mod settled;
 mod slots;
 mod snapshot;
 mod staging;

@@ -24,7 +24,7 @@ pub(crate) struct Node {
     pub(crate) root: parking_lot::Mutex<Root>,
     /// One rotation or shredding at a time.
     pub(crate) key_work: tokio::sync::Mutex<()>,
-    pub(crate) catalog: Catalog,
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) committer: Committer,
     pub(crate) heads: Heads,
     pub(crate) runtime: Handle,
@@ -49,7 +49,7 @@ impl Node {
         let layout = Layout::open(&options.dir)?;
         let clock = options.clock;
         let mut root = Root::open(&layout, &options.unlock, clock())?;
-        let catalog = Catalog::open(&layout, &root, clock)?;
+        let catalog = Arc::new(Catalog::open_settled(&layout, &root, clock)?);
         if let Some(next) = root.next.clone() {
             tracing::info!("finishing the rotation of the root key");
             catalog.rewrite(&next)?;
@@ -77,6 +77,8 @@ impl Node {
             options,
         });
         keys::finish(&this)?;
+        let catalog = Arc::clone(&this.catalog);
+        this.runtime.spawn_blocking(move || catalog.preload());
         this.runtime.spawn(keep_heads(Arc::downgrade(&this)));
         Ok(this)
     }

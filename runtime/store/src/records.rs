@@ -193,6 +193,11 @@ impl<T: Message + Default> SealedRecords<T> {
         cut.map_err(|e| StoreError::io("cannot write", &self.path, &e))
     }
 
+    /// How many records there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
     /// What the records are sealed under.
     pub(crate) fn key(&self) -> &Key {
         &self.key

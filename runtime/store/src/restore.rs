@@ -91,7 +91,7 @@ pub fn export_keys(options: &StoreOptions, to: &Path) -> Result<KeyBundleSummary
     let slots = fs::read(&slots_path).map_err(|e| StoreError::io("cannot read", &slots_path, &e))?;
     let mut bundle = Bundle::default();
     bundle.orgs.extend(catalog.export().iter().map(|record| record.to_vec()));
-    for (name, id) in catalog.vaults() {
+    for (name, id) in catalog.all_vaults()? {
         let path = catalog.vault_dir(&id).join("keyring");
         let keyring = fs::read(&path).map_err(|e| StoreError::io("cannot read", &path, &e))?;
         bundle.vaults.push(VaultKeyring { name: name.to_string(), id: id.to_vec(), keyring });
@@ -160,7 +160,7 @@ fn build(options: &RestoreOptions, staging: &Path) -> Result<Vec<BackupSummary>,
         let id = backup::vault_of_backup(path)?;
         let found = bundle.vaults.iter().find(|vault| vault.id == id);
         let keys = found.ok_or_else(|| damaged(&format!("it has no keys for the vault of `{}`", path.display())))?;
-        if catalog.vault_id(&keys.name).is_some() {
+        if catalog.vault_id(&keys.name)?.is_some() {
             return Err(backup::damaged(path, format!("`{}` is restored from another file already", keys.name)));
         }
         summaries.push(vault(options, &catalog, path, id, keys)?);

@@ -61,7 +61,7 @@ pub async fn salvage(options: StoreOptions, to: &Path, mut each: impl FnMut(Salv
     mirror::remove_left(&node.options.dir);
     let home = Arc::new(Home::new(&node, staging.path())?);
     let failed = |e: tokio::task::JoinError| StoreError::Io { what: "salvaging".into(), reason: e.to_string() };
-    let mut vaults = node.catalog.vaults();
+    let mut vaults = node.catalog.all_vaults()?;
     vaults.sort();
     for (name, id) in vaults {
         let mut report = SalvageReport::default();

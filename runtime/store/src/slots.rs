@@ -90,7 +90,7 @@ impl Slots {
         if let Some(vault) = get(to_write) {
             return Ok(Some(vault));
         }
-        if !to_write && self.node.catalog.vault_id(name).is_none() {
+        if !to_write && self.node.catalog.vault_id(name)?.is_none() {
             return Ok(None);
         }
         let gate = self.table.lock().slots.entry(name.clone()).or_default().gate.clone();
@@ -209,7 +209,7 @@ impl Slots {
 
     async fn open_here(&self, name: &VaultName) -> Result<Arc<Vault>, OpenError> {
         let (node, name) = (self.node.clone(), name.clone());
-        let Some(id) = node.catalog.vault_id(&name) else {
+        let Some(id) = node.catalog.vault_id(&name).map_err(OpenError::Transient)? else {
             if node.catalog.is_shredded(org_of(&name)) {
                 return Err(OpenError::Transient(StoreError::Shredded(name.to_string())));
             }

@@ -236,6 +236,10 @@ impl Store {
             // Each vault has its own head: nothing acknowledged depends on it.
             tracing::warn!(%error, "vaults that are set back from here on may go unnoticed");
         }
+        let node = inner.node.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || node.catalog.note_settled()).await {
+            tracing::warn!(%error, "the next start compares all directories with the index");
+        }
         inner.node.unlock();
         Ok(())
     }
@@ -249,7 +253,8 @@ impl Store {
         let quarantined = inner.slots.quarantined();
         StoreState {
             installation_id: inner.node.installation.to_string(),
-            vaults: inner.node.catalog.vault_count(),
+            // Whoever asks for a vault is told why its index cannot be read.
+            vaults: inner.node.catalog.vault_count().unwrap_or(0),
             open_vaults,
             commits: figures.commits.load(Ordering::Relaxed),
             groups: figures.groups.load(Ordering::Relaxed),

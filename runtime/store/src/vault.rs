@@ -167,6 +167,7 @@ impl Vault {
         let _making = catalog.making.read();
         let org_key = catalog.org_key_or_new(org_of(&self.name))?;
         let dir = catalog.vault_dir(&self.id);
+        let making = catalog.begin_making()?;
         layout::make_dir(&dir).map_err(failed)?;
         let sealed_name = catalog.seal_name(&self.name);
         let keyring = Keyring::create(&dir.join("keyring"), &self.id, sealed_name, &self.keys.secrets(), &org_key)
@@ -175,6 +176,7 @@ impl Vault {
             Disk::create(&dir, &self.node.template, keyring, self.keys.head()).map_err(|e| failed(io_error(e)))?;
         layout::sync_dir(&dir).and_then(|()| catalog.sync()).map_err(failed)?;
         catalog.record_vault(&self.name, self.id)?;
+        making.finish();
         Ok(disk)
     }
 

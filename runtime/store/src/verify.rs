@@ -90,7 +90,7 @@ pub async fn verify(
     let dir = options.dir.clone();
     let node = Node::open(options)?;
     mirror::remove_left(&dir);
-    let mut vaults = node.catalog.vaults();
+    let mut vaults = node.catalog.all_vaults()?;
     vaults.sort();
     for (name, id) in vaults {
         let mut report = VaultReport { vault: name.to_string(), ..VaultReport::default() };

@@ -61,6 +61,33 @@ async fn files_of_the_installation_that_are_damaged_are_named() {
 }
 
 #[tokio::test]
+async fn directories_are_compared_with_the_index_unless_the_last_stop_was_clean() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, &org(1), b"1").await;
+    store.close().await.unwrap();
+    let unfinished = dir.path().join("data/vaults/00112233445566778899aabbccddeeff");
+    fs::create_dir(&unfinished).unwrap();
+    let store = open(dir.path());
+    put(&store, &org(1), b"2").await;
+    assert!(unfinished.exists(), "nobody looks for what a clean stop does not leave");
+    store.close().await.unwrap();
+    let store = open(dir.path());
+    put(&store, &org(2), b"1").await;
+    let settled = dir.path().join("data/settled");
+    assert!(!settled.exists(), "a crash from here on may leave a directory");
+    store.close().await.unwrap();
+    assert!(settled.exists());
+    // As a crash would have left it.
+    fs::remove_file(&settled).unwrap();
+    let store = open(dir.path());
+    assert!(!unfinished.exists());
+    for n in [1, 2] {
+        assert!(store.reader(&org(n)).await.unwrap().snapshot().await.unwrap().seq().unwrap() > 0);
+    }
+}
+
+#[tokio::test]
 async fn a_lost_index_is_made_again_and_unfinished_vaults_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
