@@ -33,6 +33,10 @@ const BUSY_WAIT_MS: u64 = 5;
 const MAILBOX_RETRY_MS: u64 = 50;
 /// Notes in one mailbox. A shell has at most one for each effect that it sent.
 const NOTES_MAX: usize = 1 << 16;
+/// Actors that are told to passivate at once, and the wait before the next
+/// ones: 16,000 a second, which is more than can be activated.
+const PASSIVATIONS_AT_ONCE: usize = 32;
+const PASSIVATIONS_WAIT: Duration = Duration::from_millis(2);
 /// Addresses whose crashes are remembered.
 const CRASHES_REMEMBERED_MAX: usize = 10_000;
 
@@ -346,15 +350,22 @@ impl Node {
         self.0.placement.slot(address).clear_if(|handle| handle.calls.cell().get_id() == actor);
     }
 
-    /// Has idle actors passivate.
-    pub(crate) fn sweep(&self) {
+    /// Has idle actors passivate, a few at a time: each looks into its vault
+    /// as it goes, and callers of others would wait behind all of them.
+    pub(crate) async fn sweep(&self) {
         let idle_ms = i64::try_from(self.0.parts.limits.idle.as_millis()).unwrap_or(i64::MAX);
         let before_ms = clock::now_ms().saturating_sub(idle_ms);
+        let mut told = 0;
         for (address, handle) in self.0.placement.actives() {
-            if handle.used_ms.load(Ordering::Relaxed) < before_ms
-                && matches!(handle.notes.try_send(Msg::Note(Note::Passivate)), Err(SendError::Closed { .. }))
-            {
+            if handle.used_ms.load(Ordering::Relaxed) >= before_ms {
+                continue;
+            }
+            if matches!(handle.notes.try_send(Msg::Note(Note::Passivate)), Err(SendError::Closed { .. })) {
                 self.vacate(&address, handle.calls.cell().get_id());
+            }
+            told += 1;
+            if told % PASSIVATIONS_AT_ONCE == 0 {
+                tokio::time::sleep(PASSIVATIONS_WAIT).await;
             }
         }
         self.0.placement.prune();

@@ -75,7 +75,7 @@ pub fn sweeper(node: Node, every: Duration) -> ChildSpec {
         node,
         Arc::new(move |node| {
             Box::pin(async move {
-                node.sweep();
+                node.sweep().await;
                 every
             })
         }),

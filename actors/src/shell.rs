@@ -112,12 +112,14 @@ impl Actor for ShellActor {
         message: Self::Msg,
         shell: &mut Shell,
     ) -> Result<(), ActorProcessingErr> {
+        // Boxed: what a message needs while it is handled is not to be part of
+        // every actor that waits for one.
         match message.into_inner() {
-            Msg::Command(command) => shell.command(*command).await,
+            Msg::Command(command) => Box::pin(shell.command(*command)).await,
             Msg::Note(Note::Delivered { seq, n }) => shell.delivered(seq, n),
-            Msg::Note(Note::Wake) => shell.wake().await,
+            Msg::Note(Note::Wake) => Box::pin(shell.wake()).await,
             Msg::Note(Note::Passivate) => {
-                if shell.passivate(myself.get_id()).await {
+                if Box::pin(shell.passivate(myself.get_id())).await {
                     myself.stop(None);
                 }
             }
