@@ -49,6 +49,9 @@ enum Action {
     /// Opens a store with many vaults, and tells its memory
     #[command(hide = true)]
     Reside(scenario::vaults::Resident),
+    /// Activates sessions, and tells its memory
+    #[command(hide = true)]
+    ResideSessions(scenario::actors::Resident),
     #[command(hide = true)]
     Spin {
         #[arg(long)]
@@ -86,6 +89,8 @@ struct Run {
     faults: scenario::faults::Points,
     #[command(flatten)]
     vaults: scenario::vaults::Size,
+    #[command(flatten)]
+    actors: scenario::actors::Size,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -132,6 +137,7 @@ async fn measure() -> ExitCode {
         Action::Victim(life) => ended(live(life).await.map_err(|error| LoadError::Subject(error.to_string()))),
         Action::Inspect => ended(inspector::serve().await.map_err(LoadError::io("inspect"))),
         Action::Reside(task) => ended(scenario::vaults::reside(task).await),
+        Action::ResideSessions(task) => ended(scenario::actors::reside(task).await),
         Action::Spin { cpu_ms } => ended(spin(cpu_ms).await),
     }
 }
@@ -151,6 +157,7 @@ impl Run {
             progress: !self.json,
             faults: self.faults,
             vaults: self.vaults,
+            actors: self.actors,
             ..defaults
         };
         let subject = match self.subject {

@@ -87,6 +87,16 @@ fn a_few_vaults_are_all_found_again() {
 }
 
 #[test]
+fn a_few_sessions_all_answer() {
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let arguments =
+        ["run", "actors", "--sessions=400", "--resident=100", "--seconds=0.2", "--rounds=1", "--json", "--data"];
+    let report = last_line(&load(&[&arguments[..], &[data.path().to_str().unwrap()]].concat()));
+    assert_eq!((&report["lost"], &report["duplicated"], &report["errors"]), (&0.into(), &0.into(), &0.into()));
+    assert!(report["figures"]["bytes_per_resident"].as_f64().unwrap() > 0.0, "{report}");
+}
+
+#[test]
 fn the_self_test_reports_every_planted_fault() {
     let output = load(&["selftest"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

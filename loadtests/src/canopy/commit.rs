@@ -21,6 +21,8 @@ use crate::scenario::commit::{Committer, Target};
 
 /// Bytes of a message's text.
 const TEXT_BYTES: usize = 100;
+/// Longer than any run: nothing passivates.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// Canopy's actors as the side of `commit`.
 #[derive(Clone, Debug)]
@@ -55,7 +57,7 @@ impl Target for Actors {
                     Address::parse(&format!("{project}/chat")).map_err(subject)
                 })
                 .collect::<Result<_, _>>()?;
-            let node = start(directory).await?;
+            let node = start(directory, IDLE).await?;
             let account = Address::account(Id::fresh(now_ms(), &random_bytes()));
             let session = Address::session(Id::fresh(now_ms(), &random_bytes()));
             let mut bench = Bench {
@@ -76,13 +78,19 @@ impl Target for Actors {
     }
 }
 
-async fn start(directory: &Path) -> Result<Node, LoadError> {
+/// The store below a scenario's directory.
+pub(super) async fn open_store(directory: &Path) -> Result<Store, LoadError> {
     let data = directory.join("data");
     let store = tokio::task::spawn_blocking(move || {
         let key = data.join("root.key");
         Store::open(StoreOptions::new(data, Unlock::KeyFile(key)))
     });
-    let store = store.await.map_err(subject)?.map_err(subject)?;
+    store.await.map_err(subject)?.map_err(subject)
+}
+
+/// A node over it, whose actors end when they are idle for so long.
+pub(super) async fn start(directory: &Path, idle: Duration) -> Result<Node, LoadError> {
+    let store = open_store(directory).await?;
     let tokens = Tokens::new(&random_bytes(), "load".into(), 1_000, 1_000, SignUpPolicy::Closed);
     let node = Node::new(NodeParts {
         store,
@@ -93,7 +101,7 @@ async fn start(directory: &Path) -> Result<Node, LoadError> {
             restart_period: Duration::from_secs(10),
             quarantine_base: Duration::from_secs(1),
             quarantine_max: Duration::from_secs(10),
-            idle: Duration::from_secs(3600),
+            idle,
         },
         issuer: Arc::new(tokens.map_err(subject)?),
         passwords: PasswordHashing::new(64, 1, 1).map_err(subject)?,
@@ -163,7 +171,7 @@ impl Committer for Bench {
             bench.node.tenants().stop().await;
             bench.node.store().close().await.map_err(subject)?;
             drop(bench.node);
-            let node = start(&bench.directory).await?;
+            let node = start(&bench.directory, IDLE).await?;
             let mut found = 0;
             for chat in &bench.chats {
                 // Every transaction after the channel's own is a message.

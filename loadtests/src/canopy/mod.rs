@@ -4,6 +4,7 @@
 mod commit;
 mod guest;
 mod rows;
+pub mod sessions;
 mod sides;
 pub mod vaults;
 

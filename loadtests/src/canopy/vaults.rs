@@ -18,13 +18,14 @@ const METHOD: &str = "canopy.load.v1.Load/Make";
 const ROWS: u64 = 4;
 const ROW_BYTES: usize = 256;
 /// Projects of an org.
-const PROJECTS_PER_ORG: u64 = 10;
+const PROJECTS_PER_ORG: u64 = 100;
 /// Vaults made at a time.
 const MAKERS: usize = 64;
 
 /// A store, and which vaults are in it.
 pub struct Vaults {
     store: Store,
+    open_max: usize,
 }
 
 fn subject(error: impl ToString) -> LoadError {
@@ -89,7 +90,7 @@ impl Vaults {
             Ok::<_, canopy_store::StoreError>((store, Duration::from_nanos(now_ns() - begun_ns)))
         });
         let (store, spent) = opened.await.map_err(subject)?.map_err(subject)?;
-        Ok((Self { store }, spent))
+        Ok((Self { store, open_max }, spent))
     }
 
     /// Makes vaults by their numbers, each with its rows.
@@ -102,7 +103,7 @@ impl Vaults {
                 let mut writer = self.store.writer(&address(number), &[]).await.map_err(subject)?;
                 writer.submit(commit(number)).await.map_err(subject)
             })
-            .buffer_unordered(MAKERS)
+            .buffer_unordered(MAKERS.min(self.open_max).max(1))
             .try_for_each(|_| std::future::ready(Ok(())))
             .await
     }

@@ -1,6 +1,7 @@
 //! What is measured. Each scenario is a file with a `Target` trait for a side, its thresholds, and
 //! a `run` that compares the side under test with the baseline.
 
+pub mod actors;
 pub mod baseline;
 pub mod chat;
 pub mod commit;
@@ -45,6 +46,8 @@ pub struct Settings {
     pub faults: faults::Points,
     /// How many vaults there are.
     pub vaults: vaults::Size,
+    /// How many sessions there are.
+    pub actors: actors::Size,
 }
 
 impl Settings {
@@ -59,6 +62,7 @@ impl Settings {
             progress: false,
             faults: faults::Points::default(),
             vaults: vaults::Size::default(),
+            actors: actors::Size::default(),
         }
     }
 
@@ -132,7 +136,7 @@ pub struct Scenario {
     pub thresholds: &'static [Threshold],
 }
 
-pub const CATALOG: [Scenario; 9] = [
+pub const CATALOG: [Scenario; 10] = [
     edge::SCENARIO,
     commit::SCENARIO,
     chat::SCENARIO,
@@ -140,6 +144,7 @@ pub const CATALOG: [Scenario; 9] = [
     overload::SCENARIO,
     seal::SCENARIO,
     vaults::SCENARIO,
+    actors::SCENARIO,
     faults::SCENARIO,
     baseline::SCENARIO,
 ];
@@ -183,6 +188,7 @@ async fn measure(scenario: &Scenario, subject: &Subject, settings: &Settings) ->
             seal::run(subject.seal.as_deref().ok_or(absent)?, plain, settings).await
         }
         "vaults" => vaults::run(settings).await,
+        "actors" => actors::run(settings).await,
         "faults" => faults::run(settings).await,
         "baseline" => baseline::run(settings).await,
         name => Err(LoadError::UnknownScenario(name.to_owned())),

@@ -51,6 +51,7 @@ const SEED: u64 = 11;
 
 /// How many vaults.
 #[derive(Clone, Copy, Debug, clap::Args)]
+#[group(id = "vaults-size")]
 pub struct Size {
     /// vaults: how many are made
     #[arg(long, default_value_t = 10_000)]
@@ -85,7 +86,7 @@ struct Memory {
 }
 
 /// All numbers below `count`, shuffled (Fisher and Yates): each comes once.
-fn order(count: u64, seed: u64) -> Vec<u64> {
+pub(super) fn order(count: u64, seed: u64) -> Vec<u64> {
     let mut dice = Dice::of(&[SEED, seed]);
     let mut numbers: Vec<u64> = (0..count).collect();
     for at in (1..numbers.len()).rev() {
@@ -120,6 +121,11 @@ async fn memory(settings: &Settings, dir: &Path) -> Result<Memory, LoadError> {
     let mut command = std::process::Command::new(&settings.program);
     command.arg("reside").arg("--dir").arg(dir);
     command.arg(format!("--vaults={vaults}")).arg(format!("--open-vaults={open_vaults}"));
+    told(command).await
+}
+
+/// Runs a process, and gives what its last line says.
+pub(super) async fn told<T: serde::de::DeserializeOwned>(mut command: std::process::Command) -> Result<T, LoadError> {
     command.stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = tokio::task::spawn_blocking(move || command.output()).await;
     let output = output
