@@ -33,9 +33,10 @@ const BUSY_WAIT_MS: u64 = 5;
 const MAILBOX_RETRY_MS: u64 = 50;
 /// Notes in one mailbox. A shell has at most one for each effect that it sent.
 const NOTES_MAX: usize = 1 << 16;
-/// Actors that are told to passivate at once, and the wait before the next
-/// ones: 16,000 a second, which is more than can be activated.
-const PASSIVATIONS_AT_ONCE: usize = 32;
+/// Actors that are told to passivate at once, for each core, and the wait
+/// before the next ones: some 5,000 a second and core, which is as many as can
+/// be activated.
+const PASSIVATIONS_AT_ONCE: usize = 16;
 const PASSIVATIONS_WAIT: Duration = Duration::from_millis(2);
 /// Addresses whose crashes are remembered.
 const CRASHES_REMEMBERED_MAX: usize = 10_000;
@@ -355,7 +356,8 @@ impl Node {
     pub(crate) async fn sweep(&self) {
         let idle_ms = i64::try_from(self.0.parts.limits.idle.as_millis()).unwrap_or(i64::MAX);
         let before_ms = clock::now_ms().saturating_sub(idle_ms);
-        let mut told = 0;
+        let at_once = PASSIVATIONS_AT_ONCE * std::thread::available_parallelism().map_or(1, usize::from);
+        let mut told = 0_usize;
         for (address, handle) in self.0.placement.actives() {
             if handle.used_ms.load(Ordering::Relaxed) >= before_ms {
                 continue;
@@ -364,7 +366,7 @@ impl Node {
                 self.vacate(&address, handle.calls.cell().get_id());
             }
             told += 1;
-            if told % PASSIVATIONS_AT_ONCE == 0 {
+            if told.is_multiple_of(at_once) {
                 tokio::time::sleep(PASSIVATIONS_WAIT).await;
             }
         }

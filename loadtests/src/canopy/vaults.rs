@@ -12,20 +12,19 @@ use futures::stream::{StreamExt as _, TryStreamExt as _};
 use crate::LoadError;
 use crate::clock::now_ns;
 use crate::faults::dice::Dice;
+use crate::scenario::vaults::Size;
 
 const TABLE: u16 = 1;
 const METHOD: &str = "canopy.load.v1.Load/Make";
 const ROWS: u64 = 4;
 const ROW_BYTES: usize = 256;
-/// Projects of an org.
-const PROJECTS_PER_ORG: u64 = 100;
 /// Vaults made at a time.
 const MAKERS: usize = 64;
 
 /// A store, and which vaults are in it.
 pub struct Vaults {
     store: Store,
-    open_max: usize,
+    size: Size,
 }
 
 fn subject(error: impl ToString) -> LoadError {
@@ -45,8 +44,8 @@ fn id(of: &[u64]) -> Id {
     Id::from_bytes(bytes)
 }
 
-fn address(number: u64) -> Address {
-    Address::org(id(&[1, number / PROJECTS_PER_ORG])).project(id(&[2, number]))
+fn address(number: u64, projects_per_org: u64) -> Address {
+    Address::org(id(&[1, number / projects_per_org.max(1)])).project(id(&[2, number]))
 }
 
 fn value(number: u64, row: u64) -> Vec<u8> {
@@ -81,16 +80,20 @@ impl Vaults {
     ///
     /// # Errors
     /// It cannot be opened.
-    pub async fn open(dir: &Path, open_max: usize) -> Result<(Self, Duration), LoadError> {
+    pub async fn open(dir: &Path, size: Size) -> Result<(Self, Duration), LoadError> {
         let mut options = StoreOptions::new(directory(dir), Unlock::Key(Secret::new("ab".repeat(32))));
-        options.open_vaults_max = open_max;
+        options.open_vaults_max = size.open_vaults;
         let opened = tokio::task::spawn_blocking(move || {
             let begun_ns = now_ns();
             let store = Store::open(options)?;
             Ok::<_, canopy_store::StoreError>((store, Duration::from_nanos(now_ns() - begun_ns)))
         });
         let (store, spent) = opened.await.map_err(subject)?.map_err(subject)?;
-        Ok((Self { store, open_max }, spent))
+        Ok((Self { store, size }, spent))
+    }
+
+    fn address(&self, number: u64) -> Address {
+        address(number, self.size.projects_per_org)
     }
 
     /// Makes vaults by their numbers, each with its rows.
@@ -100,10 +103,10 @@ impl Vaults {
     pub async fn make(&self, count: u64) -> Result<(), LoadError> {
         futures::stream::iter(0..count)
             .map(|number| async move {
-                let mut writer = self.store.writer(&address(number), &[]).await.map_err(subject)?;
+                let mut writer = self.store.writer(&self.address(number), &[]).await.map_err(subject)?;
                 writer.submit(commit(number)).await.map_err(subject)
             })
-            .buffer_unordered(MAKERS.min(self.open_max).max(1))
+            .buffer_unordered(MAKERS.min(self.size.open_vaults).max(1))
             .try_for_each(|_| std::future::ready(Ok(())))
             .await
     }
@@ -113,7 +116,7 @@ impl Vaults {
     /// # Errors
     /// It cannot be opened or read, or the row is another one.
     pub async fn access(&self, number: u64) -> Result<(u64, bool), LoadError> {
-        let (address, row) = (address(number), number % ROWS);
+        let (address, row) = (self.address(number), number % ROWS);
         let begun_ns = now_ns();
         let reader = self.store.reader(&address).await.map_err(subject)?;
         let snapshot = reader.snapshot().await.map_err(subject)?;

@@ -14,6 +14,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
@@ -46,6 +47,9 @@ const FEW: u64 = 10;
 const ACCESSES: f64 = 1_200.0;
 /// Openings of each store.
 const BOOTS: usize = 11;
+/// Tries of opening a store that was dropped, and the wait between two.
+const UNLOCK_TRIES: usize = 100;
+const UNLOCK_WAIT: Duration = Duration::from_millis(10);
 const MB: f64 = 1e6;
 const SEED: u64 = 11;
 
@@ -59,11 +63,14 @@ pub struct Size {
     /// vaults: how many may be open at once
     #[arg(long, default_value_t = 500)]
     pub open_vaults: usize,
+    /// vaults: of how many projects each org is; the keys of all orgs are read at every start
+    #[arg(long, default_value_t = 100)]
+    pub projects_per_org: u64,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { vaults: 10_000, open_vaults: 500 }
+        Self { vaults: 10_000, open_vaults: 500, projects_per_org: 100 }
     }
 }
 
@@ -100,7 +107,7 @@ pub(super) fn order(count: u64, seed: u64) -> Vec<u64> {
 /// # Errors
 /// The store cannot be opened or read.
 pub async fn reside(task: Resident) -> Result<(), LoadError> {
-    let (vaults, _) = Vaults::open(&task.dir, task.size.open_vaults).await?;
+    let (vaults, _) = Vaults::open(&task.dir, task.size).await?;
     let opened_bytes = rss_bytes(std::process::id())?;
     let mut lost = 0;
     // Each open vault's place is taken several times over.
@@ -117,10 +124,11 @@ pub async fn reside(task: Resident) -> Result<(), LoadError> {
 }
 
 async fn memory(settings: &Settings, dir: &Path) -> Result<Memory, LoadError> {
-    let Size { vaults, open_vaults } = settings.vaults;
+    let Size { vaults, open_vaults, projects_per_org } = settings.vaults;
     let mut command = std::process::Command::new(&settings.program);
     command.arg("reside").arg("--dir").arg(dir);
     command.arg(format!("--vaults={vaults}")).arg(format!("--open-vaults={open_vaults}"));
+    command.arg(format!("--projects-per-org={projects_per_org}"));
     told(command).await
 }
 
@@ -173,7 +181,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// As many vaults as may be open, and those that are measured behind them.
     fn numbers(&self, round: usize) -> (Vec<u64>, Vec<u64>) {
-        let Size { vaults, open_vaults } = self.settings.vaults;
+        let Size { vaults, open_vaults, .. } = self.settings.vaults;
         let mut first = order(vaults, round as u64);
         let rest = first.split_off(open_vaults.min(first.len()));
         let measured = rest.into_iter().take(self.accesses).collect();
@@ -182,7 +190,7 @@ impl Bench<'_> {
 
     async fn cold(&mut self, round: usize) -> Result<Histogram<u64>, LoadError> {
         let (first, measured) = self.numbers(round);
-        let (vaults, _) = Vaults::open(self.dir, self.settings.vaults.open_vaults).await?;
+        let (vaults, _) = Vaults::open(self.dir, self.settings.vaults).await?;
         for number in first {
             vaults.access(number).await?;
         }
@@ -257,26 +265,43 @@ struct Boots {
 
 impl Boots {
     async fn boot(&mut self, dir: &Path, settings: &Settings, number: u64) -> Result<u64, LoadError> {
-        let open = settings.vaults.open_vaults;
+        let open = settings.vaults;
         let begun_ns = now_ns();
         let (vaults, spent) = Vaults::open(dir, open).await?;
         self.open_ms.push(spent.as_secs_f64() * 1_000.0);
         let (_, is_there) = vaults.access(number).await?;
         self.read_ms.push(seconds_between(begun_ns, now_ns()) * 1_000.0);
         vaults.close().await?;
-        // Dropped, and not closed: as after a crash.
+        // Dropped, and not closed: as after a crash, with a vault that has been made.
         drop(Vaults::open(dir, open).await?);
-        let (vaults, spent) = Vaults::open(dir, open).await?;
+        unsettle(dir)?;
+        let (vaults, spent) = unlocked(dir, open).await?;
         self.unclean_ms.push(spent.as_secs_f64() * 1_000.0);
         vaults.close().await?;
         Ok(u64::from(!is_there))
     }
 }
 
+/// Takes away what a store that made a vault would have taken away.
+fn unsettle(dir: &Path) -> Result<(), LoadError> {
+    std::fs::remove_file(directory(dir).join("settled")).map_err(LoadError::io("have a stop be unclean"))
+}
+
+/// Opens a store that was dropped: its last task may still hold it.
+async fn unlocked(dir: &Path, size: Size) -> Result<(Vaults, Duration), LoadError> {
+    for _ in 0..UNLOCK_TRIES {
+        if let Ok(opened) = Vaults::open(dir, size).await {
+            return Ok(opened);
+        }
+        tokio::time::sleep(UNLOCK_WAIT).await;
+    }
+    Vaults::open(dir, size).await
+}
+
 /// Makes a store with vaults; gives how many a second.
 #[allow(clippy::cast_precision_loss, reason = "a small number")]
 async fn make(dir: &Path, count: u64, settings: &Settings) -> Result<f64, LoadError> {
-    let (vaults, _) = Vaults::open(dir, settings.vaults.open_vaults).await?;
+    let (vaults, _) = Vaults::open(dir, settings.vaults).await?;
     let begun_ns = now_ns();
     vaults.make(count).await?;
     let per_s = count as f64 / seconds_between(begun_ns, now_ns());
@@ -306,7 +331,7 @@ pub async fn run(settings: &Settings) -> Result<Report, LoadError> {
         report.lost += small.boot(few.path(), settings, round % FEW.min(count).max(1)).await?;
     }
     let memory = memory(settings, many.path()).await?;
-    let (vaults, _) = Vaults::open(many.path(), settings.vaults.open_vaults).await?;
+    let (vaults, _) = Vaults::open(many.path(), settings.vaults).await?;
     report.lost += count.saturating_sub(vaults.count() as u64) + memory.lost;
     vaults.close().await?;
 

@@ -95,7 +95,7 @@ impl Heads {
 
     /// Whether something is new since the file was written.
     pub(crate) fn has_news(&self) -> bool {
-        self.state().is_new
+        self.state.lock().is_new
     }
 
     /// Writes the file, where something is new. Blocks.

@@ -6,11 +6,13 @@
 //! says so. It holds how many records and bytes the index had and a checksum of
 //! these, sealed: of another index, or a damaged one, it says nothing, so that
 //! a start finds damage without opening every record. The same of `heads`, so
-//! that an older index with its own `settled` is noticed. It goes, durably, before a directory is made,
-//! and comes back at the next clean stop, unless one was not finished.
+//! that an older index with its own `settled` is noticed. It goes, durably,
+//! before a directory is made, and comes back at the next clean stop, unless
+//! one was not finished.
 //!
-//! `magic | nonce | ciphertext | tag` over `records (8) | index (16) | heads (16)`, of each
-//! file its bytes (8) and their XXH3 (8). A checksum is enough, for each record of the index has a tag of its own.
+//! `magic | nonce | ciphertext | tag` over `records (8) | index (16) | heads
+//! (16)`, of each file its bytes (8) and their XXH3 (8). A checksum is enough,
+//! for each record of the index has a tag of its own.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -205,7 +207,7 @@ mod tests {
     fn a_vault_that_was_not_finished_is_left_to_the_next_start() {
         let dir = Dir::new();
         let settled = dir.open();
-        drop(settled.begin().unwrap());
+        let _unfinished = settled.begin().unwrap();
         settled.note(&dir.key, 7).unwrap();
         assert!(!dir.path("settled").exists());
     }
