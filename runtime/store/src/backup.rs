@@ -185,7 +185,7 @@ fn write(
     let mut header =
         Header { vault: vault.id.to_vec(), time_ms, key_version: vault.keys.version(), ..Header::default() };
     if let Some(stored) = snapshot.get(&disk.data, GROUP_KEY).map_err(|e| vault.read_error(e))? {
-        header.group = check.group_of(&stored).map_err(|e| vault.corrupt(e))?;
+        header.group = check.group_of(&stored).map_err(|e| vault.damaged(e))?;
     }
     for name in vault.partition_names() {
         let key = row_key(&name, META, &[]);
@@ -194,9 +194,9 @@ fn write(
             // Its keys are made durable before its first commit.
             continue;
         };
-        let text = partition.open_row(&key, &stored).map_err(|e| vault.corrupt(e))?;
-        let text = text.ok_or_else(|| vault.corrupt("a partition's state is under a subject's key"))?;
-        let meta = Meta::decode(text.as_slice()).map_err(|e| vault.corrupt(&e.to_string()))?;
+        let text = partition.open_row(&key, &stored).map_err(|e| vault.damaged(e))?;
+        let text = text.ok_or_else(|| vault.damaged("a partition's state is under a subject's key"))?;
+        let meta = Meta::decode(text.as_slice()).map_err(|e| vault.damaged(&e.to_string()))?;
         header.cursors.push(Cursor { partition: name.to_vec(), seq: meta.seq });
     }
     let failed = |e: std::io::Error| match StoreError::commit(&vault.name, &e) {
@@ -215,8 +215,8 @@ fn write(
                 continue;
             }
             let row = StoredRow { space, key: &key, value: &value };
-            check.row(&row).map_err(|e| vault.corrupt(&e))?;
-            push_row(&mut rows, &row).ok_or_else(|| vault.corrupt("a row is too long"))?;
+            check.row(&row).map_err(|e| vault.damaged(&e))?;
+            push_row(&mut rows, &row).ok_or_else(|| vault.damaged("a row is too long"))?;
             if rows.len() >= FRAME_BYTES {
                 out.frame(KIND_ROWS, &rows).map_err(failed)?;
                 rows.clear();
@@ -229,7 +229,7 @@ fn write(
     if !rows.is_empty() {
         out.frame(KIND_ROWS, &rows).map_err(failed)?;
     }
-    let found = check.end(&header).map_err(|e| vault.corrupt(&e))?;
+    let found = check.end(&header).map_err(|e| vault.damaged(&e))?;
     let (bytes, sha256) = out.end(&found).map_err(failed)?;
     let own = Partition::name_of(&vault.keys.names, address);
     Ok(summary(&vault.name, &own, &header, &found, bytes, sha256))

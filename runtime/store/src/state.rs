@@ -62,7 +62,16 @@ impl Durable {
     }
 
     fn open_row(&self, key: &[u8], stored: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.partition.open_row(key, stored).map_err(|e| self.vault.corrupt(e))
+        self.partition.open_row(key, stored).map_err(|e| self.damaged(e))
+    }
+
+    /// Of what cannot be read: it is shredded, or the vault is damaged.
+    pub(crate) fn damaged(&self, reason: &str) -> StoreError {
+        if self.partition.is_shredded() {
+            StoreError::Shredded(self.vault.name.to_string())
+        } else {
+            self.vault.corrupt(reason)
+        }
     }
 
     /// A feed entry as stored.
@@ -74,7 +83,7 @@ impl Durable {
     /// The transaction at `seq`.
     pub(crate) fn transaction(&self, seq: u64) -> Result<Option<Transaction>, StoreError> {
         let stored = self.entry(seq)?;
-        stored.map(|stored| self.partition.open_entry(seq, &stored).map_err(|e| self.vault.corrupt(e))).transpose()
+        stored.map(|stored| self.partition.open_entry(seq, &stored).map_err(|e| self.damaged(e))).transpose()
     }
 
     /// Stored rows within bounds, in order.

@@ -349,11 +349,18 @@ impl Vault {
 
     /// Notes damage that was found: from here on the vault is in quarantine.
     pub(crate) fn corrupt(&self, reason: &str) -> StoreError {
-        if self.damage.set(reason.into()).is_ok() {
+        // One that is being removed is not damaged.
+        if self.is_readable() && self.damage.set(reason.into()).is_ok() {
             tracing::error!(vault = %self.name, reason, "quarantined");
             self.node.figures.quarantined_vaults.increment(1.0);
             self.retire();
         }
+        self.damaged(reason)
+    }
+
+    /// What to say of damage, where that may come of what happens beside: of
+    /// keys that are destroyed, for instance.
+    pub(crate) fn damaged(&self, reason: &str) -> StoreError {
         StoreError::Corrupt { vault: self.name.to_string(), reason: reason.into() }
     }
 

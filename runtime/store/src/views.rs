@@ -95,7 +95,7 @@ impl Rebuild<'_> {
         for seq in 1..=meta.seq {
             let stored = durable.entry(seq)?.ok_or_else(|| self.vault.corrupt("the feed has a gap"))?;
             let (transaction, link) =
-                self.partition.check_link(&chain, seq, &stored).map_err(|e| self.vault.corrupt(e))?;
+                self.partition.check_link(&chain, seq, &stored).map_err(|e| durable.damaged(e))?;
             chain = link;
             for (n, change) in (0u32..).zip(transaction.changes).filter(|(_, change)| !change.shredded) {
                 let change = change_of(change).ok_or_else(|| self.vault.corrupt("a feed entry names no table"))?;

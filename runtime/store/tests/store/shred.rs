@@ -290,13 +290,17 @@ async fn accounts_and_orgs_go_as_a_whole() {
     }
     let mut held = store.writer(&accounts[0], &[]).await.unwrap();
     let reader = store.reader(&accounts[0]).await.unwrap();
+    let kept = reader.snapshot().await.unwrap();
     let gone = [accounts[0].clone(), accounts[1].clone()];
     let fingerprints = store.shred_partitions(&gone).await.unwrap();
     assert_eq!(fingerprints.len(), 2);
     assert_eq!(store.shred_partitions(&gone).await.unwrap(), fingerprints, "again, with the same result");
     assert!(matches!(held.submit(commit(&[])).await, Err(StoreError::Shredded(_))));
     assert!(matches!(reader.snapshot().await, Err(StoreError::Shredded(_))));
-    drop(held);
+    // Whoever was reading is told so, and takes nobody else's vault for damaged.
+    assert_eq!(kept.transaction(1).unwrap_err().code, Code::FailedPrecondition);
+    assert!(store.observe().quarantined.is_empty());
+    drop((held, kept));
     let vaults = |dir: &Path| fs::read_dir(dir.join("data/vaults")).unwrap().count();
     let before = vaults(dir.path());
     let keys = store.org_keys();
