@@ -15,6 +15,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 
@@ -67,6 +68,10 @@ pub const MEMTABLE_BYTES: usize = 8 << 20;
 /// Room for every block: what is measured is the CPU's work and not the cache's luck.
 pub const CACHE_BYTES: u64 = 512 << 20;
 
+/// A process that takes less CPU time than this in such a while has nothing to do.
+const SETTLED: Duration = Duration::from_millis(100);
+const SETTLED_CPU_NS_MAX: u64 = 2_000_000;
+
 /// A side of this scenario.
 pub trait Target: Send + Sync {
     /// Opens an empty directory, or one of this side's.
@@ -110,6 +115,20 @@ fn per_row(begun_ns: u64, rows: u64) -> f64 {
     (own_cpu_ns().saturating_sub(begun_ns)) as f64 / rows.max(1) as f64
 }
 
+/// Waits until nothing runs in the background any more: closing a database breaks off its compactions,
+/// and the side that puts its rows more quickly would leave more of them undone.
+async fn settled() {
+    let mut seen_ns = own_cpu_ns();
+    loop {
+        tokio::time::sleep(SETTLED).await;
+        let now_ns = own_cpu_ns();
+        if now_ns.saturating_sub(seen_ns) < SETTLED_CPU_NS_MAX {
+            return;
+        }
+        seen_ns = now_ns;
+    }
+}
+
 fn rows_of(seconds: f64, full: u64) -> u64 {
     // A round of the usual length is full; shorter ones are for trying the scenario out.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a small number")]
@@ -131,6 +150,7 @@ impl Bench<'_> {
         let begun_ns = own_cpu_ns();
         let mut side = self.target.open(directory, rows_per_commit).await?;
         side.put(0..rows).await?;
+        settled().await;
         side.close().await?;
         Ok(per_row(begun_ns, rows))
     }

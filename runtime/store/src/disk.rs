@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::StoreError;
 use crate::head::Head;
-use crate::key::{Hmac256, Nonces};
+use crate::key::{Hmac256, random};
 use crate::keyring::{Keyring, PartitionName, PartitionRecords};
 use crate::layout;
 use crate::partition::SCHEMA_VERSION;
@@ -288,8 +288,7 @@ impl DiskWriter {
 
     fn group_row_of(&self, group: u64, sealer: &Sealer) -> ([u8; 18], UserValue) {
         let text = [group.to_be_bytes(), self.keyring.appended().to_be_bytes()].concat();
-        let nonce = Nonces::new(1).take();
-        (GROUP_KEY, sealer.seal(Space::Data, &GROUP_KEY, SCHEMA_VERSION, &text, nonce))
+        (GROUP_KEY, sealer.seal(Space::Data, &GROUP_KEY, SCHEMA_VERSION, &text, random()))
     }
 
     /// Notes in the head that the group's batch is durable; gives its number.

@@ -68,7 +68,7 @@ pub fn feed_entry(data: &[u8]) {
     assert_eq!(read, transaction, "another transaction was read than was sealed");
     transaction.seq = transaction.seq.max(1);
     let seq = transaction.seq;
-    let (stored, mac) = partition.seal_entry(&[1; 32], transaction.clone(), &[], &mut Nonces::new(1));
+    let (stored, mac) = partition.seal_entry(&[1; 32], transaction.clone(), &[], &mut Nonces::new());
     let (linked, link) = partition.check_link(&[1; 32], seq, &stored).expect("what was sealed opens");
     assert_eq!((linked, link), (transaction, mac), "another transaction was read than was sealed");
     assert!(partition.check_link(&[2; 32], seq, &stored).is_err(), "chained to another entry");

@@ -320,7 +320,7 @@ impl Vault {
                 }
             }
         }
-        let mut nonces = Nonces::new(advances);
+        let mut nonces = Nonces::new();
         for advance in last_advances(group).into_values() {
             let key = advance.partition.row_key(META, &[]);
             let text = advance.meta.encode_to_vec();

@@ -132,34 +132,33 @@ pub(crate) fn digest32(hmac: &Hmac256, parts: &[&[u8]]) -> [u8; 32] {
     hmac.finalize().into_bytes().into()
 }
 
-/// Nonces for one decision's rows, drawn at once: one call to the system.
+/// Nonces of one submission: a random one, and those that follow it. It starts
+/// anywhere among 2^192, so that two submissions no more meet than two random
+/// nonces do, and one call to the system serves all rows.
 pub(crate) struct Nonces {
-    bytes: [u8; NONCE_BYTES * Self::AT_ONCE],
-    left: usize,
-    wanted: usize,
+    front: [u8; NONCE_BYTES - Self::COUNTER_BYTES],
+    counter: u64,
 }
 
 impl Nonces {
-    const AT_ONCE: usize = 32;
+    const COUNTER_BYTES: usize = size_of::<u64>();
 
-    /// For about so many rows; more are drawn when they run out.
-    pub(crate) fn new(wanted: usize) -> Self {
-        Self { bytes: [0; NONCE_BYTES * Self::AT_ONCE], left: 0, wanted }
+    /// For what is sealed together, and no longer: a machine may be cloned.
+    pub(crate) fn new() -> Self {
+        let first: [u8; NONCE_BYTES] = random();
+        let (front, counter) = first.split_last_chunk().expect("24 bytes have 8");
+        let front = *front.first_chunk().expect("and 16 before them");
+        Self { front, counter: u64::from_be_bytes(*counter) }
     }
 
     /// One that was never used.
     pub(crate) fn take(&mut self) -> [u8; NONCE_BYTES] {
-        if self.left == 0 {
-            let count = self.wanted.clamp(1, Self::AT_ONCE);
-            self.wanted = self.wanted.saturating_sub(count);
-            let drawn = self.bytes.get_mut(..count * NONCE_BYTES).expect("clamped above");
-            fill_random(drawn);
-            self.left = count;
-        }
-        self.left -= 1;
-        let from = self.left * NONCE_BYTES;
-        let mut nonce = [0u8; NONCE_BYTES];
-        nonce.copy_from_slice(self.bytes.get(from..from + NONCE_BYTES).expect("left is within what was drawn"));
+        self.counter = self.counter.wrapping_add(1);
+        let mut nonce = [0; NONCE_BYTES];
+        nonce
+            .iter_mut()
+            .zip(self.front.into_iter().chain(self.counter.to_be_bytes()))
+            .for_each(|(to, from)| *to = from);
         nonce
     }
 }
@@ -179,8 +178,9 @@ mod tests {
 
     #[test]
     fn nonces_never_repeat() {
-        let mut nonces = Nonces::new(3);
-        let drawn: std::collections::HashSet<_> = (0..1000).map(|_| nonces.take()).collect();
-        assert_eq!(drawn.len(), 1000);
+        let mut nonces = Nonces::new();
+        let others = (0..1000).map(|_| Nonces::new().take());
+        let drawn: std::collections::HashSet<_> = (0..1000).map(|_| nonces.take()).chain(others).collect();
+        assert_eq!(drawn.len(), 2000);
     }
 }

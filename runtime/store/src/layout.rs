@@ -1,7 +1,7 @@
 //! The data directory:
 //!
 //! ```text
-//! VERSION          canopy 2
+//! VERSION          canopy 3
 //! LOCK             held while a process has the directory
 //! keys/root.slots  ways to the root key
 //! keys/orgs        org keys and the installation's secrets, sealed
@@ -21,11 +21,11 @@ use rustix::fs::FlockOperation;
 use crate::StoreError;
 
 /// Format of the directory, and of everything below it.
-pub(crate) const FORMAT: &str = "canopy 2";
-/// The format before. Its files are read as they are, and get the new format
+pub(crate) const FORMAT: &str = "canopy 3";
+/// The formats before. Their files are read as they are, and get the new format
 /// when they are next written whole; only `VERSION` changes at once, so that
-/// the release before refuses the directory from then on.
-const FORMAT_BEFORE: &str = "canopy 1";
+/// the releases before refuse the directory from then on.
+const FORMATS_BEFORE: [&str; 2] = ["canopy 1", "canopy 2"];
 
 /// A data directory that this process has locked.
 pub(crate) struct Layout {
@@ -93,15 +93,14 @@ impl Layout {
     }
 }
 
-/// Whether a directory has this release's format; if not, it has the one
-/// before.
 /// Ways to the root key of a data directory.
 pub(crate) fn root_slots(dir: &Path) -> PathBuf {
     dir.join("keys/root.slots")
 }
 
+/// Whether a directory has this release's format; if not, it has one before.
 fn check_format(dir: &Path, found: &str) -> Result<bool, StoreError> {
-    if found == FORMAT || found == FORMAT_BEFORE {
+    if found == FORMAT || FORMATS_BEFORE.contains(&found) {
         return Ok(found == FORMAT);
     }
     match found.strip_prefix("canopy ").and_then(|n| n.parse::<u32>().ok()) {

@@ -346,7 +346,7 @@ impl<'a, 'd> Rescue<'a, 'd> {
             partition.subjects().read().current(&subject)
         };
         let subjects: Vec<_> = changes.iter().map(sealer).collect();
-        let mut nonces = Nonces::new(subjects.len() + 1);
+        let mut nonces = Nonces::new();
         self.seq += 1;
         let transaction = proto::Transaction {
             seq: self.seq,

@@ -38,7 +38,7 @@ pub(crate) struct RowDraft<'a> {
 impl<'a> RowDraft<'a> {
     pub(crate) fn new(partition: &'a Partition, rows: usize) -> Self {
         let (sealed, plain) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
-        Self { partition, subjects: &[], nonces: Nonces::new(rows), sealed, plain }
+        Self { partition, subjects: &[], nonces: Nonces::new(), sealed, plain }
     }
 
     pub(crate) fn set(&mut self, table: u16, key: &[u8], schema_version: u32, value: Option<Bytes>) {
@@ -61,8 +61,7 @@ impl<'a> RowDraft<'a> {
         }
     }
 
-    fn push(&mut self, key: Vec<u8>, sealed: Option<UserValue>, plain: Option<Bytes>) {
-        let key = UserKey::from(key);
+    fn push(&mut self, key: UserKey, sealed: Option<UserValue>, plain: Option<Bytes>) {
         self.sealed.push(SealedRow { space: Space::Data, key: key.clone(), value: sealed });
         self.plain.push((key, plain));
     }

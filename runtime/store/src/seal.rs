@@ -259,16 +259,16 @@ fn is_noise(text: &[u8]) -> bool {
     const SAMPLE_BYTES: usize = 32;
     const DIFFERENT_MIN: u32 = 88;
     let stride = text.len().saturating_sub(SAMPLE_BYTES) / (SAMPLES - 1);
-    let mut seen = [0u64; 4];
+    let mut seen = [0u8; 256];
     for sample in 0..SAMPLES {
         let start = sample * stride;
         for byte in text.get(start..start + SAMPLE_BYTES).unwrap_or_default() {
-            if let Some(word) = seen.get_mut(usize::from(byte >> 6)) {
-                *word |= 1 << (byte & 63);
+            if let Some(seen) = seen.get_mut(usize::from(*byte)) {
+                *seen = 1;
             }
         }
     }
-    seen.iter().map(|word| word.count_ones()).sum::<u32>() >= DIFFERENT_MIN
+    seen.iter().map(|seen| u32::from(*seen)).sum::<u32>() >= DIFFERENT_MIN
 }
 
 /// The compressed text, where it is shorter by a tenth at least.

@@ -1,7 +1,6 @@
 //! Reading a partition: its durable rows at one point, and over them, for its
 //! writer, what is submitted and not durable yet.
 
-use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use prost::Message;
 
 use crate::StoreError;
 use crate::disk::Disk;
-use crate::overlay::Pending;
+use crate::overlay::{Pending, PendingRows, within};
 use crate::partition::{META, Meta, Partition};
 use crate::vault::Vault;
 
@@ -104,9 +103,6 @@ type PendingIter<'a> = Box<dyn Iterator<Item = (&'a UserKey, &'a Pending)> + 'a>
 /// First and last stored key of a span.
 type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
-/// Pending rows by stored key.
-pub(crate) type PendingRows = BTreeMap<UserKey, Pending>;
-
 /// Rows of a table: durable ones, and over them pending ones.
 pub(crate) fn scan(
     partition: &Partition,
@@ -121,8 +117,8 @@ pub(crate) fn scan(
     let borrowed = (bounds.0.as_ref().map(Vec::as_slice), bounds.1.as_ref().map(Vec::as_slice));
     let over: PendingIter<'_> = match (pending, span.order) {
         (None, _) => Box::new(std::iter::empty()),
-        (Some(rows), Order::Ascending) => Box::new(rows.range::<[u8], _>(borrowed)),
-        (Some(rows), Order::Descending) => Box::new(rows.range::<[u8], _>(borrowed).rev()),
+        (Some(rows), Order::Ascending) => Box::new(rows.range(borrowed.0, borrowed.1)),
+        (Some(rows), Order::Descending) => Box::new(rows.range(borrowed.0, borrowed.1).rev()),
     };
     let under: StoredIter<'_> = match durable {
         None => Box::new(std::iter::empty()),
@@ -134,7 +130,7 @@ pub(crate) fn scan(
         let (key, value) = match merged.next() {
             None => break,
             Some(Found::Pending(_, None)) => continue,
-            Some(Found::Pending(key, Some(value))) => (Bytes::copy_from_slice(suffix(key)), value.clone()),
+            Some(Found::Pending(key, Some(value))) => (Bytes::copy_from_slice(own(key)), value.clone()),
             Some(Found::Stored(row)) => {
                 let (key, stored) = row?;
                 let opened = durable.map_or(Ok(None), |durable| durable.open_row(&key, &stored))?;
@@ -153,7 +149,13 @@ pub(crate) fn suffix(key: &[u8]) -> &[u8] {
     key.get(KEY_PREFIX_BYTES..).unwrap_or_default()
 }
 
+/// As [`suffix`], of a key within the partition.
+fn own(key: &[u8]) -> &[u8] {
+    key.get(size_of::<u16>()..).unwrap_or_default()
+}
+
 enum Found<'a> {
+    /// By its key within the partition.
     Pending(&'a [u8], Option<&'a Bytes>),
     Stored(StoredRow),
 }
@@ -173,7 +175,7 @@ impl<'a> Merged<'a> {
             (Some(_), None) => Less,
             (None, Some(_)) | (_, Some(Err(_))) => Greater,
             (Some((over, _)), Some(Ok((under, _)))) => {
-                let order = over.cmp(&under);
+                let order = over.as_ref().cmp(within(under));
                 if self.order == Order::Ascending { order } else { order.reverse() }
             }
         };
@@ -189,14 +191,14 @@ impl<'a> Merged<'a> {
 
 /// Stored keys that a span covers; `None` where it can cover none.
 fn bounds(partition: &Partition, table: u16, span: &Span<'_>) -> Option<Bounds> {
-    let first = partition.row_key(table, span.prefix);
+    let first = partition.row_key(table, span.prefix).to_vec();
     let end = match successor(&first) {
         Some(end) => Bound::Excluded(end),
         None => Bound::Unbounded,
     };
     let mut bounds = (Bound::Included(first.clone()), end);
     if let Some(after) = span.after {
-        let after = partition.row_key(table, after);
+        let after = partition.row_key(table, after).to_vec();
         let within = after.starts_with(&first);
         match span.order {
             Order::Ascending if within => bounds.0 = Bound::Excluded(after),

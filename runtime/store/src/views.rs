@@ -10,7 +10,7 @@ use crate::StoreError;
 use crate::commit::Ticket;
 use crate::group::{Advance, SealedRow, Submission};
 use crate::handle::Handle;
-use crate::key::Nonces;
+use crate::key::random;
 use crate::partition::{self, Meta, Partition, change_of};
 use crate::seal::{Sealer, Space};
 use crate::state::{self, Durable};
@@ -124,9 +124,8 @@ impl Rebuild<'_> {
             if value.is_empty() {
                 return fjall::UserValue::empty();
             }
-            let nonce = Nonces::new(1).take();
-            sealer.seal(Space::Data, &key, view.version, &value, nonce)
+            sealer.seal(Space::Data, &key, view.version, &value, random())
         });
-        SealedRow { space: Space::Data, key: key.into(), value }
+        SealedRow { space: Space::Data, key, value }
     }
 }

@@ -15,7 +15,7 @@ use crate::commit_keys::CommitKeys;
 use crate::group::{Advance, SealedRow, Submission};
 use crate::handle::Claim;
 use crate::keyring::SubjectId;
-use crate::overlay::{NewRows, Overlay};
+use crate::overlay::{NewRows, Overlay, PendingRows};
 use crate::partition::{EFFECTS, INTERNAL, Meta, Partition, REQUESTS, SCHEMA_VERSION, effect_key};
 use crate::recent::RecentRows;
 use crate::row_draft::{RowDraft, Sealed};
@@ -381,7 +381,7 @@ impl Writer {
     }
 
     /// Pending rows, while they may become durable.
-    fn pending_rows(&self) -> Option<&state::PendingRows> {
+    fn pending_rows(&self) -> Option<&PendingRows> {
         (!self.is_failed()).then(|| self.overlay.rows())
     }
 }

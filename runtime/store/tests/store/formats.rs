@@ -73,6 +73,11 @@ fn as_written(format: u32) -> (Id, Vec<u8>, [u8; 16]) {
             "744897277c5c9ef159c9e76b5d31966014fb2e750b458b749126104054710ba9",
             "26f97dae79665bd0362e6322cbf8e411",
         ),
+        2 => (
+            "1jwng1agpar3e5a61r0e7q3sxm",
+            "8aaccc35d086343d3c3ed3480f21b80be446f68443095ba64a0e0d1547cb2e4c",
+            "4e4526dbabd87564c5d0ac7c9735d80a",
+        ),
         _ => panic!("no fixture of format {format}"),
     };
     let bytes = |hex: &str| -> Vec<u8> {
@@ -137,4 +142,9 @@ async fn check_format(format: u32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn format_1() {
     check_format(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn format_2() {
+    check_format(2).await;
 }
