@@ -14,6 +14,7 @@ mod command_line;
 mod edge;
 mod files;
 mod names;
+mod recovery;
 mod wire;
 
 /// A parser under test.
@@ -38,6 +39,10 @@ pub const TARGETS: &[Target] = &[
     target("vault_index", files::vault_index),
     target("keyring", files::keyring),
     target("head", files::head),
+    target("heads", files::heads),
+    target("settled", files::settled),
+    target("backup", recovery::backup),
+    target("key_bundle", recovery::key_bundle),
     target("token", edge::token),
     target("page_token", names::page_token),
     target("name", names::name),

@@ -1,13 +1,19 @@
 //! The way of fuzz targets to the parsers of stored bytes. No part of the
 //! interface. Panics where a property does not hold.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
 use canopy_proto::system::v1::Transaction;
 use prost::Message;
 
+use crate::heads::{self, Heads};
 use crate::key::{Key, Nonces};
 use crate::keyring::NewKey;
 use crate::partition::{Partition, SCHEMA_VERSION};
 use crate::seal::{Sealer, Space};
+use crate::settled::{self, Files, Settled};
 
 const VAULT: [u8; 16] = [7; 16];
 const NAME: [u8; 16] = [9; 16];
@@ -73,4 +79,64 @@ pub fn feed_entry(data: &[u8]) {
     assert_eq!((linked, link), (transaction, mac), "another transaction was read than was sealed");
     assert!(partition.check_link(&[2; 32], seq, &stored).is_err(), "chained to another entry");
     assert!(partition.check_link(&[1; 32], seq.wrapping_add(1), &stored).is_err(), "taken at another place");
+}
+
+/// How far vaults had come, in the file that `dir` has for it: bytes that were
+/// never sealed say nothing, what was sealed says what it holds or nothing,
+/// and what is noted is read again.
+pub fn heads(dir: &Path, data: &[u8]) {
+    let (path, key) = (dir.join("heads"), key());
+    let open = || Heads::open(&path, Some(&key)).expect("the file can be read");
+    let read = |bytes: &[u8]| {
+        fs::write(&path, bytes).expect("a file can be written");
+        open()
+    };
+    let entries = || {
+        let entries = data.chunks_exact(24).filter_map(|entry| entry.split_first_chunk::<16>());
+        entries.map(|(vault, group)| (*vault, group.iter().fold(0, |group, byte| group << 8 | u64::from(*byte))))
+    };
+    let last: BTreeMap<[u8; 16], u64> = entries().collect();
+    let (forged, sealed) = (read(data), read(&heads::sealed(&key, data)));
+    let is_whole = data.len().is_multiple_of(24);
+    for (vault, group) in &last {
+        assert_eq!(forged.acknowledged(vault), 0, "bytes from outside were taken");
+        assert_eq!(sealed.acknowledged(vault), if is_whole { *group } else { 0 }, "another number was read");
+    }
+    fs::remove_file(&path).expect("a file can be removed");
+    let noting = open();
+    let mut most: BTreeMap<[u8; 16], u64> = BTreeMap::new();
+    for (vault, group) in entries() {
+        noting.note(vault, group);
+        let most = most.entry(vault).or_default();
+        *most = group.max(*most);
+    }
+    noting.write(&key).expect("a file can be written");
+    let again = open();
+    for (vault, group) in most {
+        assert_eq!(again.acknowledged(&vault), group, "another number was read than was noted");
+    }
+}
+
+/// What a clean stop said, in the files that `dir` has for it: only the very
+/// text that the index and the heads call for is believed.
+pub fn settled(dir: &Path, data: &[u8]) {
+    let key = key();
+    let files = || Files { settled: dir.join("settled"), index: dir.join("index"), heads: dir.join("heads") };
+    let write = |path: &Path, bytes: &[u8]| fs::write(path, bytes).expect("a file can be written");
+    let (records, index) = data.split_first_chunk::<8>().unwrap_or((&[0; 8], data));
+    let records = u64::from_be_bytes(*records);
+    write(&files().index, index);
+    write(&files().heads, data);
+    let believed = |text: &[u8]| {
+        write(&files().settled, text);
+        let settled = Settled::open(files(), Some(&key));
+        assert_eq!(settled.is_noted(), settled.holds(records), "it holds of another number of records");
+        settled.is_noted()
+    };
+    let text = files().text(records).expect("the files are there");
+    assert!(!believed(data) && !believed(&text), "what was never sealed is believed");
+    assert!(believed(&settled::sealed(&key, &text)), "what holds is not believed");
+    assert!(!believed(&settled::sealed(&key, data)), "a made up text is believed");
+    write(&files().index, &[index, b"more"].concat());
+    assert!(!believed(&settled::sealed(&key, &text)), "it is believed of another index");
 }

@@ -113,9 +113,13 @@ impl Heads {
             }
             text
         };
-        let bytes = [MAGIC, &key.seal(CONTEXT, &text)].concat();
-        layout::write_whole(&self.path, &bytes).inspect_err(|_| self.state().is_new = true)
+        layout::write_whole(&self.path, &sealed(key, &text)).inspect_err(|_| self.state().is_new = true)
     }
+}
+
+/// The file that holds a text.
+pub(crate) fn sealed(key: &Key, text: &[u8]) -> Vec<u8> {
+    [MAGIC, &key.seal(CONTEXT, text)].concat()
 }
 
 fn parse(key: &Key, bytes: &[u8]) -> Option<HashMap<VaultId, u64>> {

@@ -61,6 +61,11 @@ fn file_key(purposes: &Key) -> Key {
     purposes.derive("canopy settled")
 }
 
+/// The file that holds a text.
+pub(crate) fn sealed(purposes: &Key, text: &[u8]) -> Vec<u8> {
+    [MAGIC, &file_key(purposes).seal(CONTEXT, text)].concat()
+}
+
 impl Settled {
     /// Reads the file; one that is missing, damaged or of another index says
     /// nothing.
@@ -115,9 +120,8 @@ impl Settled {
         if self.unfinished.load(Ordering::Acquire) > 0 || noted.as_ref() == Some(&text) {
             return Ok(());
         }
-        let sealed = [MAGIC, &file_key(purposes).seal(CONTEXT, &text)].concat();
         let path = &self.files.settled;
-        layout::write_whole(path, &sealed).map_err(|e| StoreError::io("cannot write", path, &e))?;
+        layout::write_whole(path, &sealed(purposes, &text)).map_err(|e| StoreError::io("cannot write", path, &e))?;
         *noted = Some(text);
         Ok(())
     }
@@ -133,7 +137,7 @@ impl Files {
     }
 
     /// What there is to say of an index with so many records.
-    fn text(&self, records: u64) -> Option<Vec<u8>> {
+    pub(crate) fn text(&self, records: u64) -> Option<Vec<u8>> {
         let heads = match print(&self.heads) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => [0; 16],
             print => print.ok()?,
