@@ -2,11 +2,11 @@
 //!
 //! - It owns the files in the backup directory, and the queue.
 //! - The queue hears of commits of backups; what they leave to do is put in. The
-//!   worker asks each backup what there is to do, does it, and tells it the end.
+//!   worker takes an org's after another's, asks each backup what there is to do,
+//!   does it, and tells it the end.
 //! - It exits with the node, and is restarted if it crashes.
 //! - If it dies, what it was writing is begun again once its backup misses it.
 
-use std::collections::VecDeque;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,6 +28,7 @@ use prost::Message;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::MissedTickBehavior;
 
+use crate::backup_queue::Queue;
 use crate::call::CommitHook;
 use crate::{Node, clock};
 
@@ -41,9 +42,8 @@ const TELL_TRIES_MAX: u32 = 5;
 /// Wait between two of these.
 const TELL_WAIT: Duration = Duration::from_millis(200);
 
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Address>,
+struct Work {
+    waiting: Queue,
     /// What is being written, and what ends that.
     running: Option<(Address, Arc<AtomicBool>)>,
     worker: Option<ActorRef<()>>,
@@ -51,7 +51,7 @@ struct Queue {
 
 struct Inner {
     dir: PathBuf,
-    queue: Mutex<Queue>,
+    work: Mutex<Work>,
     /// Held while a file is being written, by the thread that does it: should a
     /// worker die, its successor waits for the end of what it began.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -76,7 +76,8 @@ impl Backups {
             metrics::Unit::Seconds,
             "Time that complete backups took to be written"
         );
-        Self(Arc::new(Inner { dir, queue: Mutex::default(), turn: Arc::default() }))
+        let work = Work { waiting: Queue::new(QUEUE_MAX), running: None, worker: None };
+        Self(Arc::new(Inner { dir, work: Mutex::new(work), turn: Arc::default() }))
     }
 
     /// The worker.
@@ -95,35 +96,34 @@ impl Backups {
     }
 
     fn push(&self, backup: &Address) {
-        let mut queue = self.0.queue.lock();
-        if queue.waiting.len() >= QUEUE_MAX || queue.waiting.contains(backup) {
+        let mut work = self.0.work.lock();
+        if !work.waiting.push(backup) {
             return;
         }
-        queue.waiting.push_back(backup.clone());
-        gauge(&queue);
-        if let Some(worker) = &queue.worker {
+        gauge(&work);
+        if let Some(worker) = &work.worker {
             // One that is gone finds the queue when it is back.
             let _ = worker.send_message(());
         }
     }
 
     fn pop(&self) -> Option<Address> {
-        let mut queue = self.0.queue.lock();
-        let next = queue.waiting.pop_front();
-        gauge(&queue);
+        let mut work = self.0.work.lock();
+        let next = work.waiting.pop();
+        gauge(&work);
         next
     }
 
     fn cancel(&self, backup: &Address) {
-        if let Some((_, cancelled)) = self.0.queue.lock().running.as_ref().filter(|(address, _)| address == backup) {
+        if let Some((_, cancelled)) = self.0.work.lock().running.as_ref().filter(|(address, _)| address == backup) {
             cancelled.store(true, Ordering::Release);
         }
     }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "at most QUEUE_MAX")]
-fn gauge(queue: &Queue) {
-    metrics::gauge!("canopy_backup_queue_jobs").set(queue.waiting.len() as f64);
+fn gauge(work: &Work) {
+    metrics::gauge!("canopy_backup_queue_jobs").set(work.waiting.len() as f64);
 }
 
 impl CommitHook for Backups {
@@ -161,7 +161,7 @@ impl Actor for Worker {
     async fn pre_start(&self, myself: ActorRef<()>, state: State) -> Result<State, ActorProcessingErr> {
         state.probe.set_state("idle");
         myself.send_message(())?;
-        state.backups.0.queue.lock().worker = Some(myself);
+        state.backups.0.work.lock().worker = Some(myself);
         Ok(state)
     }
 
@@ -222,10 +222,10 @@ impl State {
     async fn write(&self, job: &Job<'_>) -> Result<(), Refusal> {
         self.probe.set_state(format!("writing a backup of {}", job.address));
         let cancelled = Arc::new(AtomicBool::new(false));
-        self.backups.0.queue.lock().running = Some((job.backup.clone(), Arc::clone(&cancelled)));
+        self.backups.0.work.lock().running = Some((job.backup.clone(), Arc::clone(&cancelled)));
         let began_ms = clock::now_ms();
         let written = self.export(job, &cancelled).await;
-        self.backups.0.queue.lock().running = None;
+        self.backups.0.work.lock().running = None;
         let (ended, outcome) = match written {
             Ok(summary) => {
                 metrics::counter!("canopy_backup_bytes_total").increment(summary.bytes);

@@ -4,6 +4,7 @@
 //! wakes when it asked to, and passivates when idle.
 
 mod backup;
+mod backup_queue;
 mod call;
 mod clock;
 mod completion;
