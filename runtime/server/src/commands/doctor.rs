@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use canopy_config::{NodeConfig, RootKeySource, TlsMode};
@@ -40,7 +40,12 @@ pub(super) fn run(matches: &ArgMatches, terminal: &mut Terminal) -> Exit {
             let config = &loaded.config;
             findings.push(Fine("the configuration is valid".into()));
             findings.push(data_dir(&config.data_dir));
-            findings.extend(free_space(&config.data_dir));
+            findings.extend(free_space(
+                &config.data_dir,
+                "data",
+                "writes are refused once the disk is full: make room",
+            ));
+            findings.extend(backups(config));
             findings.push(root_key(config, terminal));
             findings.push(port(config));
             findings.push(open_files(config));
@@ -81,16 +86,48 @@ fn data_dir(dir: &Path) -> Finding {
     }
 }
 
-fn free_space(dir: &Path) -> Option<Finding> {
-    let existing = dir.ancestors().find(|path| path.exists() && !path.as_os_str().is_empty());
-    let found = rustix::fs::statvfs(existing.unwrap_or(Path::new("."))).ok()?;
+/// The directory, or the nearest one above it that is there.
+fn existing(dir: &Path) -> &Path {
+    dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."))
+}
+
+fn free_space(dir: &Path, what: &str, hint: &'static str) -> Option<Finding> {
+    let found = rustix::fs::statvfs(existing(dir)).ok()?;
     let free = found.f_bavail.saturating_mul(found.f_frsize);
-    let shown = format!("{} MiB free for data", free >> 20);
-    Some(if free < FREE_BYTES_MIN {
-        Warning(shown, "writes are refused once the disk is full: make room")
+    let shown = format!("{} MiB free for {what}", free >> 20);
+    Some(if free < FREE_BYTES_MIN { Warning(shown, hint) } else { Fine(shown) })
+}
+
+/// Where backups go, and whether that is of use when the data is lost.
+fn backups(config: &NodeConfig) -> Vec<Finding> {
+    let dir = config.backup_dir();
+    let shown = dir.display();
+    let there = existing(&dir);
+    // A file without a name: whether one can be made shows in no other way.
+    let written = if there.is_dir() {
+        tempfile::tempfile_in(there).map(drop).map_err(|e| e.to_string())
     } else {
-        Fine(shown)
-    })
+        Err(format!("{} is no directory", there.display()))
+    };
+    if let Err(error) = written {
+        let hint = "set backup.dir to a directory that the server's user can write to";
+        return vec![Fault(format!("backups cannot be written into {shown}: {error}"), hint)];
+    }
+    let mut findings = vec![Fine(if there == dir {
+        format!("backups go into {shown}")
+    } else {
+        format!("{shown} will be made for the first backup")
+    })];
+    let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
+    if device(there) == device(existing(&config.data_dir)) {
+        findings.push(Warning(
+            "backups lie on the disk that the data is on".into(),
+            "set backup.dir to another disk, or copy them away: one that is lost with the data is of no use",
+        ));
+    } else {
+        findings.extend(free_space(there, "backups", "backups fail once their disk is full: make room"));
+    }
+    findings
 }
 
 fn root_key(config: &NodeConfig, terminal: &Terminal) -> Finding {

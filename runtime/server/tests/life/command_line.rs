@@ -209,6 +209,7 @@ fn a_directory_is_looked_at_without_a_server() {
     for line in ["ok    the configuration is valid", "will be made at the first start", "MiB free for data"] {
         assert!(said.contains(line), "`{line}` is not in: {said}");
     }
+    assert!(said.contains(&format!("ok    {} will be made", data_dir.join("backups").display())), "{said}");
     assert!(!data_dir.exists(), "looking makes nothing");
     let sick = look(&["doctor"], "edge.tls=perhaps");
     assert_eq!(sick.status.code(), Some(1), "{}", text(&sick.stdout));
@@ -227,4 +228,43 @@ fn a_directory_is_looked_at_without_a_server() {
     assert!(ca.status.success());
     assert!(text(&ca.stdout).starts_with("-----BEGIN CERTIFICATE-----"), "{}", text(&ca.stdout));
     assert_eq!(look(&["doctor"], free).status.code(), Some(0));
+}
+
+#[test]
+fn the_place_of_backups_is_looked_at() {
+    const SAME_DISK: &str = "warn  backups lie on the disk that the data is on";
+    let dir = tempfile::tempdir().unwrap();
+    let looked = |backup_dir: &Path| {
+        let mut command = canopy();
+        command.current_dir(dir.path()).args(["doctor", "--set", "data_dir=data", "--set", "edge.listen=127.0.0.1:0"]);
+        command.arg("--set").arg(format!("backup.dir={}", backup_dir.display()));
+        let output = run(command);
+        (output.status.code(), text(&output.stdout))
+    };
+    let there = dir.path().join("there");
+    std::fs::create_dir(&there).unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "a file").unwrap();
+    for (place, line) in
+        [(&there, "backups go into"), (&dir.path().join("not/yet"), "will be made for the first backup")]
+    {
+        let (code, said) = looked(place);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains(line) && said.contains(SAME_DISK), "{said}");
+    }
+    assert_eq!(std::fs::read_dir(&there).unwrap().count(), 0, "looking leaves nothing");
+    for place in [file.as_path(), &file.join("backups"), Path::new("/proc/backups")] {
+        let (code, said) = looked(place);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(&format!("FAIL  backups cannot be written into {}", place.display())), "{said}");
+    }
+    // Where this machine has a second file system.
+    let other = Path::new("/dev/shm");
+    let device = |path: &Path| std::fs::metadata(path).map(|found| std::os::unix::fs::MetadataExt::dev(&found)).ok();
+    if other.is_dir() {
+        let (code, said) = looked(other);
+        let is_same = device(other) == device(dir.path());
+        assert_eq!((code, said.contains(SAME_DISK)), (Some(0), is_same), "{said}");
+        assert_eq!(said.contains("MiB free for backups"), !is_same, "{said}");
+    }
 }
