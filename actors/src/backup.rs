@@ -5,7 +5,8 @@
 //!   worker takes an org's after another's, asks each backup what there is to do,
 //!   does it, and tells it the end.
 //! - It exits with the node, and is restarted if it crashes.
-//! - If it dies, what it was writing is begun again once its backup misses it.
+//! - If it dies, its successor begins what it was writing again. After a start
+//!   of the node, the backups that still wait to be woken are begun at once.
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -44,9 +45,26 @@ const TELL_WAIT: Duration = Duration::from_millis(200);
 
 struct Work {
     waiting: Queue,
-    /// What is being written, and what ends that.
+    /// What the worker has taken, and what ends its being written. It stays
+    /// when the worker dies.
     running: Option<(Address, Arc<AtomicBool>)>,
     worker: Option<ActorRef<()>>,
+}
+
+impl Work {
+    fn next(&mut self) -> Option<(Address, Arc<AtomicBool>)> {
+        self.running = self.waiting.pop().map(|backup| (backup, Arc::default()));
+        self.running.clone()
+    }
+
+    /// A worker begins, after one that may have died over its work: that goes
+    /// behind what others wait for.
+    fn succeed(&mut self, worker: Option<ActorRef<()>>) {
+        self.worker = worker;
+        if let Some((backup, _)) = self.running.take() {
+            self.waiting.push(&backup);
+        }
+    }
 }
 
 struct Inner {
@@ -107,9 +125,9 @@ impl Backups {
         }
     }
 
-    fn pop(&self) -> Option<Address> {
+    fn next(&self) -> Option<(Address, Arc<AtomicBool>)> {
         let mut work = self.0.work.lock();
-        let next = work.waiting.pop();
+        let next = work.next();
         gauge(&work);
         next
     }
@@ -143,6 +161,10 @@ impl CommitHook for Backups {
             }
         }
     }
+
+    fn found(&self, address: &Address) {
+        self.push(address);
+    }
 }
 
 struct Worker;
@@ -161,17 +183,17 @@ impl Actor for Worker {
     async fn pre_start(&self, myself: ActorRef<()>, state: State) -> Result<State, ActorProcessingErr> {
         state.probe.set_state("idle");
         myself.send_message(())?;
-        state.backups.0.work.lock().worker = Some(myself);
+        state.backups.0.work.lock().succeed(Some(myself));
         Ok(state)
     }
 
     async fn handle(&self, _: ActorRef<()>, (): (), state: &mut State) -> Result<(), ActorProcessingErr> {
-        while let Some(backup) = state.backups.pop() {
+        while let Some((backup, cancelled)) = state.backups.next() {
             if state.node.is_stopping() {
                 // It is begun at the next start.
                 break;
             }
-            if let Err(refusal) = state.work(&backup).await {
+            if let Err(refusal) = state.work(&backup, &cancelled).await {
                 tracing::warn!(%backup, %refusal, "a backup waits; it is tried again");
                 state.probe.set_last_error(refusal.message);
             }
@@ -192,7 +214,7 @@ struct Job<'a> {
 }
 
 impl State {
-    async fn work(&self, backup: &Address) -> Result<(), Refusal> {
+    async fn work(&self, backup: &Address, cancelled: &Arc<AtomicBool>) -> Result<(), Refusal> {
         let begin = BeginBackupRequest { backup: backup.to_string(), request_id: String::new() };
         let begun = match self.tell(backup, methods::BEGIN_BACKUP, &begin).await {
             // It was deleted, file and all.
@@ -214,18 +236,15 @@ impl State {
             BackupWork::Write => {
                 let address = Address::parse(&begun.address);
                 let address = address.map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
-                self.write(&Job { backup, address, file, attempt: begun.attempt }).await
+                self.write(&Job { backup, address, file, attempt: begun.attempt }, cancelled).await
             }
         }
     }
 
-    async fn write(&self, job: &Job<'_>) -> Result<(), Refusal> {
+    async fn write(&self, job: &Job<'_>, cancelled: &Arc<AtomicBool>) -> Result<(), Refusal> {
         self.probe.set_state(format!("writing a backup of {}", job.address));
-        let cancelled = Arc::new(AtomicBool::new(false));
-        self.backups.0.work.lock().running = Some((job.backup.clone(), Arc::clone(&cancelled)));
         let began_ms = clock::now_ms();
-        let written = self.export(job, &cancelled).await;
-        self.backups.0.work.lock().running = None;
+        let written = self.export(job, cancelled).await;
         let (ended, outcome) = match written {
             Ok(summary) => {
                 metrics::counter!("canopy_backup_bytes_total").increment(summary.bytes);
@@ -379,7 +398,43 @@ async fn remove(path: &Path) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use canopy_domain::Id;
+
     use super::*;
+
+    fn backup(n: u8) -> Address {
+        Address::parse(&format!("org/{0}/job/backup/{0}", Id::from_bytes([n; 16]))).unwrap()
+    }
+
+    #[test]
+    fn what_a_worker_died_over_is_its_successors() {
+        let mut work = Work { waiting: Queue::new(10), running: None, worker: None };
+        work.succeed(None);
+        assert!(work.next().is_none());
+        for n in 1..=2 {
+            work.waiting.push(&backup(n));
+        }
+        let (first, cancelled) = work.next().unwrap();
+        assert_eq!(first, backup(1));
+        work.succeed(None);
+        let order: Vec<_> = std::iter::from_fn(|| work.next()).map(|(backup, _)| backup).collect();
+        assert_eq!(order, [backup(2), backup(1)]);
+        assert!(!cancelled.load(Ordering::Acquire));
+        work.succeed(None);
+        assert!(work.next().is_none(), "what was done is not done again");
+    }
+
+    #[test]
+    fn what_a_start_finds_waits_for_the_worker() {
+        let backups = Backups::new(PathBuf::new());
+        let org = backup(1).org_address().unwrap();
+        assert!(backups.wants(&backup(1)) && !backups.wants(&org));
+        for n in [1, 2, 1] {
+            backups.found(&backup(n));
+        }
+        let order: Vec<_> = std::iter::from_fn(|| backups.next()).map(|(backup, _)| backup).collect();
+        assert_eq!(order, [backup(1), backup(2)]);
+    }
 
     #[test]
     fn names_lead_nowhere_else() {

@@ -32,6 +32,9 @@ pub trait CommitHook: Send + Sync {
     fn wants(&self, address: &Address) -> bool;
     /// Transaction `seq` is durable. Called in order for an address.
     fn committed(&self, address: &Address, seq: u64, changes: &[Change]);
+    /// The node has started, and the address had something left to do when the
+    /// last one ended: it is told of each such address that it wants, once.
+    fn found(&self, _: &Address) {}
 }
 
 /// What a call comes back as.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use canopy_domain::Address;
 use canopy_proto::methods::wakes;
-use canopy_proto::system::v1::{ListWakesRequest, ListWakesResponse};
+use canopy_proto::system::v1::{ListWakesRequest, ListWakesResponse, Wake};
 use canopy_supervision::{ChildSpec, Probe, StartError};
 use prost::Message;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -97,13 +97,23 @@ async fn wake_due(node: Node, started: Arc<AtomicBool>) -> Duration {
     let request = ListWakesRequest { until_ms, limit: WAKES_MAX }.encode_to_vec().into();
     let wait_ms = match node.ask(&target, wakes::LIST_WAKES.path, request, &target, "").await {
         Ok(answer) => {
-            started.store(true, Ordering::Release);
+            let is_first = !started.swap(true, Ordering::AcqRel);
             let due = ListWakesResponse::decode(answer).unwrap_or_default();
-            for wake in &due.wakes {
-                match Address::parse(&wake.address) {
-                    Ok(address) => node.note(&address, Note::Wake).await,
-                    Err(error) => tracing::error!(address = wake.address, %error, "wake-up for no address"),
+            let address = |wake: &Wake| {
+                let parsed = Address::parse(&wake.address);
+                parsed
+                    .inspect_err(|error| tracing::error!(address = wake.address, %error, "wake-up for no address"))
+                    .ok()
+            };
+            let addresses: Vec<_> = due.wakes.iter().filter_map(address).collect();
+            if is_first {
+                // Before any is activated: that may take a while.
+                for hook in node.hooks() {
+                    addresses.iter().filter(|address| hook.wants(address)).for_each(|address| hook.found(address));
                 }
+            }
+            for address in &addresses {
+                node.note(address, Note::Wake).await;
             }
             match due.next_ms {
                 0 => WAKE_WAIT_MS_MAX,

@@ -6,9 +6,12 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::Duration;
 
-use canopy_actors::{Call, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, Turn, sweeper, wake_clock};
+use canopy_actors::{
+    Call, CommitHook, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, Turn, sweeper, wake_clock,
+};
 use canopy_domain::{
-    Address, Code, Context, Draft, Id, Module, Modules, Order, Origin, Principal, Refusal, Span, State, Table, Wire,
+    Address, Change, Code, Context, Draft, Id, Module, Modules, Order, Origin, Principal, Refusal, Span, State, Table,
+    Wire,
 };
 use canopy_proto::chat::v1::{ListMessagesRequest, ListMessagesResponse, Message, SendMessageRequest};
 use canopy_proto::methods::{chat, directory, wakes};
@@ -190,10 +193,32 @@ pub fn address(n: u8) -> Address {
     Address::parse(&format!("org/{org}/project/{project}/chat")).unwrap()
 }
 
+/// Hears of one address only.
+#[derive(Default)]
+struct Hook(Mutex<Vec<Address>>);
+
+/// Whose commits the hook wants.
+pub fn hooked() -> Address {
+    address(99)
+}
+
+impl CommitHook for Hook {
+    fn wants(&self, address: &Address) -> bool {
+        *address == hooked()
+    }
+
+    fn committed(&self, _: &Address, _: u64, _: &[Change]) {}
+
+    fn found(&self, address: &Address) {
+        self.0.lock().unwrap().push(address.clone());
+    }
+}
+
 /// A running node.
 #[derive(Clone)]
 pub struct Stage {
     pub node: Node,
+    hook: Arc<Hook>,
     limits: Limits,
     tree: Supervisor,
     dir: Arc<tempfile::TempDir>,
@@ -205,14 +230,20 @@ impl Stage {
     }
 
     async fn start_in(dir: Arc<tempfile::TempDir>, limits: Limits) -> Self {
-        let node = node(dir.path(), limits.clone());
+        let hook = Arc::<Hook>::default();
+        let node = node(dir.path(), limits.clone(), Arc::clone(&hook) as _);
         let spec = SupervisorSpec::new("test", Strategy::RestForOne)
             .child(node.tenants().child_spec())
             .child(wake_clock(node.clone()))
             .child(sweeper(node.clone(), LOOK));
         let tree = Supervisor::new(spec);
         tree.start(None).await.unwrap();
-        Self { node, limits, tree, dir }
+        Self { node, hook, limits, tree, dir }
+    }
+
+    /// Who the hook was told of at the start.
+    pub fn found(&self) -> Vec<Address> {
+        self.hook.0.lock().unwrap().clone()
     }
 
     async fn stop(self) -> (Arc<tempfile::TempDir>, Limits) {
@@ -271,7 +302,7 @@ impl Stage {
     }
 }
 
-fn node(dir: &Path, limits: Limits) -> Node {
+fn node(dir: &Path, limits: Limits, hook: Arc<dyn CommitHook>) -> Node {
     let store = Store::open(StoreOptions::new(dir.join("data"), Unlock::KeyFile(dir.join("root.key")))).unwrap();
     let tokens = Tokens::new(&[7; 32], "test".into(), 1_000, 1_000, SignUpPolicy::Closed).unwrap();
     Node::new(NodeParts {
@@ -280,7 +311,7 @@ fn node(dir: &Path, limits: Limits) -> Node {
         limits,
         issuer: Arc::new(tokens),
         passwords: PasswordHashing::new(64, 1, 1).unwrap(),
-        hooks: Vec::new(),
+        hooks: vec![hook],
     })
 }
 
