@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::clock;
 use crate::exit::chain;
+use crate::intensity::Intensity;
 
 /// Why a child, or a supervisor with its children, was not started.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -106,4 +107,12 @@ pub struct Meltdown {
     pub restarts_max: u32,
     pub period: Duration,
     pub last_error: String,
+}
+
+impl Meltdown {
+    /// Of a supervisor over a child that ended once too often.
+    pub(crate) fn new(supervisor: &Arc<str>, intensity: Intensity, child: Arc<str>, last_error: String) -> Self {
+        let Intensity { restarts_max, period } = intensity;
+        Self { supervisor: Arc::clone(supervisor), child, restarts_max, period, last_error }
+    }
 }

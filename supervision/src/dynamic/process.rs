@@ -93,13 +93,7 @@ impl Process {
 
     async fn melt_down(&self, child: Arc<str>, last_error: String) -> Outcome {
         let spec = &self.shared.spec;
-        let meltdown = Meltdown {
-            supervisor: Arc::clone(&spec.id),
-            child,
-            restarts_max: spec.intensity.restarts_max,
-            period: spec.intensity.period,
-            last_error,
-        };
+        let meltdown = Meltdown::new(&spec.id, spec.intensity, child, last_error);
         tracing::error!(supervisor = &*spec.id, %meltdown, "meltdown: stopping all children");
         self.stop_children().await;
         Err(meltdown.into())

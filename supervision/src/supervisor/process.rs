@@ -291,13 +291,8 @@ impl Process {
         let (child, last_error) = self
             .with(token, |child| (Arc::clone(&child.spec.id), child.last_error.clone()))
             .unwrap_or_else(|| (Arc::clone(&spec.id), None));
-        let meltdown = Meltdown {
-            supervisor: Arc::clone(&spec.id),
-            child,
-            restarts_max: spec.intensity.restarts_max,
-            period: spec.intensity.period,
-            last_error: last_error.unwrap_or_else(|| "it ended without an error".to_owned()),
-        };
+        let last_error = last_error.unwrap_or_else(|| "it ended without an error".to_owned());
+        let meltdown = Meltdown::new(&spec.id, spec.intensity, child, last_error);
         tracing::error!(supervisor = &*spec.id, %meltdown, "meltdown: stopping all children");
         self.stop_children().await;
         Err(meltdown.into())
