@@ -46,12 +46,9 @@ enum Action {
     /// Compares directories with what their victims were promised
     #[command(hide = true)]
     Inspect,
-    /// Opens a store with many vaults, and tells its memory
+    /// Fills itself, and tells its memory
     #[command(hide = true)]
-    Reside(scenario::vaults::Resident),
-    /// Activates sessions, and tells its memory
-    #[command(hide = true)]
-    ResideSessions(scenario::actors::Resident),
+    Reside(scenario::resident::Task),
     #[command(hide = true)]
     Spin {
         #[arg(long)]
@@ -136,8 +133,7 @@ async fn measure() -> ExitCode {
         Action::ServeBaseline { kind, tls } => ended(serve(kind, tls).await),
         Action::Victim(life) => ended(live(life).await.map_err(|error| LoadError::Subject(error.to_string()))),
         Action::Inspect => ended(inspector::serve().await.map_err(LoadError::io("inspect"))),
-        Action::Reside(task) => ended(scenario::vaults::reside(task).await),
-        Action::ResideSessions(task) => ended(scenario::actors::reside(task).await),
+        Action::Reside(task) => ended(scenario::resident::reside(task).await),
         Action::Spin { cpu_ms } => ended(spin(cpu_ms).await),
     }
 }

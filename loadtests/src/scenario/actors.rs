@@ -7,7 +7,7 @@
 //! is a command that the session's actor answers and that changes nothing. `activation_p99_ms` is at
 //! half of the measured peak, from the scheduled start.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,13 +15,13 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::stream::{StreamExt as _, TryStreamExt as _};
 
+use super::resident::{Memory, Residents, memory, own_bytes};
 use super::vaults::order;
 use super::{Scenario, Settings};
 use crate::LoadError;
 use crate::canopy::sessions::{Sessions, populate};
 use crate::client::{ClosedPlan, OpenPlan, Sample, closed_loop, median, open_loop};
 use crate::clock::{now_ns, seconds_between};
-use crate::process::rss_bytes;
 use crate::report::Report;
 use crate::threshold::{Bound, Threshold};
 
@@ -50,7 +50,7 @@ const CHECKED: u64 = 10_000;
 const FOR_GOOD: Duration = Duration::from_secs(3600);
 
 /// How many sessions.
-#[derive(Clone, Copy, Debug, clap::Args)]
+#[derive(Clone, Copy, Debug, clap::Args, serde::Serialize, serde::Deserialize)]
 #[group(id = "actors-size")]
 pub struct Size {
     /// actors: sessions with a commit
@@ -67,55 +67,26 @@ impl Default for Size {
     }
 }
 
-/// A process of its own: activates sessions, and tells its memory before and after.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Resident {
-    #[arg(long)]
-    pub dir: PathBuf,
-    #[command(flatten)]
-    pub size: Size,
-}
-
-/// What a [`Resident`] process says.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
-struct Memory {
-    none_bytes: u64,
-    full_bytes: u64,
-    resident: u64,
-    missing: u64,
-}
-
-/// Runs as the process that [`Resident`] describes; prints one line.
-///
-/// # Errors
-/// The node cannot be started, or a session does not answer.
-pub async fn reside(task: Resident) -> Result<(), LoadError> {
-    let sessions = Sessions::open(&task.dir, FOR_GOOD, FOR_GOOD).await?;
-    let numbers = order(task.size.sessions, 0);
+/// Activates sessions.
+pub(super) async fn reside(dir: &Path, size: Size) -> Result<Memory, LoadError> {
+    let sessions = Sessions::open(dir, FOR_GOOD, FOR_GOOD).await?;
+    let numbers = order(size.sessions, 0);
     let of = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     for number in numbers.iter().rev().take(of(WARM)) {
         sessions.seq(*number).await?;
     }
     tokio::time::sleep(SETTLE).await;
-    let none_bytes = rss_bytes(std::process::id())?;
-    futures::stream::iter(numbers.iter().take(of(task.size.resident)))
+    let none_bytes = own_bytes()?;
+    futures::stream::iter(numbers.iter().take(of(size.resident)))
         .map(|number| sessions.ask(*number))
         .buffer_unordered(CALLERS)
         .try_for_each(|()| std::future::ready(Ok(())))
         .await?;
     tokio::time::sleep(SETTLE).await;
-    let full_bytes = rss_bytes(std::process::id())?;
-    let memory = Memory { none_bytes, full_bytes, resident: sessions.resident() as u64, missing: sessions.missing() };
-    println!("{}", serde_json::to_string(&memory).map_err(|error| LoadError::Subject(error.to_string()))?);
-    sessions.close().await
-}
-
-async fn memory(settings: &Settings, dir: &Path) -> Result<Memory, LoadError> {
-    let Size { sessions, resident } = settings.actors;
-    let mut command = std::process::Command::new(&settings.program);
-    command.arg("reside-sessions").arg("--dir").arg(dir);
-    command.arg(format!("--sessions={sessions}")).arg(format!("--resident={resident}"));
-    super::vaults::told(command).await
+    let full_bytes = own_bytes()?;
+    let memory = Memory { none_bytes, full_bytes, residents: sessions.resident() as u64, lost: sessions.missing() };
+    sessions.close().await?;
+    Ok(memory)
 }
 
 fn own_cpu_s() -> Result<f64, LoadError> {
@@ -178,10 +149,9 @@ pub async fn run(settings: &Settings) -> Result<Report, LoadError> {
     populate(scratch.path(), count).await?;
     let populated_s = seconds_between(begun_ns, now_ns());
 
-    let memory = memory(settings, scratch.path()).await?;
-    report.lost += memory.missing + resident.min(count).saturating_sub(memory.resident);
-    let grown = memory.full_bytes.saturating_sub(memory.none_bytes);
-    report.set("bytes_per_resident", grown as f64 / memory.resident.max(1) as f64);
+    let memory = memory(settings, scratch.path(), Residents::Actors(settings.actors)).await?;
+    report.lost += memory.lost + resident.min(count).saturating_sub(memory.residents);
+    report.set("bytes_per_resident", memory.bytes_per_resident());
 
     settings.say("actors: activating");
     let sessions = Sessions::open(scratch.path(), IDLE, SWEEP_EVERY).await?;

@@ -8,6 +8,7 @@ pub mod commit;
 pub mod edge;
 pub mod faults;
 pub mod overload;
+pub mod resident;
 mod room;
 pub mod seal;
 pub mod start;

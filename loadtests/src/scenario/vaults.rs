@@ -11,13 +11,13 @@
 //! first row read, and `boot_unclean_ms` is of a store that was not closed. `rss_mb` is of a process
 //! that has only opened the store and read all over it.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::resident::{Memory, Residents, memory, own_bytes};
 use super::{Scenario, Settings};
 use crate::LoadError;
 use crate::baseline::bare_vaults::BareVaults;
@@ -25,13 +25,12 @@ use crate::canopy::vaults::{Vaults, directory};
 use crate::client::{Latencies, median, percentile_ms};
 use crate::clock::{now_ns, seconds_between};
 use crate::faults::dice::Dice;
-use crate::process::rss_bytes;
 use crate::report::Report;
 use crate::threshold::{Bound, Threshold};
 
 pub const SCENARIO: Scenario = Scenario {
     name: "vaults",
-    about: "10,000 vaults of which 500 are open: cold reads and boot to bare fjall and ten vaults, memory",
+    about: "10,000 vaults of 1,000 orgs of which 500 are open: cold reads and boot to bare fjall and ten vaults, memory",
     thresholds: &[
         Threshold::gate("cold_open_ratio", Bound::AtMost(3.0)),
         Threshold::goal("cold_open_ratio", Bound::AtMost(2.0)),
@@ -54,7 +53,7 @@ const MB: f64 = 1e6;
 const SEED: u64 = 11;
 
 /// How many vaults.
-#[derive(Clone, Copy, Debug, clap::Args)]
+#[derive(Clone, Copy, Debug, clap::Args, serde::Serialize, serde::Deserialize)]
 #[group(id = "vaults-size")]
 pub struct Size {
     /// vaults: how many are made
@@ -63,33 +62,15 @@ pub struct Size {
     /// vaults: how many may be open at once
     #[arg(long, default_value_t = 500)]
     pub open_vaults: usize,
-    /// vaults: of how many projects each org is; the keys of all orgs are read at every start
-    #[arg(long, default_value_t = 100)]
+    /// vaults: of how many projects each org is
+    #[arg(long, default_value_t = 10)]
     pub projects_per_org: u64,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { vaults: 10_000, open_vaults: 500, projects_per_org: 100 }
+        Self { vaults: 10_000, open_vaults: 500, projects_per_org: 10 }
     }
-}
-
-/// A process of its own: opens the store, reads all over it, and tells its memory.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Resident {
-    #[arg(long)]
-    pub dir: PathBuf,
-    #[command(flatten)]
-    pub size: Size,
-}
-
-/// What a [`Resident`] process says.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
-struct Memory {
-    opened_bytes: u64,
-    full_bytes: u64,
-    open_vaults: usize,
-    lost: u64,
 }
 
 /// All numbers below `count`, shuffled (Fisher and Yates): each comes once.
@@ -102,46 +83,20 @@ pub(super) fn order(count: u64, seed: u64) -> Vec<u64> {
     numbers
 }
 
-/// Runs as the process that [`Resident`] describes; prints one line.
-///
-/// # Errors
-/// The store cannot be opened or read.
-pub async fn reside(task: Resident) -> Result<(), LoadError> {
-    let (vaults, _) = Vaults::open(&task.dir, task.size).await?;
-    let opened_bytes = rss_bytes(std::process::id())?;
+/// Opens the store, and reads all over it.
+pub(super) async fn reside(dir: &Path, size: Size) -> Result<Memory, LoadError> {
+    let (vaults, _) = Vaults::open(dir, size).await?;
+    let none_bytes = own_bytes()?;
     let mut lost = 0;
     // Each open vault's place is taken several times over.
-    let reads = (4 * task.size.open_vaults).max(1);
-    for number in order(task.size.vaults, 0).into_iter().take(reads) {
+    let reads = (4 * size.open_vaults).max(1);
+    for number in order(size.vaults, 0).into_iter().take(reads) {
         let (_, found) = vaults.access(number).await?;
         lost += u64::from(!found);
     }
-    let full_bytes = rss_bytes(std::process::id())?;
-    let memory = Memory { opened_bytes, full_bytes, open_vaults: vaults.open_count(), lost };
+    let memory = Memory { none_bytes, full_bytes: own_bytes()?, residents: vaults.open_count() as u64, lost };
     vaults.close().await?;
-    println!("{}", serde_json::to_string(&memory).map_err(|error| LoadError::Subject(error.to_string()))?);
-    Ok(())
-}
-
-async fn memory(settings: &Settings, dir: &Path) -> Result<Memory, LoadError> {
-    let Size { vaults, open_vaults, projects_per_org } = settings.vaults;
-    let mut command = std::process::Command::new(&settings.program);
-    command.arg("reside").arg("--dir").arg(dir);
-    command.arg(format!("--vaults={vaults}")).arg(format!("--open-vaults={open_vaults}"));
-    command.arg(format!("--projects-per-org={projects_per_org}"));
-    told(command).await
-}
-
-/// Runs a process, and gives what its last line says.
-pub(super) async fn told<T: serde::de::DeserializeOwned>(mut command: std::process::Command) -> Result<T, LoadError> {
-    command.stdin(Stdio::null()).stderr(Stdio::inherit());
-    let output = tokio::task::spawn_blocking(move || command.output()).await;
-    let output = output
-        .map_err(|error| LoadError::Subject(error.to_string()))?
-        .map_err(LoadError::io("start the process whose memory is measured"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let last = text.lines().last().unwrap_or_default();
-    serde_json::from_str(last).map_err(|_| LoadError::Subject(format!("the measured process said `{last}`")))
+    Ok(memory)
 }
 
 /// Bytes that files take on the disk.
@@ -330,7 +285,7 @@ pub async fn run(settings: &Settings) -> Result<Report, LoadError> {
         report.lost += full.boot(many.path(), settings, round % count.max(1)).await?;
         report.lost += small.boot(few.path(), settings, round % FEW.min(count).max(1)).await?;
     }
-    let memory = memory(settings, many.path()).await?;
+    let memory = memory(settings, many.path(), Residents::Vaults(settings.vaults)).await?;
     let (vaults, _) = Vaults::open(many.path(), settings.vaults).await?;
     report.lost += count.saturating_sub(vaults.count() as u64) + memory.lost;
     vaults.close().await?;
@@ -362,8 +317,8 @@ pub async fn run(settings: &Settings) -> Result<Report, LoadError> {
     ] {
         report.set(name, median(values.iter().copied()));
     }
-    report.set("rss_opened_mb", memory.opened_bytes as f64 / MB);
-    report.set("open_vaults", memory.open_vaults as f64);
+    report.set("rss_opened_mb", memory.none_bytes as f64 / MB);
+    report.set("open_vaults", memory.residents as f64);
     report.set("disk_bytes_per_vault", bytes as f64 / count.max(1) as f64);
     report.set("made_per_s", made_per_s);
     Ok(report)
