@@ -107,9 +107,10 @@ pub(crate) struct OpenedKey {
     pub(crate) key: Key,
 }
 
-/// A partition's records, still wrapped.
+/// A partition's records, still wrapped, and encoded: an open vault holds those
+/// of all its partitions, which may be very many.
 #[derive(Default, Clone)]
-pub(crate) struct PartitionRecords(Vec<Record>);
+pub(crate) struct PartitionRecords(Vec<u8>);
 
 /// A partition's keys.
 pub(crate) struct PartitionKeys {
@@ -121,18 +122,30 @@ pub(crate) struct PartitionKeys {
 }
 
 impl PartitionRecords {
+    fn push(&mut self, record: &Record) {
+        // Most have one.
+        let bytes = record.encoded_len();
+        self.0.reserve_exact(if self.0.is_empty() { bytes + prost::length_delimiter_len(bytes) } else { 0 });
+        record.encode_length_delimited(&mut self.0).expect("a vector grows");
+    }
+
+    fn records(&self) -> impl Iterator<Item = Record> {
+        let mut rest = self.0.as_slice();
+        std::iter::from_fn(move || Record::decode_length_delimited(&mut rest).ok())
+    }
+
     /// The fingerprints of the partition's destroyed keys, if it was shredded.
     pub(crate) fn shredded(&self) -> Option<Vec<[u8; 32]>> {
-        let gone = self.0.iter().find(|record| record.kind == KIND_SHREDDED && record.subject.is_empty())?;
+        let gone = self.records().find(|record| record.kind == KIND_SHREDDED && record.subject.is_empty())?;
         Some(gone.fingerprints.iter().filter_map(|fingerprint| fingerprint.as_slice().try_into().ok()).collect())
     }
 
     /// Unwraps all keys; `None` where one does not.
     pub(crate) fn open(&self, vault: &[u8; 16], vault_key: &Key) -> Option<PartitionKeys> {
         let mut keys = PartitionKeys { versions: Vec::new(), subjects: Vec::new(), shredded: Vec::new() };
-        for record in &self.0 {
+        for record in self.records() {
             let opened = || {
-                let key = vault_key.unwrap(&context(vault, record), &record.wrapped)?;
+                let key = vault_key.unwrap(&context(vault, &record), &record.wrapped)?;
                 Some(OpenedKey { version: record.version, outer_version: record.outer_version.max(1), key })
             };
             match record.kind {
@@ -401,7 +414,7 @@ fn content(vault: &[u8; 16], records: Vec<Record>, org_keys: &OrgKeys) -> Result
                 identity = Some(key.ok_or(RecordError::Damaged("the vault's identity does not unwrap"))?);
             }
             KIND_PARTITION | KIND_SUBJECT | KIND_SHREDDED => {
-                partitions.entry(name_of(&record)?).or_default().0.push(record);
+                partitions.entry(name_of(&record)?).or_default().push(&record);
             }
             KIND_INTENT => has_intents = true,
             _ => return Err(RecordError::Damaged("a record is of an unknown kind")),
