@@ -14,11 +14,11 @@ use crate::head;
 use crate::key::Key;
 use crate::keyring::Keyring;
 use crate::layout::{self, Layout};
-use crate::orgs::{KIND_KEY, KIND_NAMES, KIND_PURPOSES, KIND_SHREDDED, KeyVersion, OrgKeys, OrgRecord, Orgs};
-use crate::records::SealedRecords;
+use crate::orgs::{Found, KIND_NAMES, KIND_PURPOSES, KeyVersion, OrgFile, OrgKeys, OrgRecord, Orgs, first_secrets};
+use crate::records::{self, SealedRecords, Unread};
 use crate::root::Root;
 use crate::route::{INSTALLATION, VaultName, org_of};
-use crate::settled::{Files, Making, Settled};
+use crate::settled::{Files, Making, Print, Settled};
 
 /// A vault's id: random; its directory's name in hex digits.
 pub(crate) type VaultId = [u8; 16];
@@ -56,7 +56,7 @@ pub(crate) struct Catalog {
     /// Read when it is first asked for, where the last stop was clean.
     vaults: Mutex<Option<Vaults>>,
     settled: Settled,
-    orgs: Mutex<Orgs>,
+    orgs: OrgFile,
     /// Held for reading while a vault is made: a rotation that waits for it
     /// knows every vault that is wrapped by the version before.
     pub(crate) making: RwLock<()>,
@@ -78,60 +78,59 @@ impl Catalog {
     pub(crate) fn open(layout: &Layout, root: &Root, clock: fn() -> i64) -> Result<Self, StoreError> {
         let this = Self::open_settled(layout, root, clock)?;
         this.unsettle()?;
-        drop(this.vaults()?);
+        this.read_all()?;
         Ok(this)
     }
 
-    /// As [`Catalog::open`], but that after a clean stop the index of vaults is
-    /// left to be read by whoever asks for a vault first.
+    /// As [`Catalog::open`], but that after a clean stop the index of vaults and
+    /// the keys of orgs are left to be read by whoever asks for one first.
     pub(crate) fn open_settled(layout: &Layout, root: &Root, clock: fn() -> i64) -> Result<Self, StoreError> {
         let roots: Vec<&Key> = root.next.iter().chain([&root.key]).collect();
         let file_keys = |of: fn(&Key) -> Key| roots.iter().map(|root| of(root)).rev().collect::<Vec<_>>();
-        let (mut records, found) = SealedRecords::<OrgRecord>::open(&layout.org_keys(), &file_keys(org_file_key))?;
-        let whole = found.first().map_or(0, |first| first.whole);
-        let has_all = found.len() as u64 >= whole;
-        let (mut keys, mut shredded) = (HashMap::<String, OrgKeys>::new(), HashMap::new());
-        let (mut purposes, mut names) = (None, None);
-        for mut record in found {
-            let key = <[u8; 32]>::try_from(record.key.as_slice()).map(Key::from_bytes);
-            record.key.zeroize();
-            match (record.kind, key) {
-                (KIND_KEY, Ok(key)) => {
-                    let versions = &mut keys.entry(record.org).or_default().0;
-                    versions.push(KeyVersion { version: record.version.max(1), key, created_ms: record.created_ms });
-                    versions.sort_by_key(|key| key.version);
-                }
-                (KIND_PURPOSES, Ok(key)) => purposes = Some(key),
-                (KIND_NAMES, Ok(key)) => names = Some(key),
-                (KIND_SHREDDED, _) => {
-                    let fingerprints = record.fingerprints.iter().filter_map(|f| f.as_slice().try_into().ok());
-                    shredded.insert(record.org, fingerprints.collect::<Vec<[u8; 32]>>());
-                }
-                _ => {
-                    let reason = "a record is of an unknown kind".into();
-                    return Err(StoreError::CorruptFile { path: layout.org_keys(), reason });
-                }
-            }
-        }
-        keys.retain(|org, _| !shredded.contains_key(org));
+        let (org_path, org_keys) = (layout.org_keys(), file_keys(org_file_key));
         let index = IndexFile { path: layout.vault_index(), keys: file_keys(index_key) };
-        let files = Files { settled: layout.settled(), index: index.path.clone(), heads: layout.heads() };
-        let settled = Settled::open(files, purposes.as_ref());
-        let may_wait = settled.is_noted() && root.next.is_none() && !records.has_tail();
-        let vaults = if may_wait { None } else { Some(index.read()?) };
+        let files = Files {
+            settled: layout.settled(),
+            index: index.path.clone(),
+            heads: layout.heads(),
+            orgs: org_path.clone(),
+        };
+        let unread = Unread::read(&org_path)?;
+        let first = unread.as_ref().zip(org_keys.first()).and_then(|(unread, key)| first_secrets(unread, key));
+        let read = unread.as_ref().map_or(&[][..], Unread::bytes);
+        let settled = Settled::open(files, first.as_ref().map(|secrets| &secrets.purposes), read);
+        let may_wait = root.next.is_none() && settled.is_noted() && records::has_header(&index.path);
+        let this = |secrets, index, settled, orgs| Self {
+            dir: layout.vaults(),
+            secrets,
+            clock,
+            index,
+            vaults: Mutex::new(None),
+            settled,
+            orgs,
+            making: RwLock::new(()),
+        };
+        let unread = match (first, unread) {
+            (Some(secrets), Some(unread)) if may_wait => {
+                return Ok(this(secrets, index, settled, OrgFile::unread(org_path, org_keys, unread)));
+            }
+            (_, unread) => unread,
+        };
+        let Found { orgs, purposes, names, has_all } = Found::open(&org_path, &org_keys, unread)?;
+        let Orgs { mut records, keys, shredded } = orgs;
+        let (vaults, print) = index.read()?;
         // In format 1 these followed from keys that rotate now.
         let installation = keys.get(INSTALLATION).and_then(OrgKeys::current).map(|first| first.key.clone());
         let old_names = root.key.derive("canopy vault names");
         let is_needed = records.has_tail() && {
             let named = names.as_ref().unwrap_or(&old_names);
-            let ids = vaults.as_ref().map(|vaults| &vaults.ids);
-            !has_all || !Self::has_all_keys(&layout.vaults(), ids.unwrap_or(&HashMap::new()), &keys, named)?
+            !has_all || !Self::has_all_keys(&layout.vaults(), &vaults.ids, &keys, named)?
         };
         let has_secrets = (purposes.is_some() || installation.is_some()) && (names.is_some() || purposes.is_none());
         match (is_needed, has_secrets) {
             (true, false) => {
                 let reason = "a record in it cannot be read, and there are vaults that need it".into();
-                return Err(StoreError::CorruptFile { path: layout.org_keys(), reason });
+                return Err(StoreError::CorruptFile { path: org_path, reason });
             }
             (true, true) => tracing::error!("a record of `keys/orgs` cannot be read: orgs that need it are refused"),
             (false, _) => records.cut_tail()?,
@@ -153,20 +152,8 @@ impl Catalog {
             purposes: secret(purposes, KIND_PURPOSES, installation)?,
             names: secret(names, KIND_NAMES, is_old.then_some(old_names))?,
         };
-        let orgs = Orgs { records, keys, shredded };
-        let this = Self {
-            dir: layout.vaults(),
-            secrets,
-            clock,
-            index,
-            vaults: Mutex::new(None),
-            settled,
-            orgs: Mutex::new(orgs),
-            making: RwLock::new(()),
-        };
-        if let Some(vaults) = vaults {
-            *this.vaults.lock() = Some(this.settle(vaults)?);
-        }
+        let this = this(secrets, index, settled, OrgFile::open(org_path, Orgs { records, keys, shredded }));
+        *this.vaults.lock() = Some(this.settle(vaults, print)?);
         Ok(this)
     }
 
@@ -175,22 +162,37 @@ impl Catalog {
     fn vaults(&self) -> Result<MappedMutexGuard<'_, Vaults>, StoreError> {
         let mut vaults = self.vaults.lock();
         if vaults.is_none() {
-            *vaults = Some(self.settle(self.index.read()?)?);
+            let (read, print) = self.index.read()?;
+            *vaults = Some(self.settle(read, print)?);
         }
         Ok(MutexGuard::map(vaults, |vaults| vaults.as_mut().expect("it was read above")))
     }
 
-    /// Reads the index, if nobody has.
-    pub(crate) fn preload(&self) {
-        // Whoever asks for a vault is told what is wrong.
-        drop(self.vaults());
+    fn orgs(&self) -> Result<MappedMutexGuard<'_, Orgs>, StoreError> {
+        self.orgs.orgs()
     }
 
-    /// Notes that no directory is to be settled: of a store that was closed.
+    /// Reads what the start has left, if nobody has: all of it is looked at.
+    pub(crate) fn read_all(&self) -> Result<(), StoreError> {
+        drop(self.orgs()?);
+        drop(self.vaults()?);
+        Ok(())
+    }
+
+    /// Whether a crash may have left work to do for orgs.
+    pub(crate) fn may_have_work(&self) -> bool {
+        !self.settled.is_noted()
+    }
+
+    /// Notes that nothing is to be settled: of a store that was closed.
     pub(crate) fn note_settled(&self) -> Result<(), StoreError> {
         // Not read: then nothing was made, and what is noted holds.
-        let count = self.vaults.lock().as_ref().map(|vaults| vaults.records.count());
-        count.map_or(Ok(()), |count| self.settled.note(&self.secrets.purposes, count))
+        let Some((count, is_settled)) =
+            self.vaults.lock().as_ref().map(|vaults| (vaults.records.count(), self.orgs.is_settled(vaults.ids.keys())))
+        else {
+            return Ok(());
+        };
+        if is_settled { self.settled.note(&self.secrets.purposes, count) } else { self.settled.forget() }
     }
 
     /// Says that directories may be there from now on that have no place in
@@ -205,11 +207,11 @@ impl Catalog {
     }
 
     /// The records of orgs' keys and secrets, to be kept sealed elsewhere.
-    pub(crate) fn export(&self) -> Vec<Zeroizing<Vec<u8>>> {
-        let mut records = self.orgs.lock().records_of(&self.secrets);
+    pub(crate) fn export(&self) -> Result<Vec<Zeroizing<Vec<u8>>>, StoreError> {
+        let mut records = self.orgs()?.records_of(&self.secrets);
         let encoded = records.iter().map(|record| Zeroizing::new(record.encode_to_vec())).collect();
         records.iter_mut().for_each(|record| record.key.zeroize());
-        encoded
+        Ok(encoded)
     }
 
     /// Writes records that [`Catalog::export`] gave into a new directory.
@@ -232,7 +234,7 @@ impl Catalog {
     /// Puts both files under another root key.
     pub(crate) fn rewrite(&self, root: &Key) -> Result<(), StoreError> {
         let mut vaults = self.vaults()?;
-        self.orgs.lock().rewrite(&self.secrets, org_file_key(root))?;
+        self.orgs()?.rewrite(&self.secrets, org_file_key(root))?;
         vaults.rewrite(index_key(root))
     }
 
@@ -281,8 +283,8 @@ impl Catalog {
     /// One that was used lost its place in the index, and gets it back: all of
     /// them must, before a record that cannot be read goes. After a clean stop
     /// there are none, as long as the index is what it was.
-    fn settle(&self, mut vaults: Vaults) -> Result<Vaults, StoreError> {
-        if !vaults.records.has_tail() && self.settled.holds(vaults.records.count()) {
+    fn settle(&self, mut vaults: Vaults, print: Print) -> Result<Vaults, StoreError> {
+        if self.settled.holds(vaults.records.count(), print) && !vaults.records.has_tail() {
             return Ok(vaults);
         }
         let mut lost = Vec::new();
@@ -308,7 +310,7 @@ impl Catalog {
 
     /// Whether a record of the orgs' keys cannot be read, and is needed.
     pub(crate) fn is_damaged(&self) -> bool {
-        self.orgs.lock().records.has_tail()
+        self.orgs.is_damaged()
     }
 
     /// The id of a vault that was made.
@@ -366,21 +368,21 @@ impl Catalog {
     }
 
     /// The keys of an org; an empty name stands for the installation.
-    pub(crate) fn org_keys(&self, org: &str) -> Option<OrgKeys> {
-        self.orgs.lock().keys.get(org).cloned()
+    pub(crate) fn org_keys(&self, org: &str) -> Result<Option<OrgKeys>, StoreError> {
+        Ok(self.orgs()?.keys.get(org).cloned())
     }
 
     /// Orgs with keys, with those whose rotation is not finished first.
-    pub(crate) fn orgs(&self) -> Vec<(String, OrgKeys)> {
-        let orgs = self.orgs.lock();
+    pub(crate) fn all_orgs(&self) -> Result<Vec<(String, OrgKeys)>, StoreError> {
+        let orgs = self.orgs()?;
         let mut all: Vec<_> = orgs.keys.iter().map(|(org, keys)| (org.clone(), keys.clone())).collect();
         all.sort_by(|(a, a_keys), (b, b_keys)| (b_keys.0.len(), a).cmp(&(a_keys.0.len(), b)));
-        all
+        Ok(all)
     }
 
     /// The key of an org, durable; made where it has none.
     pub(crate) fn org_key_or_new(&self, org: &str) -> Result<KeyVersion, StoreError> {
-        let mut orgs = self.orgs.lock();
+        let mut orgs = self.orgs()?;
         if let Some(key) = orgs.keys.get(org).and_then(OrgKeys::current) {
             return Ok(key.clone());
         }
@@ -390,7 +392,7 @@ impl Catalog {
     /// Begins the rotation of an org's key, or goes on with the one under way:
     /// new vaults are wrapped by the version that it gives.
     pub(crate) fn begin_rotation(&self, org: &str) -> Result<KeyVersion, StoreError> {
-        let mut orgs = self.orgs.lock();
+        let mut orgs = self.orgs()?;
         let (version, count) = match orgs.keys.get(org) {
             Some(keys) => (keys.current().map_or(0, |key| key.version), keys.0.len()),
             None if orgs.shredded.contains_key(org) => return Err(StoreError::Shredded(org.into())),
@@ -406,7 +408,8 @@ impl Catalog {
 
     /// Destroys the versions before the current one.
     pub(crate) fn finish_rotation(&self, org: &str) -> Result<(), StoreError> {
-        let mut orgs = self.orgs.lock();
+        let mut orgs = self.orgs()?;
+        let orgs = &mut *orgs;
         let Some(keys) = orgs.keys.get_mut(org) else { return Ok(()) };
         let old = keys.0.len().saturating_sub(1);
         keys.0.drain(..old);
@@ -417,7 +420,7 @@ impl Catalog {
     /// Destroys the keys of an org for good; gives their fingerprints, also
     /// where it was done before.
     pub(crate) fn shred_org(&self, org: &str) -> Result<Vec<[u8; 32]>, StoreError> {
-        let mut orgs = self.orgs.lock();
+        let mut orgs = self.orgs()?;
         if let Some(fingerprints) = orgs.shredded.get(org) {
             return Ok(fingerprints.clone());
         }
@@ -430,21 +433,23 @@ impl Catalog {
     }
 
     /// Orgs that were shredded.
-    pub(crate) fn shredded_orgs(&self) -> Vec<String> {
-        self.orgs.lock().shredded.keys().cloned().collect()
+    pub(crate) fn shredded_orgs(&self) -> Result<Vec<String>, StoreError> {
+        Ok(self.orgs()?.shredded.keys().cloned().collect())
     }
 
     /// Whether an org was shredded.
-    pub(crate) fn is_shredded(&self, org: &str) -> bool {
-        self.orgs.lock().shredded.contains_key(org)
+    pub(crate) fn is_shredded(&self, org: &str) -> Result<bool, StoreError> {
+        Ok(self.orgs()?.shredded.contains_key(org))
     }
 }
 
 impl IndexFile {
-    fn read(&self) -> Result<Vaults, StoreError> {
-        let (records, found) = SealedRecords::<VaultRecord>::open(&self.path, &self.keys)?;
+    fn read(&self) -> Result<(Vaults, Print), StoreError> {
+        let unread = Unread::read(&self.path)?;
+        let print = Print::of(unread.as_ref().map_or(&[][..], Unread::bytes));
+        let (records, found) = SealedRecords::<VaultRecord>::parse(&self.path, &self.keys, unread)?;
         let id = |record: VaultRecord| Some((record.name.into(), VaultId::try_from(record.id.as_slice()).ok()?));
-        Ok(Vaults { records, ids: found.into_iter().filter_map(id).collect() })
+        Ok((Vaults { records, ids: found.into_iter().filter_map(id).collect() }, print))
     }
 }
 

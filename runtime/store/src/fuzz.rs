@@ -13,7 +13,7 @@ use crate::key::{Key, Nonces};
 use crate::keyring::NewKey;
 use crate::partition::{Partition, SCHEMA_VERSION};
 use crate::seal::{Sealer, Space};
-use crate::settled::{self, Files, Settled};
+use crate::settled::{self, Files, Print, Settled};
 
 const VAULT: [u8; 16] = [7; 16];
 const NAME: [u8; 16] = [9; 16];
@@ -118,25 +118,31 @@ pub fn heads(dir: &Path, data: &[u8]) {
 }
 
 /// What a clean stop said, in the files that `dir` has for it: only the very
-/// text that the index and the heads call for is believed.
+/// text that the index, the heads and the keys of orgs call for is believed.
 pub fn settled(dir: &Path, data: &[u8]) {
     let key = key();
-    let files = || Files { settled: dir.join("settled"), index: dir.join("index"), heads: dir.join("heads") };
-    let write = |path: &Path, bytes: &[u8]| fs::write(path, bytes).expect("a file can be written");
+    let path = |name: &str| dir.join(name);
+    let files = || Files { settled: path("settled"), index: path("index"), heads: path("heads"), orgs: path("orgs") };
+    let write = |name: &str, bytes: &[u8]| fs::write(path(name), bytes).expect("a file can be written");
     let (records, index) = data.split_first_chunk::<8>().unwrap_or((&[0; 8], data));
     let records = u64::from_be_bytes(*records);
-    write(&files().index, index);
-    write(&files().heads, data);
-    let believed = |text: &[u8]| {
-        write(&files().settled, text);
-        let settled = Settled::open(files(), Some(&key));
-        assert_eq!(settled.is_noted(), settled.holds(records), "it holds of another number of records");
-        settled.is_noted()
+    write("index", index);
+    write("heads", data);
+    write("orgs", data);
+    let believed = |text: &[u8], orgs: &[u8], index: &[u8]| {
+        write("settled", text);
+        let settled = Settled::open(files(), Some(&key), orgs);
+        assert!(!settled.holds(records.wrapping_add(1), Print::of(index)), "it holds of another number of records");
+        Settled::open(files(), Some(&key), orgs).holds(records, Print::of(index))
     };
-    let text = files().text(records).expect("the files are there");
-    assert!(!believed(data) && !believed(&text), "what was never sealed is believed");
-    assert!(believed(&settled::sealed(&key, &text)), "what holds is not believed");
-    assert!(!believed(&settled::sealed(&key, data)), "a made up text is believed");
-    write(&files().index, &[index, b"more"].concat());
-    assert!(!believed(&settled::sealed(&key, &text)), "it is believed of another index");
+    let text = files().now(records).expect("the files are there").to_bytes();
+    let sealed = settled::sealed(&key, &text);
+    assert!(!believed(data, data, index) && !believed(&text, data, index), "what was never sealed is believed");
+    assert!(believed(&sealed, data, index), "what holds is not believed");
+    assert!(!believed(&settled::sealed(&key, data), data, index), "a made up text is believed");
+    let other = [data, b"more"].concat();
+    assert!(!believed(&sealed, &other, index), "it is believed of other keys");
+    assert!(!believed(&sealed, data, &other), "it is believed of another index");
+    write("heads", &other);
+    assert!(!believed(&sealed, data, index), "it is believed of other heads");
 }

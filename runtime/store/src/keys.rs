@@ -141,7 +141,7 @@ impl Store {
         // One whose commits fail is opened anew first: its keyring may have a torn end.
         let vault = self.slots().open(&name, true).await?.ok_or_else(|| StoreError::NoKeys(address.to_string()))?;
         self.blocking(move |node| {
-            let keys = node.catalog.org_keys(org_of(&name)).ok_or_else(|| StoreError::NoKeys(name.to_string()))?;
+            let keys = node.catalog.org_keys(org_of(&name))?.ok_or_else(|| StoreError::NoKeys(name.to_string()))?;
             vault.rotate_key(&keys)
         })
         .await
@@ -204,7 +204,10 @@ impl Store {
     }
 
     /// The keys of the installation and of its orgs, without those of vaults.
-    pub fn org_keys(&self) -> Vec<KeyInfo> {
+    ///
+    /// # Errors
+    /// The file that they are in cannot be read.
+    pub fn org_keys(&self) -> Result<Vec<KeyInfo>, StoreError> {
         let node = self.node();
         let mut keys = Vec::new();
         {
@@ -216,11 +219,11 @@ impl Store {
                 fingerprint: root.key.fingerprint(),
             });
         }
-        for (org, versions) in node.catalog.orgs() {
+        for (org, versions) in node.catalog.all_orgs()? {
             let of = if org.is_empty() { "installation".to_owned() } else { org };
             keys.extend(versions.infos(&of));
         }
-        keys
+        Ok(keys)
     }
 
     /// The keys of the vaults of an org, or of the installation.
@@ -230,7 +233,7 @@ impl Store {
     pub async fn vault_keys(&self, org: Option<&Address>) -> Result<Vec<KeyInfo>, StoreError> {
         let org = org_name(org).to_owned();
         self.blocking(move |node| {
-            let Some(org_keys) = node.catalog.org_keys(&org) else { return Ok(Vec::new()) };
+            let Some(org_keys) = node.catalog.org_keys(&org)? else { return Ok(Vec::new()) };
             let vaults = node.catalog.vaults_of(&org)?;
             let info = |(name, id): (VaultName, VaultId)| {
                 let (_, content) = open_keyring(node, &name, &id, &org_keys)?;
@@ -246,11 +249,11 @@ impl Store {
 
 /// What a crash left undone of rotating and shredding orgs. Nothing is open.
 pub(crate) fn finish(node: &Node) -> Result<(), StoreError> {
-    if node.catalog.is_damaged() {
-        // Nothing can be written that would end it.
+    // Where the keys are damaged, nothing can be written that would end it.
+    if !node.catalog.may_have_work() || node.catalog.is_damaged() {
         return Ok(());
     }
-    for (org, keys) in node.catalog.orgs() {
+    for (org, keys) in node.catalog.all_orgs()? {
         if !keys.is_rotating() {
             // Those under way come first.
             break;
@@ -262,7 +265,7 @@ pub(crate) fn finish(node: &Node) -> Result<(), StoreError> {
             Err(error) => tracing::error!(org, %error, "the rotation of its key is not finished"),
         }
     }
-    for org in node.catalog.shredded_orgs() {
+    for org in node.catalog.shredded_orgs()? {
         for (name, id) in node.catalog.vaults_of(&org)? {
             remove_vault(node, &name, &id)?;
         }
@@ -276,7 +279,7 @@ fn begin_org(node: &Node, org: &str) -> Result<(OrgKeys, Vec<(VaultName, VaultId
     node.catalog.begin_rotation(org)?;
     // Whoever makes a vault under the version before is through after this.
     drop(node.catalog.making.write());
-    let keys = node.catalog.org_keys(org).ok_or_else(|| StoreError::NoKeys(org.into()))?;
+    let keys = node.catalog.org_keys(org)?.ok_or_else(|| StoreError::NoKeys(org.into()))?;
     Ok((keys, node.catalog.vaults_of(org)?))
 }
 
@@ -314,7 +317,7 @@ fn shred_closed(
     id: &VaultId,
     addresses: &[Address],
 ) -> Result<Vec<Fingerprint>, StoreError> {
-    let org_keys = node.catalog.org_keys(org_of(name)).ok_or_else(|| StoreError::NoKeys(name.to_string()))?;
+    let org_keys = node.catalog.org_keys(org_of(name))?.ok_or_else(|| StoreError::NoKeys(name.to_string()))?;
     let (mut keyring, content) = open_keyring(node, name, id, &org_keys)?;
     let now_ms = (node.options.clock)();
     let keys = VaultKeys::new(content.secrets, *id);

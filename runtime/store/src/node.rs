@@ -78,7 +78,11 @@ impl Node {
         });
         keys::finish(&this)?;
         let catalog = Arc::clone(&this.catalog);
-        this.runtime.spawn_blocking(move || catalog.preload());
+        this.runtime.spawn_blocking(move || {
+            if let Err(error) = catalog.read_all() {
+                tracing::error!(%error, "whoever asks for a vault is told so");
+            }
+        });
         this.runtime.spawn(keep_heads(Arc::downgrade(&this)));
         Ok(this)
     }

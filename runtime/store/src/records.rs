@@ -42,17 +42,7 @@ impl RecordFile {
 
     /// Opens a file and gives what is in it, up to the tail.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Vec<u8>>), RecordError> {
-        let mut file = layout::private().open(path)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let mut rest = bytes.strip_prefix(MAGIC).ok_or(RecordError::Damaged("it has no known header"))?;
-        let mut payloads = Vec::new();
-        while let Some((payload, after)) = next_record(rest) {
-            payloads.push(payload.to_vec());
-            rest = after;
-        }
-        let (tail, len) = (rest.len() as u64, (bytes.len() - rest.len()) as u64);
-        Ok((Self { file, len, tail }, payloads))
+        Ok(Unread::open(path)?.parse())
     }
 
     /// Whether something follows the last whole record.
@@ -89,6 +79,70 @@ impl RecordFile {
     }
 }
 
+/// A file of records as it was read, with none of them looked at.
+pub(crate) struct Unread {
+    file: File,
+    bytes: Vec<u8>,
+}
+
+impl Unread {
+    fn open(path: &Path) -> Result<Self, RecordError> {
+        let mut file = layout::private().open(path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        if bytes.starts_with(MAGIC) { Ok(Self { file, bytes }) } else { Err(NO_HEADER) }
+    }
+
+    /// Reads a file; `None` for one that is missing.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, StoreError> {
+        match Self::open(path) {
+            Ok(unread) => Ok(Some(unread)),
+            Err(RecordError::Io(e)) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(RecordError::Io(e)) => Err(StoreError::io("cannot read", path, &e)),
+            Err(RecordError::Damaged(reason)) => {
+                Err(StoreError::CorruptFile { path: path.into(), reason: reason.into() })
+            }
+        }
+    }
+
+    /// The whole file.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn records(&self) -> &[u8] {
+        self.bytes.strip_prefix(MAGIC).unwrap_or_default()
+    }
+
+    fn parse(self) -> (RecordFile, Vec<Vec<u8>>) {
+        let mut rest = self.records();
+        let mut payloads = Vec::new();
+        while let Some((payload, after)) = next_record(rest) {
+            payloads.push(payload.to_vec());
+            rest = after;
+        }
+        let (tail, len) = (rest.len() as u64, (self.bytes.len() - rest.len()) as u64);
+        (RecordFile { file: self.file, len, tail }, payloads)
+    }
+
+    /// The first so many records, if there are as many and `key` opens them.
+    pub(crate) fn first<T: Message + Default>(&self, count: u64, key: &Key) -> Option<Vec<T>> {
+        let mut rest = self.records();
+        let record = |n: u64| {
+            let (payload, after) = next_record(rest)?;
+            rest = after;
+            T::decode(key.open(&n.to_be_bytes(), payload)?.as_slice()).ok()
+        };
+        (0..count).map(record).collect()
+    }
+}
+
+/// Whether a file begins as one of records does.
+pub(crate) fn has_header(path: &Path) -> bool {
+    let mut header = [0; MAGIC.len()];
+    File::open(path).is_ok_and(|mut file| file.read_exact(&mut header).is_ok()) && header.as_slice() == MAGIC
+}
+
 fn frame<'a>(payloads: impl IntoIterator<Item = &'a [u8]>, bytes: &mut Vec<u8>) -> io::Result<()> {
     for payload in payloads {
         let len = u32::try_from(payload.len()).map_err(io::Error::other)?;
@@ -106,6 +160,8 @@ pub(crate) enum RecordError {
     Io(io::Error),
     Damaged(&'static str),
 }
+
+const NO_HEADER: RecordError = RecordError::Damaged("it has no known header");
 
 impl From<io::Error> for RecordError {
     fn from(error: io::Error) -> Self {
@@ -151,19 +207,18 @@ impl<T: Message + Default> SealedRecords<T> {
     /// Opens the file with the first of `keys` that fits its records. One that
     /// is missing is made with its first record, under the first key.
     pub(crate) fn open(path: &Path, keys: &[Key]) -> Result<(Self, Vec<T>), StoreError> {
+        Self::parse(path, keys, Unread::read(path)?)
+    }
+
+    /// As [`SealedRecords::open`], of what has been read of the file.
+    pub(crate) fn parse(path: &Path, keys: &[Key], unread: Option<Unread>) -> Result<(Self, Vec<T>), StoreError> {
         let [first, ..] = keys else { return Err(StoreError::MalformedKey("no key was given".into())) };
         let key = first.clone();
         let mut this =
             Self { file: None, path: path.into(), key, count: 0, is_lost: false, records: std::marker::PhantomData };
         let damaged = |reason: &str| StoreError::CorruptFile { path: path.into(), reason: reason.into() };
-        let (file, payloads) = match RecordFile::open(path) {
-            Ok(found) => found,
-            Err(RecordError::Io(e)) if e.kind() == io::ErrorKind::NotFound => {
-                return Ok((this, Vec::new()));
-            }
-            Err(RecordError::Io(e)) => return Err(StoreError::io("cannot read", path, &e)),
-            Err(RecordError::Damaged(reason)) => return Err(damaged(reason)),
-        };
+        let Some(unread) = unread else { return Ok((this, Vec::new())) };
+        let (file, payloads) = unread.parse();
         if let Some(payload) = payloads.first() {
             let fits = keys.iter().find(|key| key.open(&0u64.to_be_bytes(), payload).is_some());
             this.key = fits.unwrap_or(first).clone();
@@ -191,6 +246,11 @@ impl<T: Message + Default> SealedRecords<T> {
     pub(crate) fn cut_tail(&mut self) -> Result<(), StoreError> {
         let cut = self.file.as_mut().map_or(Ok(()), RecordFile::cut_tail);
         cut.map_err(|e| StoreError::io("cannot write", &self.path, &e))
+    }
+
+    /// Whether the file is what it was written as, up to its end.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.is_lost && !self.has_tail()
     }
 
     /// How many records there are.

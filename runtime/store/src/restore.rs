@@ -90,7 +90,7 @@ pub fn export_keys(options: &StoreOptions, to: &Path) -> Result<KeyBundleSummary
     let slots_path = layout.root_slots();
     let slots = fs::read(&slots_path).map_err(|e| StoreError::io("cannot read", &slots_path, &e))?;
     let mut bundle = Bundle::default();
-    bundle.orgs.extend(catalog.export().iter().map(|record| record.to_vec()));
+    bundle.orgs.extend(catalog.export()?.iter().map(|record| record.to_vec()));
     for (name, id) in catalog.all_vaults()? {
         let path = catalog.vault_dir(&id).join("keyring");
         let keyring = fs::read(&path).map_err(|e| StoreError::io("cannot read", &path, &e))?;
@@ -102,7 +102,7 @@ pub fn export_keys(options: &StoreOptions, to: &Path) -> Result<KeyBundleSummary
     let bytes = [MAGIC, &slots_bytes.to_be_bytes(), &slots, &sealed].concat();
     layout::write_whole(to, &bytes).map_err(|e| StoreError::io("cannot write", to, &e))?;
     // The installation's own secrets are always among them.
-    let orgs = 1 + catalog.orgs().iter().filter(|(org, _)| !org.is_empty()).count();
+    let orgs = 1 + catalog.all_orgs()?.iter().filter(|(org, _)| !org.is_empty()).count();
     Ok(KeyBundleSummary { orgs, vaults: bundle.vaults.len() })
 }
 
@@ -182,7 +182,7 @@ fn vault(
         full @ StoreError::DiskFull { .. } => full,
         _ => StoreError::io("cannot write", &dir, &e),
     };
-    let org_keys = catalog.org_keys(org_of(&keys.name)).ok_or_else(|| corrupt("the key of its org is missing"))?;
+    let org_keys = catalog.org_keys(org_of(&keys.name))?.ok_or_else(|| corrupt("the key of its org is missing"))?;
     layout::make_dir(&dir).map_err(failed)?;
     let keyring_path = dir.join("keyring");
     layout::write_whole(&keyring_path, &keys.keyring).map_err(failed)?;

@@ -44,9 +44,10 @@ fn parent(text: &str) -> &str {
 
 /// Whose key wraps a vault's: the org, or [`INSTALLATION`].
 pub(crate) fn org_of(vault: &str) -> &str {
-    match vault.split('/').collect::<Vec<_>>().as_slice() {
-        ["org", id, ..] => vault.get(.."org/".len() + id.len()).unwrap_or(vault),
-        _ => INSTALLATION,
+    const KIND: &str = "org/";
+    match vault.strip_prefix(KIND).and_then(|rest| rest.split('/').next()) {
+        Some(id) => vault.get(..KIND.len() + id.len()).unwrap_or(vault),
+        None => INSTALLATION,
     }
 }
 

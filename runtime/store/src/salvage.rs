@@ -113,7 +113,7 @@ impl Home {
         layout::write_whole(&to, &slots).map_err(|e| StoreError::io("cannot write", &to, &e))?;
         let now_ms = (node.options.clock)();
         let root = Root::open(&layout, &node.options.unlock, now_ms)?;
-        let records: Vec<Vec<u8>> = node.catalog.export().iter().map(|record| record.to_vec()).collect();
+        let records: Vec<Vec<u8>> = node.catalog.export()?.iter().map(|record| record.to_vec()).collect();
         Catalog::import(&layout, &root, &records)?;
         let catalog = Catalog::open(&layout, &root, node.options.clock)?;
         Ok(Self { catalog, _layout: layout, now_ms })
@@ -151,7 +151,7 @@ impl Home {
         }
 
         let dir = self.catalog.vault_dir(&vault.id);
-        let org_keys = self.catalog.org_keys(org_of(&vault.name));
+        let org_keys = self.catalog.org_keys(org_of(&vault.name))?;
         let org_keys = org_keys.ok_or_else(|| vault.corrupt("the key of its org is missing"))?;
         layout::make_dir(&dir).map_err(&failed)?;
         let keyring = fs::read(from.join("keyring")).map_err(&failed)?;

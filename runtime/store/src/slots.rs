@@ -210,7 +210,7 @@ impl Slots {
     async fn open_here(&self, name: &VaultName) -> Result<Arc<Vault>, OpenError> {
         let (node, name) = (self.node.clone(), name.clone());
         let Some(id) = node.catalog.vault_id(&name).map_err(OpenError::Transient)? else {
-            if node.catalog.is_shredded(org_of(&name)) {
+            if node.catalog.is_shredded(org_of(&name)).map_err(OpenError::Transient)? {
                 return Err(OpenError::Transient(StoreError::Shredded(name.to_string())));
             }
             return Ok(Vault::unborn(node, name));

@@ -92,9 +92,9 @@ impl Vault {
         let span = tracing::info_span!("open vault", vault = %name);
         let _entered = span.enter();
         let org = org_of(&name);
-        let org_keys = match node.catalog.org_keys(org) {
+        let org_keys = match node.catalog.org_keys(org).map_err(OpenError::Transient)? {
             Some(keys) => keys,
-            None if node.catalog.is_shredded(org) => {
+            None if node.catalog.is_shredded(org).map_err(OpenError::Transient)? => {
                 return Err(OpenError::Transient(StoreError::Shredded(name.to_string())));
             }
             None => return Err(OpenError::Damaged("the key of its org is missing".into())),

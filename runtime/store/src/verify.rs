@@ -90,6 +90,7 @@ pub async fn verify(
     let dir = options.dir.clone();
     let node = Node::open(options)?;
     mirror::remove_left(&dir);
+    node.catalog.read_all()?;
     let mut vaults = node.catalog.all_vaults()?;
     vaults.sort();
     for (name, id) in vaults {

@@ -74,11 +74,11 @@ async fn change(
         }
         ("rotate-root", _) => {
             store.rotate_root_key().await?;
-            Ok(store.org_keys().iter().filter(|key| key.of == "root").map(key_line).collect())
+            Ok(store.org_keys()?.iter().filter(|key| key.of == "root").map(key_line).collect())
         }
         _ => {
             let slots = store.key_slots();
-            Ok(slots.iter().map(slot_line).chain(store.org_keys().iter().map(key_line)).collect())
+            Ok(slots.iter().map(slot_line).chain(store.org_keys()?.iter().map(key_line)).collect())
         }
     }
 }

@@ -28,11 +28,11 @@ impl Keys {
     pub async fn answer(&self, method: &str, request: &Bytes) -> Result<Bytes, Refusal> {
         let store = &self.0;
         if method == methods::LIST_KEYS.path {
-            return Ok(listed(store.org_keys()));
+            return Ok(listed(store.org_keys()?));
         }
         if method == methods::LIST_ORG_KEYS.path {
             let org = named(&decoded::<ListOrgKeysRequest>(request)?.name, true)?;
-            let mut keys = store.org_keys();
+            let mut keys = store.org_keys()?;
             keys.retain(|key| key.of == org.as_str());
             keys.extend(store.vault_keys(Some(&org)).await?);
             return Ok(listed(keys));

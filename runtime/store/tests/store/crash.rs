@@ -195,7 +195,7 @@ async fn rotations_survive_kill_9() {
         check_survived(dir.path(), &acks).await;
         let store = open(dir.path());
         let org = partition(0).org_address().unwrap();
-        let keys = store.org_keys();
+        let keys = store.org_keys().unwrap();
         assert_eq!(keys.iter().filter(|key| key.of == org.as_str()).count(), 1, "no rotation is left open: {keys:?}");
         assert!(store.observe().quarantined.is_empty());
     }

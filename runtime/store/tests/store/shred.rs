@@ -303,7 +303,7 @@ async fn accounts_and_orgs_go_as_a_whole() {
     drop((held, kept));
     let vaults = |dir: &Path| fs::read_dir(dir.join("data/vaults")).unwrap().count();
     let before = vaults(dir.path());
-    let keys = store.org_keys();
+    let keys = store.org_keys().unwrap();
     let org_key = keys.iter().find(|key| key.of == org(1).to_string()).unwrap().fingerprint;
     let mut held = store.writer(&project, &[]).await.unwrap();
     assert_eq!(store.shred_org(&org(1)).await.unwrap(), [org_key]);
@@ -352,5 +352,29 @@ async fn an_org_whose_end_a_crash_interrupted_is_gone_at_the_next_start() {
     let store = open(dir.path());
     assert_eq!(fs::read_dir(data.join("vaults")).unwrap().count(), 2, "one vault and the index");
     assert_eq!(snapshot(&store, &org(2)).await.get(TABLE, b"a").unwrap().unwrap(), "1");
+    assert!(matches!(store.writer(&org(1), &[]).await, Err(StoreError::Shredded(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_org_whose_vault_could_not_be_removed_is_gone_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let vaults = dir.path().join("data/vaults");
+    let store = open(dir.path());
+    let mut writer = store.writer(&org(1), &[]).await.unwrap();
+    writer.submit(commit(&[(b"a", Some(b"1"))])).await.unwrap();
+    drop(writer);
+    let is_vault = |path: &std::path::PathBuf| path.is_dir();
+    let vault = fs::read_dir(&vaults).unwrap().map(|entry| entry.unwrap().path()).find(is_vault).unwrap();
+    let (keyring, kept) = (vault.join("keyring"), dir.path().join("kept"));
+    fs::rename(&keyring, &kept).unwrap();
+    fs::create_dir(&keyring).unwrap();
+    assert!(store.shred_org(&org(1)).await.is_err());
+    fs::remove_dir(&keyring).unwrap();
+    fs::rename(&kept, &keyring).unwrap();
+    // A clean stop, but for the work that is left.
+    store.close().await.unwrap();
+    drop(store);
+    let store = open(dir.path());
+    assert!(!vault.exists());
     assert!(matches!(store.writer(&org(1), &[]).await, Err(StoreError::Shredded(_))));
 }
