@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::handle::Handle;
+use crate::handle::{Claim, Handle};
 use crate::node::Node;
-use crate::partition::Meta;
+use crate::partition::{Meta, Partition};
 use crate::slots::Slots;
 use crate::state::Durable;
 use crate::vault::Vault;
@@ -124,28 +124,16 @@ impl Store {
         let vault = self.0.slots.open(&claim.vault, true).await?.ok_or(StoreError::Closed)?;
         // A former writer of this address may have left commits under way.
         vault.barrier(0).await?;
+        let loading = Loading::of(claim, vault)?;
+        if !views::are_stale(views, &loading.meta) {
+            return loading.writer(self, views);
+        }
         let (store, views) = (self.clone(), views.to_vec());
-        let load = move || {
-            let known = vault.partition(&claim.address)?;
-            let is_new = known.is_none();
-            let partition = known.unwrap_or_else(|| vault.new_partition(&claim.address));
-            let mut meta = Meta::default();
-            if let Some(durable) = Durable::of(vault.clone(), partition.clone()) {
-                if is_new {
-                    vault.check_absent(&claim.address)?;
-                }
-                meta = durable.meta()?;
-                check_last_link(&durable, &meta)?;
-                drop(durable);
-                meta = views::rebuild(&vault, &partition, &claim, &views, meta)?;
-            }
-            if !is_new {
-                claim.set_found(&vault, &partition);
-            }
-            claim.publish(meta.seq);
-            Writer::new(claim, store, vault, partition, is_new, views, meta)
+        let rebuild = move || {
+            let rebuilt = loading.rebuild(&views)?;
+            rebuilt.writer(&store, &views)
         };
-        tokio::task::spawn_blocking(load).await.unwrap_or_else(|error| {
+        tokio::task::spawn_blocking(rebuild).await.unwrap_or_else(|error| {
             Err(StoreError::Io { what: format!("cannot open `{address}`"), reason: error.to_string() })
         })
     }
@@ -264,6 +252,48 @@ impl Store {
                 .map(|(vault, reason)| QuarantinedVault { vault: vault.to_string(), reason })
                 .collect(),
         }
+    }
+}
+
+/// What a writer starts from. A few rows are read for it, as for a decision:
+/// that is done where it is asked for, and no thread is woken for it.
+struct Loading {
+    claim: Claim,
+    vault: Arc<Vault>,
+    partition: Arc<Partition>,
+    is_new: bool,
+    meta: Meta,
+}
+
+impl Loading {
+    fn of(claim: Claim, vault: Arc<Vault>) -> Result<Self, StoreError> {
+        let known = vault.partition(&claim.address)?;
+        let is_new = known.is_none();
+        let partition = known.unwrap_or_else(|| vault.new_partition(&claim.address));
+        let mut meta = Meta::default();
+        if let Some(durable) = Durable::of(vault.clone(), partition.clone()) {
+            if is_new {
+                vault.check_absent(&claim.address)?;
+            }
+            meta = durable.meta()?;
+            check_last_link(&durable, &meta)?;
+        }
+        Ok(Self { claim, vault, partition, is_new, meta })
+    }
+
+    /// Brings views up to date. Blocks for as long as that takes.
+    fn rebuild(mut self, views: &[View]) -> Result<Self, StoreError> {
+        self.meta = views::rebuild(&self.vault, &self.partition, &self.claim, views, self.meta)?;
+        Ok(self)
+    }
+
+    fn writer(self, store: &Store, views: &[View]) -> Result<Writer, StoreError> {
+        let Self { claim, vault, partition, is_new, meta } = self;
+        if !is_new {
+            claim.set_found(&vault, &partition);
+        }
+        claim.publish(meta.seq);
+        Writer::new(claim, store.clone(), vault, partition, is_new, views.to_vec(), meta)
     }
 }
 

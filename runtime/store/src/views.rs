@@ -19,6 +19,17 @@ use crate::vault::Vault;
 /// Rows dropped, or transactions replayed, in one batch.
 const CHUNK: usize = 256;
 
+fn stale<'a>(views: &'a [View], meta: &Meta) -> impl Iterator<Item = &'a View> {
+    let is_empty = meta.seq == 0;
+    let is_stale = move |view: &&View| meta.view_versions.get(&u32::from(view.id)) != Some(&view.version);
+    views.iter().filter(move |_| !is_empty).filter(is_stale)
+}
+
+/// Whether there is anything to [`rebuild`].
+pub(crate) fn are_stale(views: &[View], meta: &Meta) -> bool {
+    stale(views, meta).next().is_some()
+}
+
 /// Brings a partition's views up to date, and gives its state after that.
 /// Blocks. A crash in between leaves the version unset: it starts again.
 pub(crate) fn rebuild(
@@ -28,9 +39,8 @@ pub(crate) fn rebuild(
     views: &[View],
     mut meta: Meta,
 ) -> Result<Meta, StoreError> {
-    let stale: Vec<&View> =
-        views.iter().filter(|view| meta.view_versions.get(&u32::from(view.id)) != Some(&view.version)).collect();
-    if stale.is_empty() || meta.seq == 0 {
+    let stale: Vec<&View> = stale(views, &meta).collect();
+    if stale.is_empty() {
         return Ok(meta);
     }
     tracing::info!(address = %handle.address, views = stale.len(), transactions = meta.seq, "rebuilding views");
