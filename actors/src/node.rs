@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use canopy_cluster::Embedded;
+use canopy_cluster::{Embedded, PARTS};
 use canopy_domain::{Address, Code, Context, Module, Modules, Principal, Refusal, TokenIssuer};
 use canopy_proto::Access;
 use canopy_proto::methods::wakes;
@@ -351,26 +351,25 @@ impl Node {
         self.0.placement.slot(address).clear_if(|handle| handle.calls.cell().get_id() == actor);
     }
 
-    /// Has idle actors passivate, a few at a time: each looks into its vault
-    /// as it goes, and callers of others would wait behind all of them.
-    pub(crate) async fn sweep(&self) {
+    /// Has idle actors of one of the placement's [`PARTS`] passivate, a few at
+    /// a time: each looks into its vault as it goes, and callers of others would
+    /// wait behind all of them.
+    pub(crate) async fn sweep(&self, part: usize) {
         let idle_ms = i64::try_from(self.0.parts.limits.idle.as_millis()).unwrap_or(i64::MAX);
         let before_ms = clock::now_ms().saturating_sub(idle_ms);
+        let is_idle = |handle: &Arc<Handle>| handle.used_ms.load(Ordering::Relaxed) < before_ms;
         let at_once = PASSIVATIONS_AT_ONCE * std::thread::available_parallelism().map_or(1, usize::from);
-        let mut told = 0_usize;
-        for (address, handle) in self.0.placement.actives() {
-            if handle.used_ms.load(Ordering::Relaxed) >= before_ms {
-                continue;
-            }
-            if matches!(handle.notes.try_send(Msg::Note(Note::Passivate)), Err(SendError::Closed { .. })) {
-                self.vacate(&address, handle.calls.cell().get_id());
-            }
-            told += 1;
-            if told.is_multiple_of(at_once) {
+        for (told, (address, handle)) in self.0.placement.look_through(part, is_idle).into_iter().enumerate() {
+            if told > 0 && told.is_multiple_of(at_once) {
                 tokio::time::sleep(PASSIVATIONS_WAIT).await;
             }
+            // Somebody may have called while others were told.
+            if is_idle(&handle)
+                && matches!(handle.notes.try_send(Msg::Note(Note::Passivate)), Err(SendError::Closed { .. }))
+            {
+                self.vacate(&address, handle.calls.cell().get_id());
+            }
         }
-        self.0.placement.prune();
     }
 }
 

@@ -8,9 +8,10 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use canopy_cluster::PARTS;
 use canopy_domain::Address;
 use canopy_proto::methods::wakes;
 use canopy_proto::system::v1::{ListWakesRequest, ListWakesResponse, Wake};
@@ -68,15 +69,19 @@ fn periodic(id: &'static str, node: Node, tick: Tick) -> ChildSpec {
     .probe(probe)
 }
 
-/// Has idle actors passivate.
+/// Has idle actors passivate. Looks at each about once in `every`: at a part at
+/// a time, so that they end evenly over it and nobody waits behind them all.
 pub fn sweeper(node: Node, every: Duration) -> ChildSpec {
+    let next = Arc::new(AtomicUsize::new(0));
+    let wait = every / u32::try_from(PARTS).unwrap_or(1);
     periodic(
         "sweeper",
         node,
         Arc::new(move |node| {
+            let part = next.fetch_add(1, Ordering::Relaxed) % PARTS;
             Box::pin(async move {
-                node.sweep().await;
-                every
+                node.sweep(part).await;
+                wait
             })
         }),
     )

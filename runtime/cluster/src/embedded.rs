@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::{Location, OwnerEpoch, Placement};
 
 /// Maps that share the addresses, so that callers rarely meet at a lock.
-const SHARDS: usize = 64;
+pub const PARTS: usize = 64;
 
 type Shard<H> = RwLock<HashMap<Address, Arc<Slot<H>>>>;
 
@@ -59,14 +59,14 @@ pub struct Embedded<H> {
 
 impl<H> Default for Embedded<H> {
     fn default() -> Self {
-        let shards = (0..SHARDS).map(|_| RwLock::new(HashMap::new())).collect();
+        let shards = (0..PARTS).map(|_| RwLock::new(HashMap::new())).collect();
         Self { shards, hasher: RandomState::new() }
     }
 }
 
 impl<H: Clone> Embedded<H> {
     fn shard(&self, address: &Address) -> &Shard<H> {
-        let n = self.hasher.hash_one(address) % SHARDS as u64;
+        let n = self.hasher.hash_one(address) % PARTS as u64;
         self.shards
             .get(usize::try_from(n).unwrap_or_default())
             .expect("the remainder is smaller than the number of shards")
@@ -86,20 +86,17 @@ impl<H: Clone> Embedded<H> {
         Arc::clone(self.shard(address).write().entry(address.clone()).or_insert_with(fresh))
     }
 
-    /// Forgets slots that are empty and that nobody holds.
-    pub fn prune(&self) {
-        for shard in &self.shards {
-            shard.write().retain(|_, slot| Arc::strong_count(slot) > 1 || slot.handle.lock().is_some());
-        }
-    }
-
-    /// The active actors.
-    pub fn actives(&self) -> Vec<(Address, H)> {
+    /// Looks through one of the [`PARTS`] of the addresses: gives the active
+    /// actors that are wanted, and forgets slots that are empty and that nobody
+    /// holds.
+    pub fn look_through(&self, part: usize, wanted: impl Fn(&H) -> bool) -> Vec<(Address, H)> {
         let mut found = Vec::new();
-        for shard in &self.shards {
-            let shard = shard.read();
-            found.extend(shard.iter().filter_map(|(a, slot)| slot.handle().map(|h| (a.clone(), h))));
-        }
+        let Some(shard) = self.shards.get(part % PARTS) else { return found };
+        shard.write().retain(|address, slot| {
+            let handle = slot.handle.lock();
+            found.extend(handle.as_ref().filter(|handle| wanted(handle)).map(|h| (address.clone(), h.clone())));
+            handle.is_some() || Arc::strong_count(slot) > 1
+        });
         found
     }
 }
@@ -111,5 +108,28 @@ impl<H: Send + Sync> Placement for Embedded<H> {
 
     fn owner_epoch(&self, _: &Address) -> OwnerEpoch {
         OwnerEpoch(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_have_every_active_actor_once_and_no_empty_slot_that_nobody_holds() {
+        let placement = Embedded::<u8>::default();
+        let address = |n: u8| Address::session(canopy_domain::Id::from_bytes([n; 16]));
+        for n in 0..200 {
+            placement.slot(&address(n)).set((n < 150).then_some(n));
+        }
+        let held = placement.slot(&address(199));
+        let mut found: Vec<_> =
+            (0..PARTS).flat_map(|part| placement.look_through(part, |n| n.is_multiple_of(2))).collect();
+        found.sort_by_key(|(_, n)| *n);
+        let even = (0..150).step_by(2).map(|n| (address(n), n)).collect::<Vec<_>>();
+        assert_eq!(found, even);
+        let slots: usize = placement.shards.iter().map(|shard| shard.read().len()).sum();
+        assert_eq!(slots, 151, "the active ones, and the one that is held");
+        assert!(Arc::ptr_eq(&held, &placement.slot(&address(199))));
     }
 }

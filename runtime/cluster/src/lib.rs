@@ -5,7 +5,7 @@ mod embedded;
 
 use canopy_domain::Address;
 
-pub use embedded::{Embedded, Slot};
+pub use embedded::{Embedded, PARTS, Slot};
 
 /// Who owns an address now.
 #[derive(Debug, Clone, PartialEq, Eq)]
