@@ -3,6 +3,7 @@
 //! other, commits without waiting, answers what is durable, delivers effects,
 //! wakes when it asked to, and passivates when idle.
 
+mod attempts;
 mod backup;
 mod backup_queue;
 mod call;
@@ -16,6 +17,7 @@ mod prepare;
 mod shell;
 mod token;
 
+pub use attempts::{AttemptLimits, Attempts};
 pub use backup::Backups;
 pub use call::{Call, CommitHook, Turn};
 pub use clock::{now_ms, random_bytes};

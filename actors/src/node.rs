@@ -170,6 +170,10 @@ impl Node {
     /// The module's refusal, or the store failed.
     pub async fn query(&self, address: &Address, call: &Call) -> Result<Bytes, Refusal> {
         let module = self.module(address)?;
+        let prepared = match module.prepares(call.method) {
+            true => self.prepare(module, address, call).await?,
+            false => Vec::new(),
+        };
         let snapshot = self.snapshot(address).await?;
         let cx = Context {
             now_ms: clock::now_ms(),
@@ -179,7 +183,7 @@ impl Node {
             origin: &call.origin,
             role: call.role,
             seq: 0,
-            prepared: &[],
+            prepared: &prepared,
             issuer: self.issuer(),
         };
         module.ask(call.method, &snapshot, &call.request, &cx)

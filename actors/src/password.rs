@@ -1,21 +1,72 @@
-//! Password hashing: Argon2id (RFC 9106), bounded at once.
+//! Password hashing: Argon2id (RFC 9106) on threads of its own, as many as are
+//! configured, whose priority is low, so that a storm of log-ins leaves the
+//! processor to everybody else. Who would wait too long for a thread is refused
+//! at once, and one network address takes half of the places at most.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
-use canopy_domain::{Code, Refusal, Secret};
-use tokio::sync::Semaphore;
+use canopy_domain::{Attempt, Code, PasswordFit, Refusal, Secret};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
-/// Hashes and compares passwords on blocking threads.
+use crate::attempts::{AttemptLimits, Attempts};
+use crate::clock;
+
+/// Longest wait for a thread: people do not wait longer for a log-in.
+const WAIT_MS_MAX: u64 = 5_000;
+/// Jobs that wait or are under way, however quick they are.
+const JOBS_MAX: usize = 1_024;
+/// Priority of the threads: they run when nobody else wants to, and get a tenth
+/// of a core that is wanted all the time, so that log-ins do not cease.
+const NICE: i32 = 10;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Hashes and compares passwords.
 #[derive(Clone)]
-pub struct PasswordHashing {
+pub struct PasswordHashing(Arc<Inner>);
+
+struct Inner {
     params: Params,
     /// Compared with where there is no account, so that the answer takes as
     /// long.
     decoy: Secret,
-    threads: Arc<Semaphore>,
+    threads: u64,
+    jobs: SyncSender<Job>,
+    load: Mutex<Load>,
+    attempts: Attempts,
+}
+
+/// What there is to do.
+struct Load {
+    jobs: usize,
+    by_place: HashMap<String, usize>,
+    /// What a hash takes at present.
+    hash_ms: u64,
+}
+
+/// A place among the jobs.
+struct Place {
+    inner: Arc<Inner>,
+    place: String,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut load = self.inner.load.lock();
+        load.jobs -= 1;
+        if let Some(own) = load.by_place.get_mut(&self.place) {
+            *own -= 1;
+            if *own == 0 {
+                load.by_place.remove(&self.place);
+            }
+        }
+    }
 }
 
 impl PasswordHashing {
@@ -23,42 +74,142 @@ impl PasswordHashing {
     /// once.
     ///
     /// # Errors
-    /// Argon2 does not take these parameters.
-    pub fn new(memory_kib: u32, passes: u32, threads_max: usize) -> Result<Self, Refusal> {
+    /// Argon2 does not take these parameters, or no thread can be started.
+    pub fn new(memory_kib: u32, passes: u32, threads_max: usize, limits: AttemptLimits) -> Result<Self, Refusal> {
         let params = Params::new(memory_kib, passes, 1, None)
             .map_err(|e| Refusal::invalid("identity.argon2_memory_kib", e.to_string()))?;
+        let begun_ms = clock::now_ms();
         let decoy = hash(&params, &Secret::new("a password that nobody has"))?;
-        Ok(Self { params, decoy, threads: Arc::new(Semaphore::new(threads_max)) })
+        let load = Load { jobs: 0, by_place: HashMap::new(), hash_ms: since(begun_ms) };
+        let (jobs, waiting) = sync_channel(JOBS_MAX);
+        let waiting = Arc::new(Mutex::new(waiting));
+        for n in 0..threads_max {
+            let waiting = Arc::clone(&waiting);
+            let thread = std::thread::Builder::new().name(format!("password-{n}"));
+            thread.spawn(move || work(&waiting)).map_err(|e| failed(&e))?;
+        }
+        let threads = u64::try_from(threads_max).unwrap_or(u64::MAX).max(1);
+        let (load, attempts) = (Mutex::new(load), Attempts::new(limits));
+        Ok(Self(Arc::new(Inner { params, decoy, threads, jobs, load, attempts })))
     }
 
     /// The PHC string of a new password.
-    pub(crate) async fn hash(&self, password: Secret) -> Result<Secret, Refusal> {
-        let params = self.params.clone();
-        self.run(move || hash(&params, &password)).await?
+    pub(crate) async fn hash(&self, password: Secret, place: &str) -> Result<Secret, Refusal> {
+        let inner = Arc::clone(&self.0);
+        self.run(place, move || hash(&inner.params, &password)).await
     }
 
-    /// Whether a password fits a PHC string; `None` never does.
-    pub(crate) async fn verify(&self, phc: Option<Secret>, password: Secret) -> Result<bool, Refusal> {
-        let (stored, known) = match phc {
-            Some(phc) => (phc, true),
-            None => (self.decoy.clone(), false),
-        };
-        let fits = self.run(move || verify(&stored, &password)).await??;
-        Ok(fits && known)
+    /// Whether a password fits a PHC string; `None` never does. Looked at once
+    /// more when its turn has come: of many guesses at once no more get past
+    /// the limit than there are threads.
+    pub(crate) async fn verify(
+        &self,
+        phc: Option<Secret>,
+        password: Secret,
+        attempt: Attempt,
+        place: &str,
+    ) -> Result<PasswordFit, Refusal> {
+        self.0.attempts.admit(&attempt, place, clock::now_ms())?;
+        let (inner, from) = (Arc::clone(&self.0), place.to_owned());
+        self.run(place, move || {
+            inner.attempts.admit(&attempt, &from, clock::now_ms())?;
+            let fits = verify(phc.as_ref().unwrap_or(&inner.decoy), &password)?;
+            if !fits || phc.is_none() {
+                inner.attempts.failed(&attempt, &from, clock::now_ms());
+                return Ok(PasswordFit::Wrong);
+            }
+            inner.attempts.succeeded(&attempt, &from);
+            let is_weak = phc.is_some_and(|phc| inner.is_weak(&phc));
+            Ok(if is_weak { PasswordFit::RightAndWeak } else { PasswordFit::Right })
+        })
+        .await
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-        let failed = |e: &dyn std::fmt::Display| Refusal::new(Code::Internal, format!("hashing failed: {e}"));
-        let _thread = self.threads.acquire().await.map_err(|e| failed(&e))?;
-        tokio::task::spawn_blocking(work).await.map_err(|e| failed(&e))
+    /// Has a thread do something, unless it would take too long until one can.
+    async fn run<T: Send + 'static>(
+        &self,
+        place: &str,
+        hashing: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let place = self.0.take_place(place)?;
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(move || {
+            // Who does not wait any more is not hashed for.
+            if reply.is_closed() {
+                return;
+            }
+            let begun_ms = clock::now_ms();
+            let done = hashing();
+            place.inner.took(since(begun_ms));
+            drop(place);
+            let _ = reply.send(done);
+        });
+        self.0.jobs.try_send(job).map_err(|e| failed(&e))?;
+        answer.await.map_err(|e| failed(&e))?
     }
+}
+
+impl Inner {
+    fn take_place(self: &Arc<Self>, place: &str) -> Result<Place, Refusal> {
+        let mut load = self.load.lock();
+        let at_once = usize::try_from(WAIT_MS_MAX * self.threads / load.hash_ms).unwrap_or(JOBS_MAX);
+        let jobs_max = at_once.clamp(2, JOBS_MAX);
+        let own = load.by_place.get(place).copied().unwrap_or(0);
+        if load.jobs >= jobs_max || own >= jobs_max / 2 {
+            metrics::counter!("canopy_actors_hashes_refused_total").increment(1);
+            let jobs = u64::try_from(load.jobs).unwrap_or(u64::MAX);
+            let wait_ms = jobs.saturating_mul(load.hash_ms) / self.threads;
+            return Err(Refusal::new(Code::ResourceExhausted, "too many passwords wait to be compared")
+                .retry_after_ms(wait_ms.clamp(100, WAIT_MS_MAX))
+                .hint("nothing was done: try again later"));
+        }
+        load.jobs += 1;
+        *load.by_place.entry(place.to_owned()).or_default() += 1;
+        Ok(Place { inner: Arc::clone(self), place: place.to_owned() })
+    }
+
+    /// Takes note of what a hash took.
+    fn took(&self, ms: u64) {
+        let mut load = self.load.lock();
+        load.hash_ms = (load.hash_ms * 7 + ms).div_ceil(8);
+    }
+
+    /// Whether a hash was made with less memory or fewer passes than is asked
+    /// for now.
+    fn is_weak(&self, phc: &Secret) -> bool {
+        let stored = PasswordHash::new(phc.expose()).ok().and_then(|stored| Params::try_from(&stored).ok());
+        stored.is_some_and(|stored| stored.m_cost() < self.params.m_cost() || stored.t_cost() < self.params.t_cost())
+    }
+}
+
+/// Milliseconds since then, at least one.
+fn since(begun_ms: i64) -> u64 {
+    u64::try_from(clock::now_ms() - begun_ms).unwrap_or(0).max(1)
+}
+
+/// A thread's life: it ends with the last handle that could send a job.
+fn work(waiting: &Mutex<Receiver<Job>>) {
+    // Elsewhere than on Linux it would be the whole process.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::warn!(%error, "passwords are hashed at the usual priority");
+    }
+    loop {
+        let job = waiting.lock().recv();
+        match job {
+            Ok(job) => job(),
+            Err(_) => return,
+        }
+    }
+}
+
+fn failed(e: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(Code::Internal, format!("hashing failed: {e}"))
 }
 
 fn hash(params: &Params, password: &Secret) -> Result<Secret, Refusal> {
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
-    let phc = argon2
-        .hash_password(password.expose().as_bytes())
-        .map_err(|e| Refusal::new(Code::Internal, format!("hashing failed: {e}")))?;
+    let phc = argon2.hash_password(password.expose().as_bytes()).map_err(|e| failed(&e))?;
     Ok(Secret::new(phc.to_string()))
 }
 

@@ -9,7 +9,7 @@ use crate::{Node, clock};
 const STEPS_MAX: usize = 8;
 
 impl Node {
-    /// Does a command's steps, against the durable state.
+    /// Does a call's steps, against the durable state.
     pub(crate) async fn prepare(
         &self,
         module: &Module,
@@ -40,9 +40,12 @@ impl Node {
 
     async fn step(&self, address: &Address, call: &Call, step: Step, n: usize) -> Result<Prepared, Refusal> {
         Ok(match step {
-            Step::HashPassword(password) => Prepared::PasswordHash(self.passwords().hash(password).await?),
-            Step::VerifyPassword { phc, password } => {
-                Prepared::PasswordMatches(self.passwords().verify(phc, password).await?)
+            Step::HashPassword(password) => {
+                Prepared::PasswordHash(self.passwords().hash(password, &call.origin.place()).await?)
+            }
+            Step::VerifyPassword { phc, password, attempt } => {
+                let place = call.origin.place();
+                Prepared::Password(self.passwords().verify(phc, password, attempt, &place).await?)
             }
             Step::Ask { target, method, request } => {
                 // A step is repeated under the same id when its command is.
@@ -51,6 +54,13 @@ impl Node {
                     id => format!("{}?{id}.{n}", call.principal.as_str()),
                 };
                 Prepared::Answer(Box::pin(self.ask(&target, method, request, address, &request_id)).await)
+            }
+            Step::AskAll { asked, method } => {
+                let mut answers = Vec::with_capacity(asked.len());
+                for (target, request) in asked {
+                    answers.push(Box::pin(self.ask(&target, method, request, address, "")).await);
+                }
+                Prepared::Answers(answers)
             }
         })
     }

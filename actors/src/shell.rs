@@ -261,6 +261,7 @@ impl Shell {
         let changes = if self.completions.has_hooks() { parts.changes.clone() } else { Vec::new() };
         let session = match &call.principal {
             Principal::Person { session, .. } => session.to_string(),
+            Principal::Key { name, .. } => name.clone(),
             Principal::Nobody | Principal::Actor(_) => String::new(),
         };
         let ticket = self.writer()?.submit(Commit {

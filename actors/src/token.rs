@@ -1,12 +1,28 @@
 //! Access tokens: PASETO v4.public (Ed25519), which say account, session and
 //! expiry alone.
+//!
+//! Each day has a signing key of its own, derived from the installation's
+//! secret, so that rotation needs no store, no clock of its own and no
+//! agreement, and a restart changes nothing. A token is signed with the key of
+//! the day that it is issued on, and verified with that of the present day;
+//! with yesterday's for as long as a token of yesterday can live, and with
+//! tomorrow's shortly before midnight, for clocks differ. Who got hold of one
+//! day's key signs nothing the day after.
+
+use std::sync::Arc;
 
 use canopy_domain::{Address, Code, Kind, Refusal, Secret, TokenClaims, TokenIssuer};
+use hmac::{Hmac, KeyInit, Mac};
+use parking_lot::RwLock;
 use pasetors::Public;
 use pasetors::keys::{AsymmetricPublicKey, AsymmetricSecretKey};
 use pasetors::token::UntrustedToken;
 use pasetors::version4::{PublicToken, V4};
 use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use crate::clock;
 
 /// How people sign up.
 #[derive(Debug, Clone)]
@@ -42,10 +58,41 @@ struct Payload {
     exp_ms: i64,
 }
 
-/// Signs and verifies the installation's access tokens.
-pub struct Tokens {
+/// How long a key signs.
+const DAY_MS: i64 = 86_400_000;
+/// How far the clocks of those who sign and verify may differ.
+const SKEW_MS: i64 = 60_000;
+/// Days whose keys are at hand: yesterday, today, tomorrow.
+const DAYS_KEPT: usize = 3;
+
+/// The keys of one day.
+struct DayKeys {
+    day: i64,
     secret: AsymmetricSecretKey<V4>,
     public: AsymmetricPublicKey<V4>,
+}
+
+impl DayKeys {
+    fn derive(secret: &[u8; 32], day: i64) -> Result<Self, Refusal> {
+        let failed = |e: pasetors::errors::Error| Refusal::new(Code::Internal, format!("signing key: {e:?}"));
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("keys of any length are taken");
+        mac.update(b"canopy access tokens, day");
+        mac.update(&day.to_be_bytes());
+        let seed = ed25519_compact::Seed::new(mac.finalize().into_bytes().into());
+        let pair = ed25519_compact::KeyPair::from_seed(seed);
+        Ok(Self {
+            day,
+            secret: AsymmetricSecretKey::from(&pair.sk[..]).map_err(failed)?,
+            public: AsymmetricPublicKey::from(&pair.pk[..]).map_err(failed)?,
+        })
+    }
+}
+
+/// Signs and verifies the installation's access tokens.
+pub struct Tokens {
+    /// What each day's keys are derived from.
+    secret: Zeroizing<[u8; 32]>,
+    days: RwLock<Vec<Arc<DayKeys>>>,
     /// Bound into every signature: a token of another installation never
     /// verifies, whatever its key.
     installation: String,
@@ -55,27 +102,43 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// From a 32-byte seed.
+    /// From a 32-byte secret.
     ///
     /// # Errors
-    /// `INTERNAL`: the seed is no key.
+    /// `INTERNAL`: no key can be derived from it.
     pub fn new(
-        seed: &[u8; 32],
+        secret: &[u8; 32],
         installation: String,
         access_ttl_ms: i64,
         refresh_ttl_ms: i64,
         sign_up: SignUpPolicy,
     ) -> Result<Self, Refusal> {
-        let failed = |e: pasetors::errors::Error| Refusal::new(Code::Internal, format!("signing key: {e:?}"));
-        let pair = ed25519_compact::KeyPair::from_seed(ed25519_compact::Seed::new(*seed));
-        Ok(Self {
-            secret: AsymmetricSecretKey::from(&pair.sk[..]).map_err(failed)?,
-            public: AsymmetricPublicKey::from(&pair.pk[..]).map_err(failed)?,
-            installation,
-            access_ttl_ms,
-            refresh_ttl_ms,
-            sign_up,
-        })
+        let first = Arc::new(DayKeys::derive(secret, clock::now_ms().div_euclid(DAY_MS))?);
+        let secret = Zeroizing::new(*secret);
+        let days = RwLock::new(vec![first]);
+        Ok(Self { secret, days, installation, access_ttl_ms, refresh_ttl_ms, sign_up })
+    }
+
+    fn keys(&self, day: i64) -> Arc<DayKeys> {
+        if let Some(keys) = self.days.read().iter().find(|keys| keys.day == day) {
+            return Arc::clone(keys);
+        }
+        let keys = DayKeys::derive(&self.secret, day).expect("the first day's keys could be derived");
+        let keys = Arc::new(keys);
+        let mut days = self.days.write();
+        if days.len() >= DAYS_KEPT {
+            days.remove(0);
+        }
+        days.push(Arc::clone(&keys));
+        keys
+    }
+
+    /// Days whose keys are taken now, the present one first.
+    fn days(&self, now_ms: i64) -> impl Iterator<Item = i64> {
+        let (today, since_midnight_ms) = (now_ms.div_euclid(DAY_MS), now_ms.rem_euclid(DAY_MS));
+        let yesterday = (since_midnight_ms < self.access_ttl_ms + SKEW_MS).then_some(today - 1);
+        let tomorrow = (since_midnight_ms >= DAY_MS - SKEW_MS).then_some(today + 1);
+        [Some(today), yesterday, tomorrow].into_iter().flatten()
     }
 
     /// What a token says, if it is ours and its time is not over.
@@ -86,7 +149,8 @@ impl Tokens {
         let foreign = |_| TokenError::Foreign;
         let untrusted = UntrustedToken::<Public, V4>::try_from(token).map_err(foreign)?;
         let bound = Some(self.installation.as_bytes());
-        let trusted = PublicToken::verify(&self.public, &untrusted, None, bound).map_err(foreign)?;
+        let verified = |day| PublicToken::verify(&self.keys(day).public, &untrusted, None, bound).ok();
+        let trusted = self.days(now_ms).find_map(verified).ok_or(TokenError::Foreign)?;
         let payload: Payload = serde_json::from_str(trusted.payload()).map_err(|_| TokenError::Foreign)?;
         let address =
             |text: &str, kind| Address::parse(text).ok().filter(|a| a.kind() == Some(kind)).ok_or(TokenError::Foreign);
@@ -112,8 +176,14 @@ impl TokenIssuer for Tokens {
         let payload =
             Payload { sub: claims.account.to_string(), sid: claims.session.to_string(), exp_ms: claims.expire_time_ms };
         let payload = serde_json::to_vec(&payload).expect("two texts and a number are JSON");
-        PublicToken::sign(&self.secret, &payload, None, Some(self.installation.as_bytes()))
-            .expect("the key was checked when it was read")
+        let issue_ms = claims.expire_time_ms.saturating_sub(self.access_ttl_ms);
+        PublicToken::sign(
+            &self.keys(issue_ms.div_euclid(DAY_MS)).secret,
+            &payload,
+            None,
+            Some(self.installation.as_bytes()),
+        )
+        .expect("the key was checked when it was read")
     }
 
     fn admit_sign_up(&self, sign_up_token: &str) -> Result<bool, Refusal> {

@@ -139,6 +139,15 @@ node_config! {
         argon2_memory_kib: u32 = 65_536, "KiB" in ARGON2_MEMORY_KIB = 19_456..=1_048_576;
         /// Passes of one Argon2id hash over its memory (RFC 9106).
         argon2_passes: u32 = 3, "passes" in ARGON2_PASSES = 2..=16;
+        /// Wrong passwords for one account from one network address before the next one has to
+        /// wait: a second, then twice as long each time. From all addresses together that the
+        /// account is not used from, it may be four times as many.
+        failed_log_ins_per_account_max: u32 = 5, "log-ins" in FAILED_LOG_INS_PER_ACCOUNT = 1..=1_000;
+        /// Wrong passwords from one network address (of IPv6, from one /64), for any accounts,
+        /// before the next one has to wait. Everybody behind a NAT or a reverse proxy has one
+        /// address: behind a proxy set it high.
+        failed_log_ins_per_address_max: u32 = 50,
+            "log-ins" in FAILED_LOG_INS_PER_ADDRESS = 1..=1_000_000;
     }
 
     /// The cluster: how nodes find each other.

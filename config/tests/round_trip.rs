@@ -137,6 +137,8 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
         IdentityConfig::REFRESH_TOKEN_TTL_S,
         IdentityConfig::ARGON2_MEMORY_KIB,
         IdentityConfig::ARGON2_PASSES,
+        IdentityConfig::FAILED_LOG_INS_PER_ACCOUNT,
+        IdentityConfig::FAILED_LOG_INS_PER_ADDRESS,
     )
         .prop_map(|values| IdentityConfig {
             sign_up: values.0,
@@ -144,6 +146,8 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
             refresh_token_ttl_s: values.2,
             argon2_memory_kib: values.3,
             argon2_passes: values.4,
+            failed_log_ins_per_account_max: values.5,
+            failed_log_ins_per_address_max: values.6,
         })
 }
 

@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::Duration;
 
 use canopy_actors::{
-    Call, CommitHook, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, Turn, sweeper, wake_clock,
+    AttemptLimits, Call, CommitHook, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, Turn, sweeper,
+    wake_clock,
 };
 use canopy_domain::{
     Address, Change, Code, Context, Draft, Id, Module, Modules, Order, Origin, Principal, Refusal, Span, State, Table,
@@ -310,7 +311,7 @@ fn node(dir: &Path, limits: Limits, hook: Arc<dyn CommitHook>) -> Node {
         modules: modules(),
         limits,
         issuer: Arc::new(tokens),
-        passwords: PasswordHashing::new(64, 1, 1).unwrap(),
+        passwords: PasswordHashing::new(64, 1, 1, AttemptLimits::default()).unwrap(),
         hooks: vec![hook],
     })
 }

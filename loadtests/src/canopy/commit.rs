@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use canopy_actors::{Call, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, now_ms, random_bytes};
+use canopy_actors::{
+    AttemptLimits, Call, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, now_ms, random_bytes,
+};
 use canopy_domain::{Address, Id, Origin, Principal, Reader as _, Role, Wire};
 use canopy_proto::chat::v1::{Channel, CreateChannelRequest, Message as ChatMessage, SendMessageRequest};
 use canopy_proto::methods::chat as methods;
@@ -104,7 +106,7 @@ pub(super) async fn start(directory: &Path, idle: Duration) -> Result<Node, Load
             idle,
         },
         issuer: Arc::new(tokens.map_err(subject)?),
-        passwords: PasswordHashing::new(64, 1, 1).map_err(subject)?,
+        passwords: PasswordHashing::new(64, 1, 1, AttemptLimits::default()).map_err(subject)?,
         hooks: Vec::new(),
     });
     node.tenants().start(None).await.map_err(subject)?;

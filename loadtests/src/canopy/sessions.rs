@@ -50,8 +50,14 @@ fn first_commit(number: u64) -> Commit {
         create_time_ms: now_ms,
         refresh_time_ms: now_ms,
         end_time_ms: now_ms,
+        ..Session::default()
     };
-    let verifier = RefreshVerifier { current: vec![1; 32].into(), family: vec![2; 32].into(), expire_time_ms: now_ms };
+    let verifier = RefreshVerifier {
+        current: vec![1; 32].into(),
+        family: vec![2; 32].into(),
+        expire_time_ms: now_ms,
+        ..RefreshVerifier::default()
+    };
     let mut draft = Draft::default();
     draft.insert(&SESSION, SELF, &Wire::new(&session));
     draft.insert(&VERIFIER, SELF, &Wire::new(&verifier));

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use canopy_domain::{Change, Context, Refusal, State, View, ViewWrite, Watch, Wire};
 use canopy_proto::chat::v1::subscribe_response::Event;
 use canopy_proto::chat::v1::{Channel, Opened, SubscribeRequest, SubscribeResponse};
+use canopy_proto::identity::v1::SessionExpiring;
 use prost::Message;
 
 use crate::channels::{self, CHANNELS};
@@ -60,6 +61,11 @@ pub(crate) fn open(state: &State<'_>, request: &Bytes, cx: &Context<'_>) -> Resu
 pub(crate) fn opened(label: &str, cursor: u64) -> Bytes {
     let event = Some(Event::Opened(Opened {}));
     SubscribeResponse { channel: label.to_owned(), cursor, event }.encode_to_vec().into()
+}
+
+pub(crate) fn expiring(expire_time_ms: i64) -> Bytes {
+    let event = Some(Event::Expiring(SessionExpiring { expire_time_ms }));
+    SubscribeResponse { event, ..SubscribeResponse::default() }.encode_to_vec().into()
 }
 
 pub(crate) fn show(label: &str, seq: u64, change: &Change) -> Option<Bytes> {

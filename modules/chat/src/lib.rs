@@ -24,7 +24,7 @@ pub fn chat() -> Module {
         .query(methods::LIST_MESSAGES, messages::list)
         .subscription(
             methods::SUBSCRIBE,
-            Subscription { open: events::open, opened: events::opened, show: events::show },
+            Subscription { open: events::open, opened: events::opened, expiring: events::expiring, show: events::show },
         )
         .on_wake(channels::clear)
 }

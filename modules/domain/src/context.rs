@@ -40,13 +40,15 @@ impl fmt::Debug for Secret {
 pub enum Step {
     /// Hash a new password (Argon2id): gives [`Prepared::PasswordHash`].
     HashPassword(Secret),
-    /// Compare a password with a PHC string: gives [`Prepared::PasswordMatches`].
-    /// Without one, it takes as long and never matches.
+    /// Compare a password with a PHC string: gives [`Prepared::Password`].
+    /// Without one, it takes as long and never fits.
     VerifyPassword {
         /// The stored hash.
         phc: Option<Secret>,
         /// The password given.
         password: Secret,
+        /// Whose password is guessed, to count how often it is.
+        attempt: Attempt,
     },
     /// Ask another actor: gives [`Prepared::Answer`].
     Ask {
@@ -57,6 +59,35 @@ pub enum Step {
         /// The encoded request.
         request: Bytes,
     },
+    /// Ask many actors the same: gives [`Prepared::Answers`], in this order.
+    AskAll {
+        /// Who is asked, and the encoded request.
+        asked: Vec<(Address, Bytes)>,
+        /// `canopy.system.v1.SessionEffects/ReadSession`
+        method: &'static str,
+    },
+}
+
+/// A password that somebody tries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The account; where there is none, what was given in its place, so that
+    /// both are counted alike.
+    pub account: String,
+    /// Whether the account has been logged in to from the caller's network
+    /// address before.
+    pub is_known_place: bool,
+}
+
+/// How a password compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PasswordFit {
+    /// It is another one.
+    Wrong,
+    /// It is the one.
+    Right,
+    /// It is the one, and its hash is weaker than those that are made now.
+    RightAndWeak,
 }
 
 /// What came of a [`Step`].
@@ -65,9 +96,11 @@ pub enum Prepared {
     /// A PHC string.
     PasswordHash(Secret),
     /// Whether the password was right.
-    PasswordMatches(bool),
+    Password(PasswordFit),
     /// The other actor's answer.
     Answer(Result<Bytes, Refusal>),
+    /// The other actors' answers.
+    Answers(Vec<Result<Bytes, Refusal>>),
 }
 
 /// What an access token says.

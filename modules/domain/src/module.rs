@@ -21,6 +21,12 @@ struct Command {
     decide: Box<Decide>,
 }
 
+/// How a query is answered.
+struct Asked {
+    prepare: Option<Box<Prepare>>,
+    answer: Box<Query>,
+}
+
 /// One thing a subscriber follows: the keys of a view that start with a
 /// prefix. They go on with `(seq: u64, n: u32)`, big-endian, which points
 /// into the feed.
@@ -43,6 +49,9 @@ pub struct Subscription {
     pub open: fn(&State<'_>, &Bytes, &Context<'_>) -> Result<Vec<Watch>, Refusal>,
     /// The first answer for a watch: complete from `cursor` on.
     pub opened: fn(label: &str, cursor: u64) -> Bytes,
+    /// The answer that tells when the stream ends, unless the session is
+    /// refreshed.
+    pub expiring: fn(expire_time_ms: i64) -> Bytes,
     /// The answer that shows a change, or none where it shows nothing. The
     /// same for every subscriber.
     pub show: fn(label: &str, seq: u64, change: &Change) -> Option<Bytes>,
@@ -55,7 +64,7 @@ pub struct Module {
     pub owner: &'static str,
     views: Vec<View>,
     commands: HashMap<&'static str, Command>,
-    queries: HashMap<&'static str, Box<Query>>,
+    queries: HashMap<&'static str, Asked>,
     subscriptions: HashMap<&'static str, Subscription>,
     wake: Option<Wake>,
 }
@@ -110,8 +119,7 @@ impl Module {
         Q: Message + Default + 'static,
         R: Message + 'static,
     {
-        let prepare: Box<Prepare> = Box::new(move |state, request, cx| prepare(state, &decode_request(request)?, cx));
-        let command = Command { prepare: Some(prepare), decide: erase_decide(decide) };
+        let command = Command { prepare: Some(erase_prepare(prepare)), decide: erase_decide(decide) };
         self.commands.insert(method.path, command);
         self
     }
@@ -127,9 +135,26 @@ impl Module {
         Q: Message + Default + 'static,
         R: Message + 'static,
     {
-        let erased: Box<Query> =
-            Box::new(move |state, request, cx| Ok(query(state, decode_request(request)?, cx)?.encode_to_vec().into()));
-        self.queries.insert(method.path, erased);
+        self.queries.insert(method.path, Asked { prepare: None, answer: erase_query(query) });
+        self
+    }
+
+    /// Adds a query with steps before it, as [`Module::prepared_command`]: what
+    /// it shows stands in other partitions, too. Steps see an older state than
+    /// the query does.
+    #[must_use]
+    pub fn prepared_query<Q, R>(
+        mut self,
+        method: Method<Q, R>,
+        prepare: fn(&State<'_>, &Q, &Context<'_>) -> Result<Option<Step>, Refusal>,
+        query: fn(&State<'_>, Q, &Context<'_>) -> Result<R, Refusal>,
+    ) -> Self
+    where
+        Q: Message + Default + 'static,
+        R: Message + 'static,
+    {
+        let asked = Asked { prepare: Some(erase_prepare(prepare)), answer: erase_query(query) };
+        self.queries.insert(method.path, asked);
         self
     }
 
@@ -167,10 +192,10 @@ impl Module {
             || self.subscriptions.contains_key(method)
     }
 
-    /// The next step before a command, if there is one.
+    /// The next step before a call, if there is one.
     ///
     /// # Errors
-    /// The command is refused already now.
+    /// The call is refused already now.
     pub fn prepare(
         &self,
         method: &str,
@@ -178,15 +203,22 @@ impl Module {
         request: &Bytes,
         cx: &Context<'_>,
     ) -> Result<Option<Step>, Refusal> {
-        match self.commands.get(method).and_then(|c| c.prepare.as_ref()) {
+        match self.steps(method) {
             Some(prepare) => prepare(&State(reader), request, cx),
             None => Ok(None),
         }
     }
 
-    /// Whether a command has steps before it.
+    /// Whether a call has steps before it.
     pub fn prepares(&self, method: &str) -> bool {
-        self.commands.get(method).is_some_and(|c| c.prepare.is_some())
+        self.steps(method).is_some()
+    }
+
+    fn steps(&self, method: &str) -> Option<&Prepare> {
+        match self.queries.get(method) {
+            Some(query) => query.prepare.as_deref(),
+            None => self.commands.get(method)?.prepare.as_deref(),
+        }
     }
 
     /// Decides a command: the encoded reply, and what to commit in the draft.
@@ -211,7 +243,7 @@ impl Module {
     /// The query is refused.
     pub fn ask(&self, method: &str, reader: &dyn Reader, request: &Bytes, cx: &Context<'_>) -> Result<Bytes, Refusal> {
         let query = self.queries.get(method).ok_or_else(|| unimplemented(method))?;
-        query(&State(reader), request, cx)
+        (query.answer)(&State(reader), request, cx)
     }
 
     /// How a subscription is answered.
@@ -246,6 +278,21 @@ where
     Box::new(move |state, request, cx, draft| {
         Ok(decide(state, decode_request(request)?, cx, draft)?.encode_to_vec().into())
     })
+}
+
+fn erase_prepare<Q>(prepare: fn(&State<'_>, &Q, &Context<'_>) -> Result<Option<Step>, Refusal>) -> Box<Prepare>
+where
+    Q: Message + Default + 'static,
+{
+    Box::new(move |state, request, cx| prepare(state, &decode_request(request)?, cx))
+}
+
+fn erase_query<Q, R>(query: fn(&State<'_>, Q, &Context<'_>) -> Result<R, Refusal>) -> Box<Query>
+where
+    Q: Message + Default + 'static,
+    R: Message + 'static,
+{
+    Box::new(move |state, request, cx| Ok(query(state, decode_request(request)?, cx)?.encode_to_vec().into()))
 }
 
 fn decode_request<Q: Message + Default>(request: &Bytes) -> Result<Q, Refusal> {

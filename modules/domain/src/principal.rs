@@ -1,5 +1,7 @@
 //! Who calls, and from where.
 
+use std::net::{IpAddr, SocketAddr};
+
 use crate::Address;
 
 /// Who a command is done for.
@@ -14,15 +16,22 @@ pub enum Principal {
         /// `session/<id>`
         session: Address,
     },
+    /// A machine that acts for an account, by one of its API keys.
+    Key {
+        /// `account/<id>`
+        account: Address,
+        /// `account/<id>/key/<id>`
+        name: String,
+    },
     /// One of Canopy's own actors, by an effect or a prepare step.
     Actor(Address),
 }
 
 impl Principal {
-    /// The account, for a person.
+    /// The account, for a person or a machine.
     pub fn account(&self) -> Option<&Address> {
         match self {
-            Principal::Person { account, .. } => Some(account),
+            Principal::Person { account, .. } | Principal::Key { account, .. } => Some(account),
             Principal::Nobody | Principal::Actor(_) => None,
         }
     }
@@ -31,7 +40,7 @@ impl Principal {
     pub fn as_str(&self) -> &str {
         match self {
             Principal::Nobody => "",
-            Principal::Person { account, .. } => account.as_str(),
+            Principal::Person { account, .. } | Principal::Key { account, .. } => account.as_str(),
             Principal::Actor(address) => address.as_str(),
         }
     }
@@ -44,4 +53,15 @@ pub struct Origin {
     pub peer: String,
     /// What the client calls itself (`user-agent`).
     pub client: String,
+}
+
+impl Origin {
+    /// The peer's network address without its port, which is a client's for
+    /// longer than one connection; empty where it is not known.
+    pub fn place(&self) -> String {
+        let address = self.peer.parse().map(|peer: SocketAddr| peer.ip());
+        address
+            .or_else(|_| self.peer.parse())
+            .map_or_else(|_| String::new(), |ip: IpAddr| ip.to_canonical().to_string())
+    }
 }

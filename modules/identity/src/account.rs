@@ -1,33 +1,28 @@
-//! An account: the person, the verifier of their password, their sessions,
-//! and the orgs they belong to.
+//! An account: the person, and the orgs they belong to.
 
 use canopy_domain::{
     Address, Code, Context, Draft, Id, Mask, Module, Order, PageRequest, Prepared, Refusal, Secret, State, Step, Table,
     Wire, decode,
 };
-use canopy_proto::identity::v1::{
-    Account, GetAccountRequest, ListSessionsRequest, ListSessionsResponse, RegisterRequest, Session,
-    UpdateAccountRequest,
+use canopy_proto::identity::v1::{Account, GetAccountRequest, RegisterRequest, UpdateAccountRequest};
+use canopy_proto::methods::{
+    account_effects, api_keys as api_key_methods, directory, identity, installation_grants, orgs,
 };
-use canopy_proto::methods::{account_effects, directory, identity, installation_grants, orgs};
 use canopy_proto::org::v1::{ListOrgsRequest, ListOrgsResponse, Org};
 use canopy_proto::system::v1::{
-    ClaimSysAdminRequest, ConfirmRequest, GetVerifierRequest, GetVerifierResponse, PasswordVerifier,
-    RecordMembershipRequest, RecordMembershipResponse, RecordSessionRequest, RecordSessionResponse, ReserveRequest,
+    ClaimSysAdminRequest, ConfirmRequest, RecordMembershipRequest, RecordMembershipResponse, ReserveRequest,
 };
 use prost::Message;
 
+use crate::{api_keys, password, sessions};
+
 /// The one row, under [`SELF`].
 const ACCOUNT: Table<Account> = Table::new(1, "account", 1);
-/// The one row, under [`SELF`].
-const VERIFIER: Table<PasswordVerifier> = Table::new(2, "verifier", 1);
-/// By session id.
-const SESSIONS: Table<Session> = Table::new(3, "sessions", 1);
 /// Orgs that the account holds a grant in, by org id.
 pub const MEMBERSHIPS: Table<Org> = Table::new(4, "memberships", 1);
 
 /// Key of a table's only row.
-const SELF: [u8; 1] = [0];
+pub(crate) const SELF: [u8; 1] = [0];
 
 /// The module of `account/<id>`.
 pub fn account() -> Module {
@@ -35,11 +30,19 @@ pub fn account() -> Module {
         .prepared_command(identity::REGISTER, prepare_register, register)
         .query(identity::GET_ACCOUNT, get_account)
         .command(identity::UPDATE_ACCOUNT, update_account)
-        .query(identity::LIST_SESSIONS, list_sessions)
+        .prepared_query(identity::LIST_SESSIONS, sessions::prepare_list, sessions::list_sessions)
+        .command(identity::END_SESSION, sessions::end_session)
+        .command(identity::LOG_OUT_EVERYWHERE, sessions::log_out_everywhere)
+        .prepared_command(identity::CHANGE_PASSWORD, password::prepare_change, password::change_password)
+        .command(api_key_methods::CREATE_API_KEY, api_keys::create)
+        .query(api_key_methods::LIST_API_KEYS, api_keys::list)
+        .command(api_key_methods::REVOKE_API_KEY, api_keys::revoke)
+        .command(account_effects::RECORD_KEY_USE, api_keys::record_use)
         .query(orgs::LIST_ORGS, list_orgs)
-        .command(account_effects::RECORD_SESSION, record_session)
+        .command(account_effects::RECORD_SESSION, sessions::record_session)
         .command(account_effects::RECORD_MEMBERSHIP, record_membership)
-        .query(account_effects::GET_VERIFIER, get_verifier)
+        .command(account_effects::UPGRADE_VERIFIER, password::upgrade_verifier)
+        .query(account_effects::GET_VERIFIER, password::get_verifier)
 }
 
 fn prepare_register(_: &State<'_>, request: &RegisterRequest, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
@@ -94,7 +97,7 @@ fn register(
     };
     let account = request.account.unwrap_or_default().with(&account);
     draft.insert(&ACCOUNT, SELF, &account);
-    draft.insert(&VERIFIER, SELF, &Wire::new(&PasswordVerifier { phc: phc.expose().to_owned() }));
+    password::replace(state, draft, phc)?;
     let confirm = ConfirmRequest {
         space: "email".into(),
         key: wanted.email,
@@ -110,7 +113,7 @@ fn register(
     Ok(account)
 }
 
-fn the_account(state: &State<'_>, cx: &Context<'_>) -> Result<Wire<Account>, Refusal> {
+pub(crate) fn the_account(state: &State<'_>, cx: &Context<'_>) -> Result<Wire<Account>, Refusal> {
     state.get(&ACCOUNT, &SELF)?.ok_or_else(|| Refusal::not_found(cx.address.as_str()))
 }
 
@@ -145,37 +148,11 @@ fn update_account(
     Ok(after)
 }
 
-fn list_sessions(
-    state: &State<'_>,
-    request: ListSessionsRequest,
-    cx: &Context<'_>,
-) -> Result<ListSessionsResponse, Refusal> {
-    let [] = cx.address.held("parent", &request.parent, [])?;
-    let page = PageRequest { size: request.page_size, token: &request.page_token };
-    let (rows, next_page_token) = page.read(state.0, SESSIONS.id, &[], Order::Descending)?;
-    let sessions = rows.into_iter().map(|(_, row)| SESSIONS.row(row)).collect();
-    Ok(ListSessionsResponse { sessions, next_page_token })
-}
-
 fn list_orgs(state: &State<'_>, request: ListOrgsRequest, _: &Context<'_>) -> Result<ListOrgsResponse, Refusal> {
     let page = PageRequest { size: request.page_size, token: &request.page_token };
     let (rows, next_page_token) = page.read(state.0, MEMBERSHIPS.id, &[], Order::Ascending)?;
     let orgs = rows.into_iter().map(|(_, row)| MEMBERSHIPS.row(row)).collect();
     Ok(ListOrgsResponse { orgs, next_page_token })
-}
-
-fn record_session(
-    state: &State<'_>,
-    request: RecordSessionRequest,
-    cx: &Context<'_>,
-    draft: &mut Draft,
-) -> Result<RecordSessionResponse, Refusal> {
-    the_account(state, cx)?;
-    let row = request.session.unwrap_or_default();
-    let id = id_of(&decode(&row)?.name)?;
-    let before = state.get(&SESSIONS, id.as_bytes())?;
-    draft.put(&SESSIONS, *id.as_bytes(), before.as_ref(), &row);
-    Ok(RecordSessionResponse {})
 }
 
 fn record_membership(
@@ -196,13 +173,7 @@ fn record_membership(
     Ok(RecordMembershipResponse {})
 }
 
-fn id_of(name: &str) -> Result<Id, Refusal> {
+pub(crate) fn id_of(name: &str) -> Result<Id, Refusal> {
     let address = Address::parse(name).map_err(|e| Refusal::invalid("name", e.to_string()))?;
     address.id().ok_or_else(|| Refusal::invalid("name", "holds no id"))
-}
-
-fn get_verifier(state: &State<'_>, _: GetVerifierRequest, cx: &Context<'_>) -> Result<GetVerifierResponse, Refusal> {
-    let account = the_account(state, cx)?;
-    let verifier = state.read(&VERIFIER, &SELF)?;
-    Ok(GetVerifierResponse { account: Some(account), verifier })
 }

@@ -1,7 +1,13 @@
 //! People and their log-ins.
 
 mod account;
+mod api_keys;
+mod password;
+mod refresh;
 mod session;
+mod sessions;
 
 pub use account::{MEMBERSHIPS, account};
+pub use api_keys::{API_KEYS, PREFIX as API_KEY_PREFIX, good as good_api_key, read as read_api_key};
 pub use session::{SESSION, session};
+pub use sessions::{SESSIONS, SESSIONS_MAX};

@@ -1,36 +1,35 @@
-//! A session: one log-in, its refresh token in use, and its end.
+//! A session: one log-in and its end.
 
 use canopy_domain::{
-    Address, Code, Context, Draft, Module, Prepared, Refusal, Secret, State, Step, Table, TokenClaims, Wire, decode,
+    Address, Attempt, Code, Context, Draft, Module, PasswordFit, Prepared, Refusal, Secret, State, Step, Table, Wire,
+    decode,
 };
 use canopy_proto::identity::v1::{
-    Account, Credentials, LogInRequest, LogInResponse, LogOutRequest, LogOutResponse, RefreshRequest, RefreshResponse,
-    Session,
+    Account, LogInRequest, LogInResponse, LogOutRequest, LogOutResponse, Session, SessionEnd,
 };
-use canopy_proto::methods::{account_effects, directory, identity};
+use canopy_proto::methods::{account_effects, directory, identity, session_effects};
 use canopy_proto::system::v1::{
-    GetVerifierRequest, GetVerifierResponse, RecordSessionRequest, RefreshVerifier, Reservation, ResolveRequest,
+    CloseSessionRequest, CloseSessionResponse, GetVerifierRequest, GetVerifierResponse, PasswordVerifier,
+    ReadSessionRequest, RecordSessionRequest, RefreshVerifier, Reservation, ResolveRequest, UpgradeVerifierRequest,
 };
 use prost::Message;
-use sha2::{Digest, Sha256};
+
+use crate::refresh;
 
 /// The one row, under [`SELF`].
 pub const SESSION: Table<Session> = Table::new(1, "session", 1);
-/// The one row, under [`SELF`].
-const VERIFIER: Table<RefreshVerifier> = Table::new(2, "refresh_verifier", 1);
 
 /// Key of a table's only row.
-const SELF: [u8; 1] = [0];
-
-/// Characters of a refresh token that its session's tokens share.
-const FAMILY_CHARS: usize = 32;
+pub(crate) const SELF: [u8; 1] = [0];
 
 /// The module of `session/<id>`.
 pub fn session() -> Module {
     Module::new("session")
         .prepared_command(identity::LOG_IN, prepare_log_in, log_in)
-        .command(identity::REFRESH, refresh)
+        .command(identity::REFRESH, refresh::refresh)
         .command(identity::LOG_OUT, log_out)
+        .command(session_effects::CLOSE_SESSION, close_session)
+        .query(session_effects::READ_SESSION, read_session)
 }
 
 fn wrong_credentials() -> Refusal {
@@ -41,9 +40,9 @@ fn wrong_credentials() -> Refusal {
 /// Finds the account, then compares the password: in the same time whether or
 /// not the account exists.
 fn prepare_log_in(_: &State<'_>, request: &LogInRequest, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
-    let verify = |phc| {
+    let verify = |phc, attempt| {
         let password = Secret::new(request.password.as_str());
-        Ok(Some(Step::VerifyPassword { phc, password }))
+        Ok(Some(Step::VerifyPassword { phc, password, attempt }))
     };
     match cx.prepared {
         [] => {
@@ -56,18 +55,24 @@ fn prepare_log_in(_: &State<'_>, request: &LogInRequest, cx: &Context<'_>) -> Re
         }
         [Prepared::Answer(Ok(reservation))] => {
             let holder = Reservation::decode(reservation.clone()).unwrap_or_default().holder;
-            let target = Address::parse(&holder).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
-            let ask = GetVerifierRequest { account: holder };
+            let target = address_of(&holder)?;
+            let ask = GetVerifierRequest { account: holder, place: cx.origin.place() };
             let request = ask.encode_to_vec().into();
             Ok(Some(Step::Ask { target, method: account_effects::GET_VERIFIER.path, request }))
         }
         [Prepared::Answer(Err(refusal))] | [_, Prepared::Answer(Err(refusal))] => match refusal.code {
-            Code::NotFound => verify(None),
+            // Without regard to case, as the directory looks for it.
+            Code::NotFound => verify(None, Attempt { account: request.email.to_lowercase(), is_known_place: false }),
             _ => Err(refusal.clone()),
         },
         [_, Prepared::Answer(Ok(answer))] => {
             let answer = GetVerifierResponse::decode(answer.clone()).unwrap_or_default();
-            verify(answer.verifier.map(|verifier| Secret::new(verifier.phc)))
+            let account = decode(&answer.account.unwrap_or_default())?.name;
+            let attempt = Attempt { account, is_known_place: answer.known_place };
+            verify(answer.verifier.map(|verifier| Secret::new(verifier.phc)), attempt)
+        }
+        [_, Prepared::Answer(Ok(_)), Prepared::Password(PasswordFit::RightAndWeak)] => {
+            Ok(Some(Step::HashPassword(Secret::new(request.password.as_str()))))
         }
         _ => Ok(None),
     }
@@ -79,116 +84,77 @@ fn log_in(
     cx: &Context<'_>,
     draft: &mut Draft,
 ) -> Result<LogInResponse, Refusal> {
-    let account = match cx.prepared {
-        [_, Prepared::Answer(Ok(answer)), Prepared::PasswordMatches(true)] => {
-            let answer = GetVerifierResponse::decode(answer.clone()).unwrap_or_default();
-            answer.account.ok_or_else(wrong_credentials)?
-        }
+    let (answer, stronger) = match cx.prepared {
+        [_, Prepared::Answer(Ok(answer)), Prepared::Password(PasswordFit::Right)] => (answer, None),
+        [
+            _,
+            Prepared::Answer(Ok(answer)),
+            Prepared::Password(PasswordFit::RightAndWeak),
+            Prepared::PasswordHash(phc),
+        ] => (answer, Some(phc)),
         _ => return Err(wrong_credentials()),
     };
+    let answer = GetVerifierResponse::decode(answer.clone()).unwrap_or_default();
+    let password_version = answer.verifier.unwrap_or_default().version;
+    let account = answer.account.ok_or_else(wrong_credentials)?;
     if state.get(&SESSION, &SELF)?.is_some() {
         return Err(Refusal::new(Code::AlreadyExists, "this session exists already"));
     }
     let holder: Account = decode(&account)?;
-    let session = Wire::new(&Session {
+    let (credentials, verifier) = refresh::first(cx, &holder.name)?;
+    let mut session = Session {
         name: cx.address.to_string(),
         account: holder.name.clone(),
         device: request.device,
         create_time_ms: cx.now_ms,
-        refresh_time_ms: cx.now_ms,
-        end_time_ms: 0,
-    });
-    let [family, _] = fresh_halves(cx);
-    let (credentials, verifier) = credentials(cx, &holder.name, &family)?;
+        log_in_address: cx.origin.place(),
+        ..Session::default()
+    };
+    take_use(&mut session, cx, &verifier);
+    let session = Wire::new(&session);
     draft.insert(&SESSION, SELF, &session);
-    draft.insert(&VERIFIER, SELF, &Wire::new(&verifier));
-    tell_account(draft, &holder.name, &session)?;
+    draft.insert(&refresh::VERIFIER, SELF, &Wire::new(&verifier));
+    tell_account(draft, &holder.name, &session, password_version)?;
+    if let Some(phc) = stronger {
+        let verifier = PasswordVerifier { phc: phc.expose().to_owned(), version: password_version };
+        let upgrade = UpgradeVerifierRequest {
+            account: holder.name.clone(),
+            verifier: Some(verifier),
+            request_id: String::new(),
+        };
+        draft.effect(address_of(&holder.name)?, account_effects::UPGRADE_VERIFIER, &upgrade);
+    }
     draft.settle();
     Ok(LogInResponse { account: Some(account), session: Some(session), credentials: Some(credentials) })
 }
 
-/// The call's 256 random bits, which nothing else of these decisions uses, as
-/// two texts.
-fn fresh_halves(cx: &Context<'_>) -> [String; 2] {
-    let (first, second) = cx.entropy.split_at(cx.entropy.len() / 2);
-    [first, second].map(|half| half.iter().map(|byte| format!("{byte:02x}")).collect())
+/// Notes a use of the session, from where and until when it lasts.
+pub(crate) fn take_use(session: &mut Session, cx: &Context<'_>, verifier: &RefreshVerifier) {
+    session.refresh_time_ms = cx.now_ms;
+    session.expire_time_ms = verifier.expire_time_ms;
+    session.last_address = cx.origin.place();
+    session.client = cx.origin.client.clone();
 }
 
-/// A refresh token is 128 random bits that it shares with all of its session,
-/// its family, and 128 of its own. What is kept are hashes.
-fn credentials(cx: &Context<'_>, account: &str, family: &str) -> Result<(Credentials, RefreshVerifier), Refusal> {
-    let [_, own] = fresh_halves(cx);
-    let refresh_token = format!("{family}{own}");
-    let account = Address::parse(account).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
-    let expire_time_ms = cx.now_ms + cx.issuer.access_ttl_ms();
-    let claims = TokenClaims { account, session: cx.address.clone(), expire_time_ms };
-    let refresh_expire_ms = cx.now_ms + cx.issuer.refresh_ttl_ms();
-    let verifier = RefreshVerifier {
-        current: hash(&refresh_token).into(),
-        family: hash(family).into(),
-        expire_time_ms: refresh_expire_ms,
+fn address_of(account: &str) -> Result<Address, Refusal> {
+    Address::parse(account).map_err(|e| Refusal::new(Code::Internal, e.to_string()))
+}
+
+fn tell_account(
+    draft: &mut Draft,
+    account: &str,
+    session: &Wire<Session>,
+    password_version: u32,
+) -> Result<(), Refusal> {
+    let target = address_of(account)?;
+    let record = RecordSessionRequest {
+        account: account.to_owned(),
+        session: Some(session.clone()),
+        password_version,
+        request_id: String::new(),
     };
-    let credentials = Credentials {
-        access_token: cx.issuer.issue(&claims),
-        access_token_expire_time_ms: expire_time_ms,
-        refresh_token,
-        refresh_token_expire_time_ms: refresh_expire_ms,
-    };
-    Ok((credentials, verifier))
-}
-
-fn hash(token: &str) -> Vec<u8> {
-    Sha256::digest(token.as_bytes()).to_vec()
-}
-
-fn tell_account(draft: &mut Draft, account: &str, session: &Wire<Session>) -> Result<(), Refusal> {
-    let target = Address::parse(account).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
-    let record =
-        RecordSessionRequest { account: account.to_owned(), session: Some(session.clone()), request_id: String::new() };
     draft.effect(target, account_effects::RECORD_SESSION, &record);
     Ok(())
-}
-
-fn session_over() -> Refusal {
-    Refusal::new(Code::Unauthenticated, "the session is over or the refresh token is not its own")
-        .hint("log in again with `canopy identity log-in`")
-}
-
-fn refresh(
-    state: &State<'_>,
-    request: RefreshRequest,
-    cx: &Context<'_>,
-    draft: &mut Draft,
-) -> Result<RefreshResponse, Refusal> {
-    let [] = cx.address.held("session", &request.session, [])?;
-    let (Some(before), Some(verifier_before)) = (state.get(&SESSION, &SELF)?, state.get(&VERIFIER, &SELF)?) else {
-        return Err(session_over());
-    };
-    let mut session = decode(&before)?;
-    let verifier = decode(&verifier_before)?;
-    let shown = hash(&request.refresh_token);
-    if session.end_time_ms > 0 || verifier.expire_time_ms <= cx.now_ms {
-        return Err(session_over());
-    }
-    let family = request.refresh_token.get(..FAMILY_CHARS).unwrap_or_default();
-    if verifier.current != shown {
-        if verifier.family == hash(family) {
-            // Somebody shows a token that was used: one of the two holders
-            // stole it, and nobody can tell which.
-            session.end_time_ms = cx.now_ms;
-            let after = before.updated(&session, None);
-            draft.put(&SESSION, SELF, Some(&before), &after);
-            tell_account(draft, &session.account, &after)?;
-            draft.refuse(session_over());
-            return Ok(RefreshResponse::default());
-        }
-        return Err(session_over());
-    }
-    session.refresh_time_ms = cx.now_ms;
-    let (credentials, next) = credentials(cx, &session.account, family)?;
-    draft.put(&SESSION, SELF, Some(&before), &before.updated(&session, None));
-    draft.put(&VERIFIER, SELF, Some(&verifier_before), &Wire::new(&next));
-    Ok(RefreshResponse { credentials: Some(credentials) })
 }
 
 fn log_out(
@@ -199,13 +165,48 @@ fn log_out(
 ) -> Result<LogOutResponse, Refusal> {
     let [] = cx.address.held("name", &request.name, [])?;
     let before = state.get(&SESSION, &SELF)?.ok_or_else(|| Refusal::not_found(cx.address.as_str()))?;
-    let mut session = decode(&before)?;
-    if session.end_time_ms == 0 {
-        session.end_time_ms = cx.now_ms;
-        let after = before.updated(&session, None);
-        draft.put(&SESSION, SELF, Some(&before), &after);
-        tell_account(draft, &session.account, &after)?;
-        return Ok(LogOutResponse { session: Some(after) });
+    let session = decode(&before)?;
+    if session.end_time_ms > 0 {
+        return Ok(LogOutResponse { session: Some(before) });
     }
-    Ok(LogOutResponse { session: Some(before) })
+    let ended = end(draft, &before, session, SessionEnd::LogOut, cx.now_ms)?;
+    Ok(LogOutResponse { session: Some(ended) })
+}
+
+/// Ends the session, and tells its account.
+pub(crate) fn end(
+    draft: &mut Draft,
+    before: &Wire<Session>,
+    mut session: Session,
+    why: SessionEnd,
+    now_ms: i64,
+) -> Result<Wire<Session>, Refusal> {
+    session.end_time_ms = now_ms;
+    session.end = why.into();
+    let after = before.updated(&session, None);
+    draft.put(&SESSION, SELF, Some(before), &after);
+    tell_account(draft, &session.account, &after, 0)?;
+    Ok(after)
+}
+
+/// The account has ended the session already, and is not told again.
+fn close_session(
+    state: &State<'_>,
+    request: CloseSessionRequest,
+    _: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<CloseSessionResponse, Refusal> {
+    if let Some(before) = state.get(&SESSION, &SELF)? {
+        let mut session = decode(&before)?;
+        if session.end_time_ms == 0 {
+            session.end_time_ms = request.end_time_ms;
+            session.end = request.end;
+            draft.put(&SESSION, SELF, Some(&before), &before.updated(&session, None));
+        }
+    }
+    Ok(CloseSessionResponse {})
+}
+
+fn read_session(state: &State<'_>, _: ReadSessionRequest, cx: &Context<'_>) -> Result<Wire<Session>, Refusal> {
+    state.get(&SESSION, &SELF)?.ok_or_else(|| Refusal::not_found(cx.address.as_str()))
 }

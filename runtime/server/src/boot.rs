@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use canopy_actors::{
-    Backups, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
+    AttemptLimits, Backups, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, random_bytes, sweeper,
+    wake_clock,
 };
 use canopy_config::{NodeConfig, RootKeySource, SignUp, TlsMode};
 use canopy_domain::{Modules, Refusal, Secret};
@@ -153,6 +154,10 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
             hashing.argon2_memory_kib,
             hashing.argon2_passes,
             config.actors.prepare_threads_max,
+            AttemptLimits {
+                account_failures_max: hashing.failed_log_ins_per_account_max,
+                address_failures_max: hashing.failed_log_ins_per_address_max,
+            },
         )?,
         hooks: vec![Arc::clone(&grants) as _, Arc::clone(&callers) as _, Arc::new(backups.clone()) as _],
     });

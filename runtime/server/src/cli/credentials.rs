@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use prost_reflect::{DynamicMessage, Value};
+use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 
 use super::call::Client;
 use super::context::{Login, Secret, Store, Target};
@@ -17,11 +17,19 @@ pub(super) const RENEW_BEFORE_MS: i64 = 30_000;
 
 const LOG_IN: &str = "canopy.identity.v1.Identity/LogIn";
 const REFRESH: &str = "canopy.identity.v1.Identity/Refresh";
+const EXPIRING: &str = "canopy.identity.v1.SessionExpiring";
 const LOG_OUT: &str = "canopy.identity.v1.Identity/LogOut";
 
 /// Whether this method's answer changes what is kept.
 pub(super) fn is_refresh(method: &MethodEntry) -> bool {
     method.path() == REFRESH
+}
+
+/// Whether an event of a stream tells that its session is to be refreshed.
+pub(super) fn is_expiring(event: &DynamicMessage) -> bool {
+    event
+        .fields()
+        .any(|(_, value)| matches!(value, Value::Message(message) if message.descriptor().full_name() == EXPIRING))
 }
 
 /// The access token to call with, renewed first where it is about to lapse;

@@ -265,6 +265,11 @@ async fn follow(
         while let Some(message) = stream.message().await? {
             terminal.stdout.write_all(output::event(&message, style)?.as_bytes())?;
             terminal.stdout.flush()?;
+            // It goes on with the session, which this renews.
+            if credentials::is_expiring(&message) {
+                let timeout = call.options.timeout.unwrap_or(options::TIMEOUT_DEFAULT);
+                credentials::renew(&call.store, &call.target, &call.client, timeout, None).await?;
+            }
         }
         Ok(())
     };

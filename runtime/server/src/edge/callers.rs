@@ -1,18 +1,20 @@
-//! Who is calling: access tokens, verified once and remembered by their hash
-//! until they expire or their session ends.
+//! Who is calling: access tokens and API keys, verified once and remembered by
+//! their hash until they expire or are ended.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 
 use canopy_actors::{CommitHook, Node, Tokens, now_ms};
-use canopy_domain::{Address, Change, Code, Id, Kind, Principal, Refusal, State};
-use canopy_identity::SESSION;
+use canopy_domain::{Address, Change, Code, Id, Kind, Principal, Refusal, State, TokenIssuer};
+use canopy_identity::{API_KEYS, SESSION, SESSIONS};
 use canopy_proto::identity::v1::Session;
 use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 use tonic::metadata::MetadataMap;
 
+use super::api_key::{self, Bounds};
 use super::pool::Share;
 use super::watchers::Watchers;
 
@@ -20,6 +22,12 @@ use super::watchers::Watchers;
 const TOKENS_MAX: usize = 200_000;
 /// Longest token that is looked at, in bytes.
 const TOKEN_BYTES_MAX: usize = 1024;
+/// How long an API key is taken without looking at it again; its revocation
+/// is heard of at once.
+const KEY_REMEMBERED_MS: i64 = 300_000;
+/// Holders of streams are told to refresh when this part of an access token's
+/// life is left.
+const REFRESH_MARGIN: i64 = 5;
 
 /// Somebody whose token was verified.
 #[derive(Debug)]
@@ -28,7 +36,12 @@ pub struct Caller {
     pub principal: Principal,
     /// The account's id.
     pub account: Id,
+    /// What an API key may; absent for a person, who may all that they may.
+    pub bounds: Option<Bounds>,
+    /// Until when what was verified is remembered.
     expire_time_ms: i64,
+    /// Until when streams go on: a refresh of the session moves it.
+    lives_until_ms: AtomicI64,
     ended: AtomicBool,
     /// Streams that end with the session.
     pub streams: Watchers,
@@ -41,6 +54,11 @@ impl Caller {
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
+
+    /// When streams end, in milliseconds since 1970.
+    pub fn lives_until_ms(&self) -> i64 {
+        self.lives_until_ms.load(Ordering::Acquire)
+    }
 }
 
 type TokenHash = [u8; 32];
@@ -49,7 +67,8 @@ type TokenHash = [u8; 32];
 pub struct Callers {
     tokens: Arc<Tokens>,
     known: RwLock<HashMap<TokenHash, Arc<Caller>>>,
-    by_session: Mutex<HashMap<Address, Vec<Weak<Caller>>>>,
+    /// By the name of the session or key.
+    by_name: Mutex<HashMap<String, Vec<Weak<Caller>>>>,
     shares: Mutex<HashMap<Id, Weak<Share>>>,
 }
 
@@ -61,7 +80,7 @@ fn unauthenticated(message: &str) -> Refusal {
 impl Callers {
     /// Callers whose tokens `tokens` verifies.
     pub fn new(tokens: Arc<Tokens>) -> Self {
-        Self { tokens, known: RwLock::default(), by_session: Mutex::default(), shares: Mutex::default() }
+        Self { tokens, known: RwLock::default(), by_name: Mutex::default(), shares: Mutex::default() }
     }
 
     /// Who calls; nobody where no token is shown.
@@ -69,7 +88,12 @@ impl Callers {
     /// # Errors
     /// `UNAUTHENTICATED`: the token is malformed, foreign, expired, or its
     /// session has ended.
-    pub async fn identify(&self, node: &Node, metadata: &MetadataMap) -> Result<Option<Arc<Caller>>, Refusal> {
+    pub async fn identify(
+        &self,
+        node: &Node,
+        metadata: &MetadataMap,
+        remote: IpAddr,
+    ) -> Result<Option<Arc<Caller>>, Refusal> {
         let Some(header) = metadata.get("authorization") else { return Ok(None) };
         let token = header.to_str().ok().and_then(|text| {
             let (scheme, token) = text.split_once(' ')?;
@@ -81,7 +105,10 @@ impl Callers {
         let known = self.known.read().get(&hash).cloned();
         let caller = match known {
             Some(caller) if caller.expire_time_ms > now_ms => caller,
-            _ => self.verify(node, token, hash, now_ms).await?,
+            _ => {
+                let place = remote.to_canonical().to_string();
+                self.verify(node, token, hash, &place, now_ms).await?
+            }
         };
         if caller.has_ended() {
             return Err(unauthenticated("the session has ended"));
@@ -89,27 +116,25 @@ impl Callers {
         Ok(Some(caller))
     }
 
-    async fn verify(&self, node: &Node, token: &str, hash: TokenHash, now_ms: i64) -> Result<Arc<Caller>, Refusal> {
+    /// Part of an access token's life that is left when holders of streams are
+    /// told to refresh.
+    pub fn refresh_margin_ms(&self) -> i64 {
+        self.tokens.access_ttl_ms() / REFRESH_MARGIN
+    }
+
+    async fn verify(
+        &self,
+        node: &Node,
+        token: &str,
+        hash: TokenHash,
+        place: &str,
+        now_ms: i64,
+    ) -> Result<Arc<Caller>, Refusal> {
         metrics::counter!("canopy_edge_tokens_verified_total").increment(1);
-        let claims = self.tokens.verify(token, now_ms).map_err(|e| unauthenticated(&e.to_string()))?;
-        let account = claims.account.id().ok_or_else(|| unauthenticated("the token names no account"))?;
-        let caller = Arc::new(Caller {
-            principal: Principal::Person { account: claims.account, session: claims.session.clone() },
-            account,
-            expire_time_ms: claims.expire_time_ms,
-            ended: AtomicBool::new(false),
-            streams: Watchers::default(),
-            calls: self.share(account),
-        });
-        // Registered before the session is read: an end that commits after
-        // the reading finds the caller here.
-        self.register(&claims.session, &caller);
-        let snapshot = node.snapshot(&claims.session).await?;
-        let session = State(&snapshot).read(&SESSION, &[0])?;
-        let own = |session: &Session| session.account == caller.principal.account().map_or("", Address::as_str);
-        if !session.is_some_and(|session| session.end_time_ms == 0 && own(&session)) {
-            return Err(unauthenticated("the session has ended"));
-        }
+        let caller = match api_key::is_key(token) {
+            true => self.verify_key(node, token, place, now_ms).await?,
+            false => self.verify_access(node, token, now_ms).await?,
+        };
         let mut known = self.known.write();
         if known.len() >= TOKENS_MAX {
             known.retain(|_, caller| caller.expire_time_ms > now_ms && !caller.has_ended());
@@ -119,6 +144,65 @@ impl Callers {
         }
         known.insert(hash, Arc::clone(&caller));
         Ok(caller)
+    }
+
+    async fn verify_access(&self, node: &Node, token: &str, now_ms: i64) -> Result<Arc<Caller>, Refusal> {
+        let claims = self.tokens.verify(token, now_ms).map_err(|e| unauthenticated(&e.to_string()))?;
+        let account_id = claims.account.id().ok_or_else(|| unauthenticated("the token names no account"))?;
+        let session_id = claims.session.id().ok_or_else(|| unauthenticated("the token names no session"))?;
+        let principal = Principal::Person { account: claims.account.clone(), session: claims.session.clone() };
+        let caller = self.caller(principal, account_id, None, claims.expire_time_ms);
+        // Registered before the session is read: an end that commits after
+        // the reading finds the caller here.
+        self.register(claims.session.as_str(), &caller);
+        let session = State(&node.snapshot(&claims.session).await?).read(&SESSION, &[0])?;
+        // The account may have ended it, and the session not have heard of it.
+        let account = node.snapshot(&claims.account).await?;
+        let listed = State(&account).read(&SESSIONS, session_id.as_bytes())?;
+        let is_listed = listed.is_none_or(|session| session.end_time_ms == 0);
+        match session {
+            Some(session) if is_listed && session.end_time_ms == 0 && session.account == claims.account.as_str() => {
+                self.prolong(&caller, &session);
+                Ok(caller)
+            }
+            _ => Err(unauthenticated("the session has ended")),
+        }
+    }
+
+    async fn verify_key(&self, node: &Node, token: &str, place: &str, now_ms: i64) -> Result<Arc<Caller>, Refusal> {
+        let bad = || unauthenticated("the API key is none, has expired or was revoked");
+        let verified = api_key::verify(node, token, now_ms).await?.ok_or_else(bad)?;
+        let account_id = verified.account.id().ok_or_else(bad)?;
+        let remembered_ms = verified.expire_time_ms.min(now_ms + KEY_REMEMBERED_MS);
+        let principal = Principal::Key { account: verified.account.clone(), name: verified.name.clone() };
+        let caller = self.caller(principal, account_id, Some(verified.bounds), remembered_ms);
+        caller.lives_until_ms.store(verified.expire_time_ms, Ordering::Release);
+        // Read again once it is registered, as sessions are: who it is was not
+        // known before.
+        self.register(&verified.name, &caller);
+        api_key::verify(node, token, now_ms).await?.ok_or_else(bad)?;
+        api_key::record_use(node, verified.account, verified.name, place.to_owned());
+        Ok(caller)
+    }
+
+    fn caller(&self, principal: Principal, account: Id, bounds: Option<Bounds>, expire_time_ms: i64) -> Arc<Caller> {
+        Arc::new(Caller {
+            principal,
+            account,
+            bounds,
+            expire_time_ms,
+            lives_until_ms: AtomicI64::new(expire_time_ms),
+            ended: AtomicBool::new(false),
+            streams: Watchers::default(),
+            calls: self.share(account),
+        })
+    }
+
+    /// A refreshed session's streams go on as long as the token lives that the
+    /// refresh gave.
+    fn prolong(&self, caller: &Caller, session: &Session) {
+        let until_ms = session.refresh_time_ms.saturating_add(self.tokens.access_ttl_ms());
+        caller.lives_until_ms.fetch_max(until_ms, Ordering::AcqRel);
     }
 
     fn share(&self, account: Id) -> Arc<Share> {
@@ -134,35 +218,73 @@ impl Callers {
         share
     }
 
-    fn register(&self, session: &Address, caller: &Arc<Caller>) {
-        let mut by_session = self.by_session.lock();
-        if by_session.len() >= TOKENS_MAX {
-            by_session.retain(|_, callers| callers.iter().any(|caller| caller.strong_count() > 0));
+    /// Under the name of the session or key that the caller came with.
+    fn register(&self, name: &str, caller: &Arc<Caller>) {
+        let mut by_name = self.by_name.lock();
+        if by_name.len() >= TOKENS_MAX {
+            by_name.retain(|_, callers| callers.iter().any(|caller| caller.strong_count() > 0));
         }
-        let callers = by_session.entry(session.clone()).or_default();
+        let callers = by_name.entry(name.to_owned()).or_default();
         callers.retain(|caller| caller.strong_count() > 0);
         callers.push(Arc::downgrade(caller));
     }
 }
 
+/// What a change means to those who came with a session or a key.
+enum News {
+    /// Its name; it is over.
+    Ended(String),
+    /// It was refreshed.
+    Refreshed(Session),
+}
+
+/// A session's own partition holds its row, its account's those of all its
+/// sessions and keys.
+fn news(address: &Address, change: &Change) -> Option<News> {
+    if address.kind() == Some(Kind::Session) {
+        if change.table != SESSION.id {
+            return None;
+        }
+        let session = change.after.as_ref().and_then(|row| SESSION.row(row.clone()).decode().ok());
+        return Some(match session {
+            Some(session) if session.end_time_ms == 0 => News::Refreshed(session),
+            _ => News::Ended(address.to_string()),
+        });
+    }
+    let row = change.after.clone()?;
+    if change.table == SESSIONS.id {
+        let session = SESSIONS.row(row).decode().ok().filter(|session| session.end_time_ms > 0)?;
+        return Some(News::Ended(session.name));
+    }
+    if change.table == API_KEYS.id {
+        let key = API_KEYS.row(row).decode().ok().filter(|key| key.revoke_time_ms > 0)?;
+        return Some(News::Ended(key.name));
+    }
+    None
+}
+
 impl CommitHook for Callers {
     fn wants(&self, address: &Address) -> bool {
-        address.kind() == Some(Kind::Session)
+        matches!(address.kind(), Some(Kind::Session | Kind::Account))
     }
 
     fn committed(&self, address: &Address, _: u64, changes: &[Change]) {
-        let ends = |change: &Change| {
-            change.table == SESSION.id
-                && match &change.after {
-                    Some(row) => SESSION.row(row.clone()).decode().map_or(true, |session| session.end_time_ms > 0),
-                    None => true,
+        for news in changes.iter().filter_map(|change| news(address, change)) {
+            match news {
+                News::Ended(name) => {
+                    let callers = self.by_name.lock().remove(&name);
+                    for caller in callers.into_iter().flatten().filter_map(|caller| caller.upgrade()) {
+                        caller.ended.store(true, Ordering::Release);
+                        caller.streams.wake();
+                    }
                 }
-        };
-        if changes.iter().any(ends) {
-            let callers = self.by_session.lock().remove(address);
-            for caller in callers.into_iter().flatten().filter_map(|caller| caller.upgrade()) {
-                caller.ended.store(true, Ordering::Release);
-                caller.streams.wake();
+                News::Refreshed(session) => {
+                    let callers = self.by_name.lock().get(&session.name).cloned();
+                    for caller in callers.into_iter().flatten().filter_map(|caller| caller.upgrade()) {
+                        self.prolong(&caller, &session);
+                        caller.streams.wake();
+                    }
+                }
             }
         }
     }

@@ -226,7 +226,8 @@ impl Edge {
         let caller = checked.caller.ok_or_else(|| gate::unserved(route.rule.path))?;
         let stream = self.hub.open(&self.node, &checked.call, &checked.destination.scopes).await?;
         let grants = Arc::clone(&self.grants);
-        Ok(stream.guarded(caller, grants, route.rule, checked.destination, checked.admitted, permit))
+        let margin_ms = self.callers.refresh_margin_ms();
+        Ok(stream.guarded(caller, margin_ms, grants, route.rule, checked.destination, checked.admitted, permit))
     }
 
     async fn check(
@@ -242,7 +243,7 @@ impl Edge {
         let caller = match route.rule.requires {
             Requirement::Anybody => None,
             _ => {
-                let caller = self.callers.identify(&self.node, metadata).await?;
+                let caller = self.callers.identify(&self.node, metadata, peer.remote.ip()).await?;
                 Some(caller.ok_or_else(|| gate::nobody(route.rule))?)
             }
         };

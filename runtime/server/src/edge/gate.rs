@@ -34,16 +34,23 @@ pub async fn admit(
     let free = Admitted { role: None, orgs: Vec::new() };
     match rule.requires {
         Requirement::Anybody => Ok(free),
-        Requirement::SignedIn => caller.map(|_| free).ok_or_else(nobody),
+        Requirement::SignedIn => match &caller.ok_or_else(nobody)?.bounds {
+            // What is nowhere in particular, to whom no place is set.
+            Some(bounds) if rule.access != Access::Query || bounds.scope.is_some() => Err(not_for_keys()),
+            _ => Ok(free),
+        },
         Requirement::Own => {
             let caller = caller.ok_or_else(nobody)?;
+            if caller.bounds.is_some() {
+                return Err(not_for_keys());
+            }
             let own = destination.owner.as_ref().is_some_and(|owner| is_own(owner, &caller.principal));
             if own { Ok(free) } else { Err(not_own()) }
         }
         Requirement::Internal => Err(unserved(rule.path)),
         Requirement::Least(least) => {
             let caller = caller.ok_or_else(nobody)?;
-            let sys_admin = grants.is_sys_admin(Some(caller.account));
+            let sys_admin = is_sys_admin(grants, caller);
             if destination.scopes.is_empty() {
                 let role = sys_admin.then_some(Role::SysAdmin);
                 return enough(role, least).map(|()| Admitted { role, orgs: Vec::new() });
@@ -53,7 +60,7 @@ pub async fn admit(
                 let absent = || Refusal::not_found(asked);
                 let org = grants.org(node, &scope.org_address().ok_or_else(absent)?).await?;
                 let role = match org.standing(Some(caller.account), scope) {
-                    Standing::Absent(role) if may_repeat(rule, destination) => {
+                    Standing::Absent(role) if caller.bounds.is_none() && may_repeat(rule, destination) => {
                         role.or(sys_admin.then_some(Role::SysAdmin)).ok_or_else(absent)?
                     }
                     _ => standing(&org, caller, sys_admin, scope, asked)?,
@@ -82,7 +89,7 @@ pub fn still_admitted(
     admitted: &Admitted,
 ) -> Result<(), Refusal> {
     let Requirement::Least(least) = rule.requires else { return Ok(()) };
-    let sys_admin = grants.is_sys_admin(Some(caller.account));
+    let sys_admin = is_sys_admin(grants, caller);
     for ((scope, asked), org) in destination.scopes.iter().zip(&destination.asked).zip(&admitted.orgs) {
         enough(Some(standing(org, caller, sys_admin, scope, asked)?), least)?;
     }
@@ -99,11 +106,28 @@ fn may_repeat(rule: &Rule, destination: &Destination) -> bool {
 }
 
 fn standing(org: &OrgGrants, caller: &Caller, sys_admin: bool, scope: &Address, asked: &str) -> Result<Role, Refusal> {
-    match org.standing(Some(caller.account), scope) {
-        Standing::Role(_) if sys_admin => Ok(Role::SysAdmin),
-        Standing::Role(Some(role)) => Ok(role),
-        Standing::Absent(_) | Standing::Role(None) => Err(Refusal::not_found(asked)),
+    let role = match org.standing(Some(caller.account), scope) {
+        Standing::Role(_) if sys_admin => Role::SysAdmin,
+        Standing::Role(Some(role)) => role,
+        Standing::Absent(_) | Standing::Role(None) => return Err(Refusal::not_found(asked)),
+    };
+    match &caller.bounds {
+        None => Ok(role),
+        Some(bounds) if bounds.include(scope) => Ok(bounds.at_most(role)),
+        Some(_) => Err(Refusal::not_found(asked)),
     }
+}
+
+/// Whether a caller runs the installation. A key never does, whoever its owner
+/// is.
+pub fn is_sys_admin(grants: &Grants, caller: &Caller) -> bool {
+    caller.bounds.is_none() && grants.is_sys_admin(Some(caller.account))
+}
+
+/// An account is its owner's alone.
+pub fn not_for_keys() -> Refusal {
+    Refusal::new(Code::PermissionDenied, "an API key may not do this")
+        .hint("log in with `canopy identity log-in`, or use a key without a scope")
 }
 
 fn enough(role: Option<Role>, least: Role) -> Result<(), Refusal> {

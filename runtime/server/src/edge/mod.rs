@@ -11,6 +11,7 @@
 
 pub mod admission;
 mod answer;
+pub mod api_key;
 pub mod authority;
 pub mod callers;
 pub mod certificate;

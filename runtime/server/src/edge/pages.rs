@@ -1,5 +1,6 @@
 //! What a browser or a metrics collector sees: `/` and `/metrics`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -12,6 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tonic::metadata::MetadataMap;
 
 use super::dispatch::Edge;
+use super::gate;
 use super::listener::Peer;
 
 /// What the pages show.
@@ -53,7 +55,7 @@ async fn metrics(State(pages): State<Pages>, Extension(peer): Extension<Peer>, h
         return (StatusCode::NOT_FOUND, "metrics are off: set edge.metrics\n").into_response();
     };
     let near = pages.metrics_access == MetricsAccess::Loopback && peer.remote.ip().is_loopback();
-    if !near && !is_sys_admin(&pages.edge, headers).await {
+    if !near && !is_sys_admin(&pages.edge, headers, peer.remote.ip()).await {
         let hint = "metrics are for the loopback address, or for a sys-admin's access token\n";
         return (StatusCode::FORBIDDEN, hint).into_response();
     }
@@ -61,8 +63,8 @@ async fn metrics(State(pages): State<Pages>, Extension(peer): Extension<Peer>, h
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-async fn is_sys_admin(edge: &Edge, headers: HeaderMap) -> bool {
+async fn is_sys_admin(edge: &Edge, headers: HeaderMap, remote: IpAddr) -> bool {
     let metadata = MetadataMap::from_headers(headers);
-    let caller = edge.callers.identify(&edge.node, &metadata).await.ok().flatten();
-    edge.grants.is_sys_admin(caller.map(|caller| caller.account))
+    let caller = edge.callers.identify(&edge.node, &metadata, remote).await.ok().flatten();
+    caller.is_some_and(|caller| gate::is_sys_admin(&edge.grants, &caller))
 }

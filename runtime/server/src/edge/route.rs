@@ -345,7 +345,8 @@ fn internal(e: AddressError) -> Refusal {
 
 fn me(kind: &str, principal: &Principal) -> Result<Address, Refusal> {
     match (kind, principal) {
-        ("account", Principal::Person { account, .. }) => Ok(account.clone()),
+        ("account", Principal::Person { account, .. } | Principal::Key { account, .. }) => Ok(account.clone()),
+        ("session", Principal::Key { .. }) => Err(super::gate::not_for_keys()),
         ("session", Principal::Person { session, .. }) => Ok(session.clone()),
         _ => {
             Err(Refusal::new(Code::Unauthenticated, "nobody is signed in").hint("log in with `canopy identity log-in`"))

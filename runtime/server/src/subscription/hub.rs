@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use canopy_actors::{Call, Node, now_ms};
 use canopy_domain::{Address, Code, Context, Reader, Refusal, State, TokenIssuer, Watch};
 use futures::task::AtomicWaker;
@@ -47,9 +48,11 @@ impl Hub {
         let waker = Arc::new(AtomicWaker::new());
         let mut followers = Vec::new();
         let mut greetings = Vec::new();
+        let mut expiring: Option<fn(i64) -> Bytes> = None;
         for owner in owners.iter().collect::<BTreeSet<_>>() {
             let module = Arc::clone(node.module(owner)?);
             let subscription = module.subscription_of(call.method)?;
+            expiring = Some(subscription.expiring);
             let snapshot = node.snapshot(owner).await?;
             let cx = Context {
                 now_ms: now_ms(),
@@ -72,7 +75,7 @@ impl Hub {
                 followers.push(Follower::new(owner.clone(), watch, show, tail, topic, Arc::clone(&waker), position));
             }
         }
-        Ok(OpenedStream { hub: Arc::clone(self), node: node.clone(), waker, followers, greetings })
+        Ok(OpenedStream { hub: Arc::clone(self), node: node.clone(), waker, followers, greetings, expiring })
     }
 
     async fn topic(

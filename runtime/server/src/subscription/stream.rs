@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use canopy_actors::Node;
+use canopy_actors::{Node, now_ms};
 use canopy_domain::{Address, Code, Refusal, Watch};
 use canopy_proto::Rule;
 use futures::Stream;
@@ -105,11 +106,14 @@ pub struct OpenedStream {
     pub(crate) waker: Arc<AtomicWaker>,
     pub(crate) followers: Vec<Follower>,
     pub(crate) greetings: Vec<Bytes>,
+    /// Tells when the stream ends, unless the session is refreshed.
+    pub(crate) expiring: Option<fn(i64) -> Bytes>,
 }
 
 /// Who reads a stream, and under which conditions.
 struct Guard {
     caller: Arc<Caller>,
+    life: Life,
     grants: Arc<Grants>,
     rule: &'static Rule,
     destination: Destination,
@@ -152,6 +156,52 @@ impl Guard {
     }
 }
 
+/// How long a stream may go on by who reads it.
+struct Life {
+    /// How long before its end the reader is told.
+    margin_ms: i64,
+    expiring: Option<fn(i64) -> Bytes>,
+    /// The end that the reader has been told of.
+    told_ms: i64,
+    /// When to look again.
+    alarm: Option<(i64, Pin<Box<Sleep>>)>,
+}
+
+impl Life {
+    /// What to tell the reader now, if anything.
+    fn poll(&mut self, caller: &Caller, cx: &mut Context<'_>) -> Result<Option<Bytes>, Refusal> {
+        loop {
+            let (now_ms, until_ms) = (now_ms(), caller.lives_until_ms());
+            if now_ms >= until_ms {
+                return Err(Refusal::new(Code::Unauthenticated, "what proved who reads this has expired")
+                    .hint("refresh the session, and subscribe again with the cursor of the last event received"));
+            }
+            // A key cannot be refreshed.
+            let tells = self.expiring.filter(|_| caller.bounds.is_none() && self.told_ms < until_ms);
+            let next_ms = match tells {
+                Some(expiring) if now_ms >= until_ms - self.margin_ms => {
+                    self.told_ms = until_ms;
+                    return Ok(Some(expiring(until_ms)));
+                }
+                Some(_) => until_ms - self.margin_ms,
+                None => until_ms,
+            };
+            match &mut self.alarm {
+                Some((at_ms, alarm)) if *at_ms == next_ms => {
+                    if alarm.as_mut().poll(cx).is_pending() {
+                        return Ok(None);
+                    }
+                    self.alarm = None;
+                }
+                _ => {
+                    let wait = Duration::from_millis(u64::try_from(next_ms - now_ms).unwrap_or(0));
+                    self.alarm = Some((next_ms, Box::pin(sleep(wait))));
+                }
+            }
+        }
+    }
+}
+
 /// A subscriber's stream of encoded answers.
 pub struct EventStream {
     hub: Arc<Hub>,
@@ -168,6 +218,7 @@ impl OpenedStream {
     pub fn guarded(
         self,
         caller: Arc<Caller>,
+        margin_ms: i64,
         grants: Arc<Grants>,
         rule: &'static Rule,
         destination: Destination,
@@ -180,8 +231,9 @@ impl OpenedStream {
             org.streams.add(&self.waker);
         }
         // Nothing is taken as seen: the first event checks again.
+        let life = Life { margin_ms, expiring: self.expiring, told_ms: 0, alarm: None };
         let guard =
-            Guard { caller, grants, rule, destination, admitted, seen: u64::MAX, paused: None, _permit: permit };
+            Guard { caller, life, grants, rule, destination, admitted, seen: u64::MAX, paused: None, _permit: permit };
         EventStream {
             hub: self.hub,
             node: self.node,
@@ -216,6 +268,10 @@ impl Stream for EventStream {
             return this.end(&refusal);
         }
         if this.ready.is_empty() {
+            match this.guard.life.poll(&this.guard.caller, cx) {
+                Ok(told) => this.ready.extend(told),
+                Err(refusal) => return this.end(&refusal),
+            }
             for follower in &mut this.followers {
                 if let Err(refusal) = follower.poll(&this.node, cx, &mut this.ready) {
                     return this.end(&refusal);

@@ -15,6 +15,8 @@ use canopy_proto::ops::v1::ObserveRequest;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
+const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn who(caller: &Caller) -> Result<Account, Status> {
@@ -28,8 +30,13 @@ async fn code_of(caller: &Caller, token: &str) -> Code {
 
 /// Signs as the server does, for an installation of any name.
 fn tokens(server: &Server, installation: &str) -> Tokens {
-    let seed = server.running.node.store().derive_key("access tokens, ed25519");
-    Tokens::new(&seed, installation.into(), 1, 1, SignUpPolicy::Closed).expect("tokens")
+    tokens_of(server, installation, HOUR_MS)
+}
+
+/// Tokens that live so long.
+fn tokens_of(server: &Server, installation: &str, access_ttl_ms: i64) -> Tokens {
+    let secret = server.running.node.store().derive_key("access tokens, ed25519");
+    Tokens::new(&secret, installation.into(), access_ttl_ms, 1, SignUpPolicy::Closed).expect("tokens")
 }
 
 fn address(text: &str) -> Address {
@@ -44,24 +51,38 @@ async fn tokens_that_prove_nothing() {
     let installation = server.running.node.store().installation_id().to_string();
     let claims =
         |expire_time_ms| TokenClaims { account: address(&ada.account), session: address(&ada.session), expire_time_ms };
-    let hour_ms = 3_600_000;
     let own = tokens(&server, &installation);
-    let good = own.issue(&claims(now_ms() + hour_ms));
+    let good = own.issue(&claims(now_ms() + HOUR_MS));
     assert_eq!(code_of(&ada, &good).await, Code::Ok, "signed as the server signs");
 
     let seed = [7; 32];
-    let stranger = Tokens::new(&seed, installation.clone(), 1, 1, SignUpPolicy::Closed).expect("tokens");
+    let stranger = Tokens::new(&seed, installation.clone(), HOUR_MS, 1, SignUpPolicy::Closed).expect("tokens");
     let unborn = canopy_domain::Id::fresh(1, &[9; 16]);
-    let other_session = TokenClaims { session: Address::session(unborn), ..claims(now_ms() + hour_ms) };
-    let not_of_account = TokenClaims { session: address(&bob.session), ..claims(now_ms() + hour_ms) };
+    let other_session = TokenClaims { session: Address::session(unborn), ..claims(now_ms() + HOUR_MS) };
+    let not_of_account = TokenClaims { session: address(&bob.session), ..claims(now_ms() + HOUR_MS) };
     let fixed = [
         ("expired", own.issue(&claims(now_ms() - 1))),
         ("expired long ago", own.issue(&claims(0))),
         ("expired before time", own.issue(&claims(-1))),
-        ("of another key", stranger.issue(&claims(now_ms() + hour_ms))),
-        ("of another installation", tokens(&server, &unborn.to_string()).issue(&claims(now_ms() + hour_ms))),
+        ("of another key", stranger.issue(&claims(now_ms() + HOUR_MS))),
+        ("of another installation", tokens(&server, &unborn.to_string()).issue(&claims(now_ms() + HOUR_MS))),
         ("of no session", own.issue(&other_session)),
         ("of another's session", own.issue(&not_of_account)),
+        // As if they had been issued two days ago, and the day after tomorrow.
+        (
+            "of a retired key",
+            tokens_of(&server, &installation, 2 * DAY_MS + HOUR_MS).issue(&claims(now_ms() + HOUR_MS)),
+        ),
+        (
+            "of a key to come",
+            tokens_of(&server, &installation, HOUR_MS).issue(&claims(now_ms() + 2 * DAY_MS + HOUR_MS)),
+        ),
+        ("of the key before there were days", undated(&server, &claims(now_ms() + HOUR_MS))),
+        ("re-signed by another", re_signed(&good, &stranger.issue(&claims(now_ms() + HOUR_MS)))),
+        ("without a signature", unsigned(&good)),
+        ("for symmetric keys, made of the public one", format!("v4.local.{}", good.trim_start_matches("v4.public."))),
+        ("that asks for no algorithm", format!("v4.none.{}", good.trim_start_matches("v4.public."))),
+        ("of the other kind, with no algorithm", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhY2NvdW50L21lIn0.".into()),
         ("empty", String::new()),
         ("no token", "nonsense".into()),
         ("too long", format!("{good}{}", "A".repeat(2_000))),
@@ -92,6 +113,32 @@ async fn tokens_that_prove_nothing() {
     let lower = Caller { token: Token(Some(lower)), ..ada.clone() };
     assert_eq!(who(&lower).await.expect("schemes have no case (RFC 9110 §11.1)").name, ada.account);
     server.stop().await;
+}
+
+/// Characters of base64 that 64 bytes of signature end in.
+const SIGNATURE: usize = 86;
+
+/// One token's payload with another's signature.
+fn re_signed(token: &str, other: &str) -> String {
+    let (payload, _) = token.split_at(token.len() - SIGNATURE);
+    format!("{payload}{}", &other[other.len() - SIGNATURE..])
+}
+
+/// A signature of zeros.
+fn unsigned(token: &str) -> String {
+    format!("{}{}", &token[..token.len() - SIGNATURE], "A".repeat(SIGNATURE))
+}
+
+/// Signed with the installation's secret itself, as tokens were before each day had its key.
+fn undated(server: &Server, claims: &TokenClaims) -> String {
+    let secret = server.running.node.store().derive_key("access tokens, ed25519");
+    let pair = ed25519_compact::KeyPair::from_seed(ed25519_compact::Seed::new(*secret));
+    let key = pasetors::keys::AsymmetricSecretKey::<pasetors::version4::V4>::from(&pair.sk[..]).expect("a key");
+    let payload =
+        format!(r#"{{"sub":"{}","sid":"{}","exp_ms":{}}}"#, claims.account, claims.session, claims.expire_time_ms);
+    let installation = server.running.node.store().installation_id().to_string();
+    pasetors::version4::PublicToken::sign(&key, payload.as_bytes(), None, Some(installation.as_bytes()))
+        .expect("a token")
 }
 
 /// Whoever logs in or refreshes is not held up by an old token.
@@ -188,11 +235,15 @@ async fn a_refresh_token_is_good_once() {
     let server = Server::start().await;
     server.person("ada@example.org").await;
     let nobody = server.nobody().await;
-    // However long ago a token was used, showing it again ends the session.
-    for reused in 0..3 {
+    let elsewhere = Caller { channel: server.channel_from("127.0.0.2").await, ..nobody.clone() };
+    // However long ago a token was used, showing it again ends the session; the
+    // last one alone may be shown once more, by who used it.
+    for (reused, by) in [(0, &nobody), (1, &nobody), (2, &elsewhere)] {
         let (caller, tokens) = session_refreshed(&server, 3).await;
         assert!(who(&caller).await.is_ok());
-        let status = refresh(&nobody, &caller.session, &tokens[reused], "").await.expect_err("it was used");
+        let again = refresh(&nobody, &caller.session, &tokens[2], "").await.expect("the same client, at once");
+        assert_eq!(again.refresh_token, tokens[3]);
+        let status = refresh(by, &caller.session, &tokens[reused], "").await.expect_err("it was used");
         assert_eq!(status.code(), Code::Unauthenticated);
         assert_eq!(who(&caller).await.expect_err("the session is over").code(), Code::Unauthenticated);
         let last = refresh(&nobody, &caller.session, &tokens[3], "").await.expect_err("for both holders");
@@ -224,11 +275,32 @@ async fn a_repeated_refresh_is_one() {
     let other = refresh(&nobody, &caller.session, &first.refresh_token, "one").await;
     assert_eq!(other.expect_err("another request under the same id").code(), Code::InvalidArgument);
 
-    // Without an id, of two at once one is taken for theft.
+    // Without an id, too: the family does not fork.
     let (caller, tokens) = session_refreshed(&server, 0).await;
-    let tries = (0..2).map(|_| refresh(&nobody, &caller.session, &tokens[0], ""));
+    let tries = (0..100).map(|_| refresh(&nobody, &caller.session, &tokens[0], ""));
     let answers = futures::future::join_all(tries).await;
-    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+    let first = answers[0].as_ref().expect("a refresh");
+    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|answer| answer == first)));
+    assert!(who(&caller).await.is_ok(), "nothing was stolen");
+    // What follows is used, and the race's token shown once more is a theft.
+    refresh(&nobody, &caller.session, &first.refresh_token, "").await.expect("the token in use");
+    let stale = refresh(&nobody, &caller.session, &tokens[0], "").await;
+    assert_eq!(stale.expect_err("used before the last").code(), Code::Unauthenticated);
+    assert_eq!(who(&caller).await.expect_err("the session is over").code(), Code::Unauthenticated);
+
+    // Of a thief and the owner at once, whoever comes second ends both.
+    let (caller, tokens) = session_refreshed(&server, 0).await;
+    let mut thieves = Vec::new();
+    for n in 0..10 {
+        thieves.push(Caller { channel: server.channel_from(&format!("127.0.0.{}", n + 2)).await, ..nobody.clone() });
+    }
+    let tries = (0..100).map(|n| refresh(&thieves[n % 10], &caller.session, &tokens[0], ""));
+    let answers = futures::future::join_all(tries).await;
+    let mut won: Vec<_> = answers.iter().flatten().map(|answer| &answer.refresh_token).collect();
+    won.dedup();
+    assert_eq!(won.len(), 1, "one family, and no fork of it");
+    let last = refresh(&nobody, &caller.session, won[0], "").await;
+    assert_eq!(last.expect_err("the session is over").code(), Code::Unauthenticated);
     assert_eq!(who(&caller).await.expect_err("the session is over").code(), Code::Unauthenticated);
     server.stop().await;
 }
@@ -356,7 +428,12 @@ async fn of_many_with_the_token_one_becomes_sys_admin() {
 /// As it is installed, nobody gets in: no account, no password to guess.
 #[tokio::test]
 async fn a_fresh_server_has_no_account() {
-    let server = Server::start_with(|config| config.identity.sign_up = NodeConfig::default().identity.sign_up).await;
+    let server = Server::start_with(|config| {
+        config.identity.sign_up = NodeConfig::default().identity.sign_up;
+        config.identity.failed_log_ins_per_account_max = 1_000;
+        config.identity.failed_log_ins_per_address_max = 1_000;
+    })
+    .await;
     assert_eq!(server.config.identity.sign_up, SignUp::Token, "what a server is installed with");
     let nobody = server.nobody().await;
     for name in ["admin", "administrator", "superadmin", "root", "canopy", "user"] {

@@ -64,6 +64,7 @@ async fn names_that_are_no_names() {
                 channel: name.into(),
                 message: name.into(),
                 backup: name.into(),
+                api_key: name.into(),
                 on: name.into(),
                 ..world.target(&world.here)
             };
@@ -122,7 +123,8 @@ async fn names_of_another_kind() {
             ("RotateVaultKey" | "CreateBackup", _) => {
                 vec![here.org.clone(), here.project.clone(), format!("{}/chat", here.project)]
             }
-            ("GetBackup" | "DeleteBackup", _) => vec![],
+            ("GetBackup" | "DeleteBackup" | "RevokeApiKey", _) => vec![],
+            ("CreateApiKey" | "ListApiKeys" | "LogOutEverywhere" | "ChangePassword", _) => vec!["account/me".into()],
             ("ListOrgKeys" | "RotateOrgKey" | "ListBackups", _) => vec![here.org.clone()],
             ("ListGrants" | "GrantRole" | "RevokeRole", _) => vec![here.org.clone(), here.project.clone()],
             ("CreateChannel" | "ListChannels" | "ListShredCertificates", _) => vec![format!("{}/chat", here.project)],
@@ -156,6 +158,7 @@ async fn names_of_another_kind() {
                 channel: name.clone(),
                 message: name.clone(),
                 backup: name.clone(),
+                api_key: name.clone(),
                 on: name.clone(),
                 ..world.target(here)
             };
@@ -235,7 +238,7 @@ async fn somebody_elses_ids() {
 
     // Accounts and sessions.
     let theirs = Target { account: here.owner.account.clone(), session: here.owner.session.clone(), ..base.clone() };
-    for method in ["GetAccount", "UpdateAccount", "ListSessions", "LogOut"] {
+    for method in ["GetAccount", "UpdateAccount", "ListSessions", "LogOut", "LogOutEverywhere", "ChangePassword"] {
         let path = format!("{IDENTITY}/{method}");
         let status = refused(&there.owner, &path, request(&path, &theirs)).await;
         check(&status, Code::PermissionDenied, "", &path);

@@ -8,8 +8,10 @@ use crate::harness::requests::{Target, request};
 use crate::harness::world::absent_backup;
 use crate::harness::{Caller, Server};
 use canopy_domain::Role;
+use canopy_proto::identity::v1::CreateApiKeyResponse;
 use canopy_proto::{Access, Requirement, rules};
 use futures::future::join_all;
+use prost::Message;
 use tonic::{Code, Status};
 
 const MATRIX: &str = include_str!("roles_matrix.txt");
@@ -120,7 +122,17 @@ impl<'a> Stage<'a> {
                 target.refresh_token = opened.credentials.expect("credentials").refresh_token;
             }
             ("LogOut", "own") if column != "nobody" => caller = self.server.log_in(&self.email).await,
-            ("LogOut", "another") => target.session = self.other.session.clone(),
+            ("EndSession", "own") if column != "nobody" => {
+                target.session = self.server.log_in(&self.email).await.session;
+            }
+            ("RevokeApiKey", "own") if column != "nobody" => {
+                let made = caller.raw("canopy.identity.v1.ApiKeys/CreateApiKey", {
+                    request("canopy.identity.v1.ApiKeys/CreateApiKey", &target)
+                });
+                let made: CreateApiKeyResponse = Message::decode(made.await.expect("a key")).expect("a key");
+                target.api_key = made.api_key.expect("a key").decode().expect("a key").name;
+            }
+            ("LogOut" | "EndSession", "another") => target.session = self.other.session.clone(),
             (_, "another") if name.ends_with("Message") => {
                 target.message = self.owner.send(&target.channel, "another's").await.name;
             }

@@ -48,6 +48,7 @@ async fn follow(caller: &Caller, positions: &[(&str, Option<u64>)]) -> Streaming
 fn seen(response: SubscribeResponse) -> Seen {
     let what = match response.event.expect("an event") {
         Event::Opened(_) => "opened".to_owned(),
+        Event::Expiring(_) => "expiring".to_owned(),
         Event::Sent(message) => message.decode().unwrap().text,
         Event::Edited(message) => format!("edited {}", message.decode().unwrap().text),
         Event::Deleted(message) => format!("deleted {}", message.decode().unwrap().name.rsplit('/').next().unwrap()),

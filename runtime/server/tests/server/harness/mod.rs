@@ -109,6 +109,13 @@ impl Server {
         endpoint.connect().await.expect("a connection")
     }
 
+    /// A connection from one of the machine's loopback addresses.
+    pub async fn channel_from(&self, address: &str) -> Channel {
+        let endpoint = Endpoint::from_shared(self.url()).expect("a URL");
+        let address = address.parse().expect("an address");
+        endpoint.local_address(Some(address)).connect().await.expect("a connection")
+    }
+
     /// A caller without a token.
     pub async fn nobody(&self) -> Caller {
         Caller { channel: self.channel().await, token: Token(None), account: String::new(), session: String::new() }

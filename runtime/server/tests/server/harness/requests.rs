@@ -7,8 +7,9 @@ use canopy_proto::chat::v1::{
     Message as ChatMessage, SendMessageRequest, SubscribeRequest, UpdateChannelRequest,
 };
 use canopy_proto::identity::v1::{
-    Account, GetAccountRequest, ListSessionsRequest, LogInRequest, LogOutRequest, RefreshRequest, RegisterRequest,
-    UpdateAccountRequest,
+    Account, ApiKey, ChangePasswordRequest, CreateApiKeyRequest, EndSessionRequest, GetAccountRequest,
+    ListApiKeysRequest, ListSessionsRequest, LogInRequest, LogOutEverywhereRequest, LogOutRequest, RefreshRequest,
+    RegisterRequest, RevokeApiKeyRequest, UpdateAccountRequest,
 };
 use canopy_proto::ops::v1::{
     AddKeySlotRequest, CreateBackupRequest, DeleteBackupRequest, GetBackupRequest, ListBackupsRequest,
@@ -38,6 +39,8 @@ pub struct Target {
     pub channel: String,
     pub message: String,
     pub backup: String,
+    /// Of the account; none that exists where empty.
+    pub api_key: String,
     /// Whose roles are granted and revoked.
     pub grantee: String,
     /// Where: the org or the project.
@@ -59,12 +62,6 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
             Grant { account: t.grantee.clone(), on: t.on.clone(), role: Role::Guest.into(), ..Grant::default() };
         Some(Wire::new(&grant))
     };
-    let account = |email: &str| Account {
-        name: t.account.clone(),
-        email: email.into(),
-        display_name: "somebody".into(),
-        ..Account::default()
-    };
     let org = Org { name: t.org.clone(), slug: t.unique.clone(), title: "a title".into(), ..Org::default() };
     let project =
         Project { name: t.project.clone(), slug: t.unique.clone(), title: "a title".into(), ..Project::default() };
@@ -72,31 +69,6 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
         Channel { name: t.channel.clone(), slug: t.unique.clone(), topic: "a topic".into(), ..Channel::default() };
     let message = ChatMessage { name: t.message.clone(), text: "a text".into(), ..ChatMessage::default() };
     match method.strip_prefix("canopy.").unwrap_or(method) {
-        "identity.v1.Identity/Register" => RegisterRequest {
-            account: Some(Wire::new(&account(&format!("{}@example.org", t.unique)))),
-            password: PASSWORD.into(),
-            sign_up_token: String::new(),
-            request_id,
-        }
-        .encode_to_vec(),
-        "identity.v1.Identity/LogIn" => {
-            LogInRequest { email: t.email, password: PASSWORD.into(), device: "a test".into(), request_id }
-                .encode_to_vec()
-        }
-        "identity.v1.Identity/Refresh" => {
-            RefreshRequest { session: t.session, refresh_token: t.refresh_token, request_id }.encode_to_vec()
-        }
-        "identity.v1.Identity/LogOut" => LogOutRequest { name: t.session, request_id }.encode_to_vec(),
-        "identity.v1.Identity/GetAccount" => GetAccountRequest { name: t.account }.encode_to_vec(),
-        "identity.v1.Identity/UpdateAccount" => UpdateAccountRequest {
-            account: Some(Wire::new(&account(&t.email))),
-            update_mask: mask("display_name"),
-            request_id,
-        }
-        .encode_to_vec(),
-        "identity.v1.Identity/ListSessions" => {
-            ListSessionsRequest { parent: t.account, ..ListSessionsRequest::default() }.encode_to_vec()
-        }
         "org.v1.Orgs/CreateOrg" => CreateOrgRequest { org: Some(Wire::new(&org)), request_id }.encode_to_vec(),
         "org.v1.Orgs/GetOrg" => GetOrgRequest { name: t.org }.encode_to_vec(),
         "org.v1.Orgs/ListOrgs" => Vec::new(),
@@ -159,8 +131,77 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
             SubscribeRequest { channels }.encode_to_vec()
         }
         "ops.v1.Ops/GetInstallation" | "ops.v1.Ops/Observe" => Vec::new(),
+        method if method.starts_with("identity.v1.") => of_identity(method, target),
         method if method.starts_with("ops.v1.Keys/") => of_keys(method, target),
         method if method.starts_with("ops.v1.Backups/") => of_backups(method, target),
+        other => panic!("no request is known for {other}: add one here"),
+    }
+}
+
+fn of_identity(method: &str, target: &Target) -> Vec<u8> {
+    let t = target.clone();
+    let request_id = String::new();
+    let account = |email: &str| Account {
+        name: t.account.clone(),
+        email: email.into(),
+        display_name: "somebody".into(),
+        ..Account::default()
+    };
+    match method {
+        "identity.v1.Identity/Register" => RegisterRequest {
+            account: Some(Wire::new(&account(&format!("{}@example.org", t.unique)))),
+            password: PASSWORD.into(),
+            sign_up_token: String::new(),
+            request_id,
+        }
+        .encode_to_vec(),
+        "identity.v1.Identity/LogIn" => {
+            LogInRequest { email: t.email, password: PASSWORD.into(), device: "a test".into(), request_id }
+                .encode_to_vec()
+        }
+        "identity.v1.Identity/Refresh" => {
+            RefreshRequest { session: t.session, refresh_token: t.refresh_token, request_id }.encode_to_vec()
+        }
+        "identity.v1.Identity/LogOut" => LogOutRequest { name: t.session, request_id }.encode_to_vec(),
+        "identity.v1.Identity/EndSession" => EndSessionRequest { name: t.session, request_id }.encode_to_vec(),
+        "identity.v1.Identity/LogOutEverywhere" => {
+            LogOutEverywhereRequest { name: t.account, keep_current: true, request_id }.encode_to_vec()
+        }
+        "identity.v1.Identity/ChangePassword" => ChangePasswordRequest {
+            name: t.account,
+            old_password: PASSWORD.into(),
+            new_password: PASSWORD.into(),
+            request_id,
+        }
+        .encode_to_vec(),
+        "identity.v1.ApiKeys/CreateApiKey" => CreateApiKeyRequest {
+            parent: t.account,
+            api_key: Some(Wire::new(&ApiKey {
+                display_name: "a machine".into(),
+                role_max: Role::Guest.into(),
+                expire_time_ms: canopy_actors::now_ms() + 3_600_000,
+                ..ApiKey::default()
+            })),
+            request_id,
+        }
+        .encode_to_vec(),
+        "identity.v1.ApiKeys/ListApiKeys" => {
+            ListApiKeysRequest { parent: t.account, ..ListApiKeysRequest::default() }.encode_to_vec()
+        }
+        "identity.v1.ApiKeys/RevokeApiKey" => {
+            let name = if t.api_key.is_empty() { format!("{}/key/{}", t.account, "0".repeat(26)) } else { t.api_key };
+            RevokeApiKeyRequest { name, request_id }.encode_to_vec()
+        }
+        "identity.v1.Identity/GetAccount" => GetAccountRequest { name: t.account }.encode_to_vec(),
+        "identity.v1.Identity/UpdateAccount" => UpdateAccountRequest {
+            account: Some(Wire::new(&account(&t.email))),
+            update_mask: mask("display_name"),
+            request_id,
+        }
+        .encode_to_vec(),
+        "identity.v1.Identity/ListSessions" => {
+            ListSessionsRequest { parent: t.account, ..ListSessionsRequest::default() }.encode_to_vec()
+        }
         other => panic!("no request is known for {other}: add one here"),
     }
 }

@@ -102,6 +102,7 @@ impl World {
             channel: place.channel.clone(),
             message: place.message.clone(),
             backup: absent_backup(&place.org),
+            api_key: String::new(),
             grantee: self.there.owner.account.clone(),
             on: place.project.clone(),
             unique: "fresh".into(),

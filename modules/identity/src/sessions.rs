@@ -1,0 +1,233 @@
+//! What an account knows of its sessions. A session's partition says when it
+//! was last used; whether it goes on, the account may decide as well, and then
+//! its own row counts from the moment that it is durable: whoever checks a
+//! token looks at both.
+
+use canopy_domain::{
+    Address, Context, Draft, Id, Order, PageRequest, Prepared, Principal, Refusal, Span, State, Step, Table, Wire,
+    decode,
+};
+use canopy_proto::identity::v1::{
+    EndSessionRequest, ListSessionsRequest, ListSessionsResponse, LogOutEverywhereRequest, LogOutEverywhereResponse,
+    Session, SessionEnd,
+};
+use canopy_proto::methods::session_effects;
+use canopy_proto::system::v1::{CloseSessionRequest, ReadSessionRequest, RecordSessionRequest, RecordSessionResponse};
+use prost::Message;
+
+use crate::account::{id_of, the_account};
+use crate::password;
+
+/// By session id.
+pub const SESSIONS: Table<Session> = Table::new(3, "sessions", 1);
+
+/// Sessions of one account that are kept, ended ones included: far more than
+/// anybody has devices, and few enough to be read at each log-in.
+pub const SESSIONS_MAX: usize = 1_000;
+
+type Row = (Id, Wire<Session>, Session);
+
+/// All of an account's sessions.
+fn all(state: &State<'_>) -> Result<Vec<Row>, Refusal> {
+    let span = Span { prefix: &[], after: None, order: Order::Ascending, limit: 2 * SESSIONS_MAX };
+    let rows = state.scan(&SESSIONS, span)?;
+    let known = |(_, row): (_, Wire<Session>)| {
+        let session = decode(&row)?;
+        Ok((id_of(&session.name)?, row, session))
+    };
+    rows.into_iter().map(known).collect()
+}
+
+/// Whether somebody has logged in from a network address.
+pub(crate) fn is_known_place(state: &State<'_>, place: &str) -> Result<bool, Refusal> {
+    Ok(!place.is_empty() && all(state)?.iter().any(|(_, _, session)| session.log_in_address == place))
+}
+
+/// Ends a session in the account's own row, and tells it.
+fn end(draft: &mut Draft, (id, row, mut session): Row, why: SessionEnd, now_ms: i64) -> Result<Wire<Session>, Refusal> {
+    session.end_time_ms = now_ms;
+    session.end = why.into();
+    let ended = row.updated(&session, None);
+    draft.put(&SESSIONS, *id.as_bytes(), Some(&row), &ended);
+    tell(draft, &session)?;
+    Ok(ended)
+}
+
+fn tell(draft: &mut Draft, ended: &Session) -> Result<(), Refusal> {
+    let close = CloseSessionRequest {
+        session: ended.name.clone(),
+        end_time_ms: ended.end_time_ms,
+        end: ended.end,
+        request_id: String::new(),
+    };
+    let target = Address::parse(&ended.name).map_err(|e| Refusal::new(canopy_domain::Code::Internal, e.to_string()))?;
+    draft.effect(target, session_effects::CLOSE_SESSION, &close);
+    Ok(())
+}
+
+/// Ends all sessions but `kept`; tells how many that were.
+pub(crate) fn end_all(
+    state: &State<'_>,
+    cx: &Context<'_>,
+    draft: &mut Draft,
+    kept: Option<&Address>,
+    why: SessionEnd,
+) -> Result<i32, Refusal> {
+    let mut ended = 0;
+    for row in all(state)? {
+        let goes = row.2.end_time_ms == 0 && kept.is_none_or(|kept| kept.as_str() != row.2.name);
+        if goes {
+            end(draft, row, why, cx.now_ms)?;
+            ended += 1;
+        }
+    }
+    Ok(ended)
+}
+
+/// The session that calls.
+pub(crate) fn current<'a>(cx: &'a Context<'_>) -> Option<&'a Address> {
+    match cx.principal {
+        Principal::Person { session, .. } => Some(session),
+        Principal::Nobody | Principal::Key { .. } | Principal::Actor(_) => None,
+    }
+}
+
+pub(crate) fn end_session(
+    state: &State<'_>,
+    request: EndSessionRequest,
+    cx: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<Wire<Session>, Refusal> {
+    let not_found = || Refusal::not_found(&request.name);
+    let id = match (request.name.as_str(), current(cx)) {
+        ("session/me", Some(current)) => current.id(),
+        (name, _) => {
+            Address::parse(name).ok().filter(|a| a.kind() == Some(canopy_domain::Kind::Session)).and_then(|a| a.id())
+        }
+    };
+    let id = id.ok_or_else(not_found)?;
+    let row = state.get(&SESSIONS, id.as_bytes())?.ok_or_else(not_found)?;
+    let session = decode(&row)?;
+    if session.end_time_ms > 0 {
+        return Ok(row);
+    }
+    draft.settle();
+    end(draft, (id, row, session), SessionEnd::LogOut, cx.now_ms)
+}
+
+pub(crate) fn log_out_everywhere(
+    state: &State<'_>,
+    request: LogOutEverywhereRequest,
+    cx: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<LogOutEverywhereResponse, Refusal> {
+    let [] = cx.address.held("name", &request.name, [])?;
+    the_account(state, cx)?;
+    let kept = current(cx).filter(|_| request.keep_current);
+    let ended = end_all(state, cx, draft, kept, SessionEnd::Everywhere)?;
+    draft.settle();
+    Ok(LogOutEverywhereResponse { ended })
+}
+
+/// Takes over a session as it is now.
+pub(crate) fn record_session(
+    state: &State<'_>,
+    request: RecordSessionRequest,
+    cx: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<RecordSessionResponse, Refusal> {
+    the_account(state, cx)?;
+    let row = request.session.unwrap_or_default();
+    let mut session = decode(&row)?;
+    let id = id_of(&session.name)?;
+    match state.get(&SESSIONS, id.as_bytes())? {
+        // What the account has ended stays so, whatever is still on its way.
+        Some(before) if session.end_time_ms == 0 && decode(&before)?.end_time_ms > 0 => {}
+        Some(before) => draft.put(&SESSIONS, *id.as_bytes(), Some(&before), &row),
+        None if request.password_version < password::version(state)? && session.end_time_ms == 0 => {
+            // It was opened with a password that was changed meanwhile.
+            session.end_time_ms = cx.now_ms;
+            session.end = SessionEnd::PasswordChange.into();
+            draft.insert(&SESSIONS, *id.as_bytes(), &row.updated(&session, None));
+            tell(draft, &session)?;
+        }
+        None => {
+            make_room(state, cx, draft)?;
+            draft.insert(&SESSIONS, *id.as_bytes(), &row);
+        }
+    }
+    Ok(RecordSessionResponse {})
+}
+
+/// Makes room for one more: forgets those that have ended, the earliest first,
+/// and where that is not enough, ends the one that is oldest.
+fn make_room(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refusal> {
+    let mut rows = all(state)?;
+    let Some(beyond) = (rows.len() + 1).checked_sub(SESSIONS_MAX).filter(|beyond| *beyond > 0) else { return Ok(()) };
+    let has_ended = |session: &Session| session.end_time_ms > 0 || session.expire_time_ms <= cx.now_ms;
+    rows.sort_by_key(|(_, _, session)| (!has_ended(session), session.create_time_ms));
+    for (id, row, session) in rows.into_iter().take(beyond) {
+        if has_ended(&session) {
+            draft.delete(&SESSIONS, *id.as_bytes(), &row);
+        } else {
+            end(draft, (id, row, session), SessionEnd::TooMany, cx.now_ms)?;
+        }
+    }
+    Ok(())
+}
+
+fn page(state: &State<'_>, request: &ListSessionsRequest) -> Result<(Vec<Wire<Session>>, String), Refusal> {
+    let page = PageRequest { size: request.page_size, token: &request.page_token };
+    let (rows, next_page_token) = page.read(state.0, SESSIONS.id, &[], Order::Descending)?;
+    Ok((rows.into_iter().map(|(_, row)| SESSIONS.row(row)).collect(), next_page_token))
+}
+
+/// Asks the sessions of a page how they are: the account is not told of each
+/// refresh, which would cost a second commit.
+pub(crate) fn prepare_list(
+    state: &State<'_>,
+    request: &ListSessionsRequest,
+    cx: &Context<'_>,
+) -> Result<Option<Step>, Refusal> {
+    let [] = cx.address.held("parent", &request.parent, [])?;
+    if !cx.prepared.is_empty() {
+        return Ok(None);
+    }
+    let mut asked = Vec::new();
+    for row in page(state, request)?.0 {
+        let session = decode(&row)?.name;
+        if let Ok(address) = Address::parse(&session) {
+            asked.push((address, ReadSessionRequest { session }.encode_to_vec().into()));
+        }
+    }
+    Ok(Some(Step::AskAll { asked, method: session_effects::READ_SESSION.path }))
+}
+
+pub(crate) fn list_sessions(
+    state: &State<'_>,
+    request: ListSessionsRequest,
+    cx: &Context<'_>,
+) -> Result<ListSessionsResponse, Refusal> {
+    let told = match cx.prepared {
+        [Prepared::Answers(answers)] => answers.as_slice(),
+        _ => &[],
+    };
+    let told = told.iter().flatten().map(|answer| SESSIONS.row(answer.clone()));
+    let told: Vec<(String, Wire<Session>, i64)> = told
+        .filter_map(|row| decode(&row).ok().map(|session: Session| (session.name, row, session.end_time_ms)))
+        .collect();
+    let (rows, next_page_token) = page(state, &request)?;
+    let mut sessions = Vec::with_capacity(rows.len());
+    for row in rows {
+        let own = decode(&row)?;
+        let is_current = current(cx).is_some_and(|current| current.as_str() == own.name);
+        // The account may have ended what does not know it yet.
+        let fresh = told.iter().find(|(name, _, end_ms)| *name == own.name && (own.end_time_ms == 0 || *end_ms > 0));
+        let shown = fresh.map_or(row, |(_, row, _)| row.clone());
+        sessions.push(match is_current {
+            true => shown.updated(&Session { is_current, ..decode(&shown)? }, None),
+            false => shown,
+        });
+    }
+    Ok(ListSessionsResponse { sessions, next_page_token })
+}

@@ -1,0 +1,283 @@
+//! Sessions seen and ended from one another, and a password changed.
+
+use std::time::Duration;
+
+use crate::harness::{Caller, PASSWORD, Server};
+use canopy_domain::Wire;
+use canopy_proto::chat::v1::subscribe_response::Event;
+use canopy_proto::chat::v1::{ChannelPosition, SubscribeRequest, SubscribeResponse};
+use canopy_proto::identity::v1::{
+    ChangePasswordRequest, EndSessionRequest, GetAccountRequest, ListSessionsRequest, LogInRequest, LogInResponse,
+    LogOutEverywhereRequest, RefreshRequest, Session, SessionEnd,
+};
+use tonic::{Code, Status, Streaming};
+
+const EMAIL: &str = "ada@example.org";
+const NEW_PASSWORD: &str = "another horse battery";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A device that is logged in, with an open stream.
+struct Device {
+    caller: Caller,
+    refresh_token: String,
+    stream: Streaming<SubscribeResponse>,
+}
+
+impl Device {
+    async fn log_in(server: &Server, channel: &str) -> Self {
+        let opened = server.nobody().await.open_session(EMAIL).await;
+        let caller = Caller::of(server.channel().await, &opened);
+        let channels = vec![ChannelPosition { name: channel.into(), cursor: None }];
+        let mut stream = caller.chat().subscribe(SubscribeRequest { channels }).await.expect("a stream").into_inner();
+        stream.message().await.expect("an event").expect("it stands");
+        Self { caller, refresh_token: opened.credentials.expect("credentials").refresh_token, stream }
+    }
+
+    async fn goes_on(&self) -> bool {
+        let request = GetAccountRequest { name: "account/me".into() };
+        let answer = self.caller.identity().get_account(request).await;
+        answer.map_or_else(
+            |status| {
+                assert_eq!(status.code(), Code::Unauthenticated);
+                false
+            },
+            |_| true,
+        )
+    }
+
+    /// Tokens are refused and the stream has ended.
+    async fn is_over(mut self) {
+        assert!(!self.goes_on().await);
+        let request = RefreshRequest {
+            session: self.caller.session.clone(),
+            refresh_token: self.refresh_token,
+            request_id: String::new(),
+        };
+        let refused = self.caller.identity().refresh(request).await.expect_err("the session is over");
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        let end = tokio::time::timeout(PATIENCE, self.stream.message()).await.expect("it ends of itself");
+        assert_eq!(end.expect_err("with a status").code(), Code::Unauthenticated);
+    }
+}
+
+/// Somebody with a channel to follow.
+async fn stage() -> (Server, Caller, String) {
+    let server = Server::start().await;
+    let ada = server.person(EMAIL).await;
+    ada.create_org("acme").await;
+    let project = ada.create_project("org/acme", "web").await.name;
+    let channel = ada.create_channel(&project, "general").await;
+    (server, ada, channel)
+}
+
+async fn sessions(caller: &Caller) -> Vec<Session> {
+    let request = ListSessionsRequest { parent: "account/me".into(), ..ListSessionsRequest::default() };
+    let listed = caller.identity().list_sessions(request).await.expect("a list").into_inner().sessions;
+    listed.iter().map(|session| session.decode().expect("a session")).collect()
+}
+
+async fn end(caller: &Caller, name: &str) -> Result<Session, Status> {
+    let request = EndSessionRequest { name: name.into(), request_id: String::new() };
+    Ok(caller.identity().end_session(request).await?.into_inner().decode().expect("a session"))
+}
+
+async fn log_in(server: &Server, password: &str) -> Result<LogInResponse, Status> {
+    let request = LogInRequest { email: EMAIL.into(), password: password.into(), ..LogInRequest::default() };
+    Ok(server.nobody().await.identity().log_in(request).await?.into_inner())
+}
+
+async fn change_password(caller: &Caller, old: &str, new: &str) -> Result<i32, Status> {
+    let request = ChangePasswordRequest {
+        name: "account/me".into(),
+        old_password: old.into(),
+        new_password: new.into(),
+        request_id: String::new(),
+    };
+    Ok(caller.identity().change_password(request).await?.into_inner().ended)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_tell_device_place_and_last_use() {
+    let (server, ada, _) = stage().await;
+    let request = LogInRequest {
+        email: EMAIL.into(),
+        password: PASSWORD.into(),
+        device: "a phone".into(),
+        request_id: String::new(),
+    };
+    let opened = server.nobody().await.identity().log_in(request).await.expect("a log-in").into_inner();
+    let phone = Caller::of(server.channel().await, &opened);
+
+    let listed = sessions(&ada).await;
+    assert_eq!(listed.iter().map(|s| s.is_current).collect::<Vec<_>>(), [false, true], "newest first");
+    let before = listed.first().expect("the phone").clone();
+    assert_eq!((before.name.as_str(), before.device.as_str()), (phone.session.as_str(), "a phone"));
+    assert_eq!((before.log_in_address.as_str(), before.last_address.as_str()), ("127.0.0.1", "127.0.0.1"));
+    assert!(before.client.starts_with("tonic/"), "{}", before.client);
+    assert!(before.expire_time_ms > before.refresh_time_ms && before.end_time_ms == 0);
+
+    let refresh_token = opened.credentials.expect("credentials").refresh_token;
+    let request = RefreshRequest { session: phone.session.clone(), refresh_token, request_id: String::new() };
+    phone.identity().refresh(request).await.expect("a refresh");
+    let listed = sessions(&phone).await;
+    assert_eq!(listed.iter().map(|s| s.is_current).collect::<Vec<_>>(), [true, false]);
+    let after = listed.first().expect("the phone");
+    assert!(after.refresh_time_ms >= before.refresh_time_ms && after.create_time_ms == before.create_time_ms);
+    assert!(after.expire_time_ms >= before.expire_time_ms);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_own_session_is_ended_from_any_other() {
+    let (server, ada, channel) = stage().await;
+    let (lost, kept) = (Device::log_in(&server, &channel).await, Device::log_in(&server, &channel).await);
+    let bob = server.person("bob@example.org").await;
+    for name in [lost.caller.session.as_str(), "session/none", "account/me", "session/me/x", "x"] {
+        let code = end(&bob, name).await.expect_err("not bob's").code();
+        assert!(matches!(code, Code::NotFound | Code::InvalidArgument), "{name}: {code:?}");
+    }
+    assert!(lost.goes_on().await);
+
+    let name = lost.caller.session.clone();
+    let ended = end(&ada, &name).await.expect("it ends");
+    assert_eq!((ended.end(), ended.end_time_ms > 0), (SessionEnd::LogOut, true));
+    lost.is_over().await;
+    assert_eq!(end(&ada, &name).await.expect("once more").end_time_ms, ended.end_time_ms);
+    assert!(kept.goes_on().await);
+    let ends: Vec<_> = sessions(&ada).await.iter().map(|session| session.end_time_ms > 0).collect();
+    assert_eq!(ends, [false, true, false]);
+
+    // Its own end, by the name of whoever asks.
+    end(&kept.caller, "session/me").await.expect("it ends");
+    kept.is_over().await;
+
+    let server = server.restart().await;
+    let ada = Caller { channel: server.channel().await, ..ada };
+    assert_eq!(sessions(&ada).await.iter().filter(|session| session.end_time_ms == 0).count(), 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_out_everywhere_ends_all_or_all_but_one() {
+    let (server, ada, channel) = stage().await;
+    let everywhere = async |caller: &Caller, keep_current| {
+        let request = LogOutEverywhereRequest { name: "account/me".into(), keep_current, request_id: String::new() };
+        caller.identity().log_out_everywhere(request).await.expect("a log-out").into_inner().ended
+    };
+    let (first, second) = (Device::log_in(&server, &channel).await, Device::log_in(&server, &channel).await);
+    assert_eq!(everywhere(&ada, true).await, 2);
+    first.is_over().await;
+    second.is_over().await;
+    assert!(sessions(&ada).await.iter().all(|s| s.is_current || s.end() == SessionEnd::Everywhere));
+    let (first, second) = (Device::log_in(&server, &channel).await, Device::log_in(&server, &channel).await);
+    assert_eq!(everywhere(&first.caller, false).await, 3);
+    first.is_over().await;
+    second.is_over().await;
+    assert!(end(&ada, "session/me").await.is_err_and(|status| status.code() == Code::Unauthenticated));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_password_ends_all_other_sessions() {
+    let (server, ada, channel) = stage().await;
+    let (asking, other) = (Device::log_in(&server, &channel).await, Device::log_in(&server, &channel).await);
+    let wrong = change_password(&asking.caller, "wrong horse battery", NEW_PASSWORD).await;
+    assert_eq!(wrong.expect_err("a wrong password").code(), Code::PermissionDenied);
+    assert!(other.goes_on().await);
+    let short = change_password(&asking.caller, PASSWORD, "short").await;
+    assert_eq!(short.expect_err("too short").code(), Code::InvalidArgument);
+
+    assert_eq!(change_password(&asking.caller, PASSWORD, NEW_PASSWORD).await.expect("a change"), 2);
+    other.is_over().await;
+    assert!(asking.goes_on().await);
+    assert!(end(&ada, "session/me").await.is_err_and(|status| status.code() == Code::Unauthenticated));
+    assert_eq!(log_in(&server, PASSWORD).await.expect_err("the old one").code(), Code::Unauthenticated);
+    log_in(&server, NEW_PASSWORD).await.expect("the new one");
+    let ends = sessions(&asking.caller).await.iter().map(Session::end).collect::<Vec<_>>();
+    assert_eq!(ends.iter().filter(|end| **end == SessionEnd::PasswordChange).count(), 2);
+    server.stop().await;
+}
+
+/// Whoever logs in with a password while it is changed is in with the new one
+/// or not at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_log_in_with_the_old_password_outlives_its_change() {
+    let (server, ada, _) = stage().await;
+    let log_ins = futures::future::join_all((0..8).map(|_| log_in(&server, PASSWORD)));
+    let (changed, opened) = tokio::join!(change_password(&ada, PASSWORD, NEW_PASSWORD), log_ins);
+    changed.expect("a change");
+    for opened in opened.into_iter().flatten() {
+        let caller = Caller::of(server.channel().await, &opened);
+        let answer = caller.identity().get_account(GetAccountRequest { name: "account/me".into() }).await;
+        assert_eq!(answer.expect_err("opened with the old password").code(), Code::Unauthenticated);
+    }
+    assert_eq!(sessions(&ada).await.iter().filter(|session| session.end_time_ms == 0).count(), 1);
+    server.stop().await;
+}
+
+/// A client names a session as it likes, and none is fixed beforehand: neither
+/// a token shown at log-in nor the request's id decides which one is opened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_session_is_fixed_before_the_log_in() {
+    let (server, _, _) = stage().await;
+    let eve = server.person("eve@example.org").await;
+    let request = |request_id: &str| LogInRequest {
+        email: EMAIL.into(),
+        password: PASSWORD.into(),
+        request_id: request_id.into(),
+        ..LogInRequest::default()
+    };
+    let opened = eve.identity().log_in(request("")).await.expect("a log-in").into_inner();
+    let own = Caller::of(server.channel().await, &opened);
+    assert!(own.session != eve.session && own.account != eve.account);
+    // Eve uses the id first, for a log-in of hers that fails and one that does not.
+    let hers = LogInRequest { email: "eve@example.org".into(), ..request("fixed") };
+    let hers = eve.identity().log_in(hers).await.expect("a log-in").into_inner();
+    let fixed = eve.identity().log_in(request("fixed")).await;
+    assert_eq!(fixed.expect_err("the id was used for another request").code(), Code::InvalidArgument);
+    let hers: Session = hers.session.unwrap_or_else(|| Wire::new(&Session::default())).decode().expect("a session");
+    assert_eq!(hers.account, eve.account);
+    server.stop().await;
+}
+
+/// The next event that is no greeting; an error where the stream ends.
+async fn next(stream: &mut Streaming<SubscribeResponse>) -> Result<Event, Status> {
+    loop {
+        let event = tokio::time::timeout(PATIENCE, stream.message()).await.expect("an event or the end")?;
+        match event.expect("no end without a status").event.expect("an event") {
+            Event::Opened(_) => {}
+            event => return Ok(event),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_goes_on_as_long_as_its_session_is_refreshed() {
+    let (server, _, channel) = stage().await;
+    let server = server.restart_with(|config| config.identity.access_token_ttl_s = 4).await;
+    let (mut kept, mut left) = (Device::log_in(&server, &channel).await, Device::log_in(&server, &channel).await);
+    let mut until_ms = 0;
+    for _ in 0..2 {
+        let Event::Expiring(told) = next(&mut kept.stream).await.expect("it is told before it ends") else {
+            panic!("nothing else happens");
+        };
+        assert!(told.expire_time_ms > until_ms);
+        until_ms = told.expire_time_ms;
+        let request = RefreshRequest {
+            session: kept.caller.session.clone(),
+            refresh_token: kept.refresh_token,
+            request_id: String::new(),
+        };
+        let answer = server.nobody().await.identity().refresh(request).await.expect("a refresh").into_inner();
+        let credentials = answer.credentials.expect("credentials");
+        kept.caller = kept.caller.with_token(&credentials.access_token);
+        kept.refresh_token = credentials.refresh_token;
+    }
+    kept.caller.send(&channel, "still here").await;
+    assert!(matches!(next(&mut kept.stream).await.expect("the stream goes on"), Event::Sent(_)));
+    // Who does nothing is told once, and then it is over.
+    assert!(matches!(next(&mut left.stream).await.expect("it is told"), Event::Expiring(_)));
+    let end = next(&mut left.stream).await;
+    assert_eq!(end.expect_err("its token has expired").code(), Code::Unauthenticated);
+    server.stop().await;
+}
