@@ -138,9 +138,9 @@ pub(crate) fn refresh(
     let next = successor(token, &cx.entropy);
     let rotated = RefreshVerifier {
         current: hash(&next).into(),
-        family: verifier.family.clone(),
+        family: verifier.family,
         expire_time_ms: cx.now_ms + cx.issuer.refresh_ttl_ms(),
-        previous: verifier.current.clone(),
+        previous: verifier.current,
         salt: cx.entropy.to_vec().into(),
         rotate_time_ms: cx.now_ms,
         rotate_address: cx.origin.place(),

@@ -42,6 +42,9 @@ pub struct Caller {
     expire_time_ms: i64,
     /// Until when streams go on: a refresh of the session moves it.
     lives_until_ms: AtomicI64,
+    /// How long before their end the readers of streams are told to refresh;
+    /// absent for a key, which cannot be refreshed.
+    pub refresh_margin_ms: Option<i64>,
     ended: AtomicBool,
     /// Streams that end with the session.
     pub streams: Watchers,
@@ -116,12 +119,6 @@ impl Callers {
         Ok(Some(caller))
     }
 
-    /// Part of an access token's life that is left when holders of streams are
-    /// told to refresh.
-    pub fn refresh_margin_ms(&self) -> i64 {
-        self.tokens.access_ttl_ms() / REFRESH_MARGIN
-    }
-
     async fn verify(
         &self,
         node: &Node,
@@ -189,6 +186,7 @@ impl Callers {
         Arc::new(Caller {
             principal,
             account,
+            refresh_margin_ms: bounds.is_none().then(|| self.tokens.access_ttl_ms() / REFRESH_MARGIN),
             bounds,
             expire_time_ms,
             lives_until_ms: AtomicI64::new(expire_time_ms),

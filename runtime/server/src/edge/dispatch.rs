@@ -226,8 +226,7 @@ impl Edge {
         let caller = checked.caller.ok_or_else(|| gate::unserved(route.rule.path))?;
         let stream = self.hub.open(&self.node, &checked.call, &checked.destination.scopes).await?;
         let grants = Arc::clone(&self.grants);
-        let margin_ms = self.callers.refresh_margin_ms();
-        Ok(stream.guarded(caller, margin_ms, grants, route.rule, checked.destination, checked.admitted, permit))
+        Ok(stream.guarded(caller, grants, route.rule, checked.destination, checked.admitted, permit))
     }
 
     async fn check(

@@ -158,8 +158,6 @@ impl Guard {
 
 /// How long a stream may go on by who reads it.
 struct Life {
-    /// How long before its end the reader is told.
-    margin_ms: i64,
     expiring: Option<fn(i64) -> Bytes>,
     /// The end that the reader has been told of.
     told_ms: i64,
@@ -176,14 +174,14 @@ impl Life {
                 return Err(Refusal::new(Code::Unauthenticated, "what proved who reads this has expired")
                     .hint("refresh the session, and subscribe again with the cursor of the last event received"));
             }
-            // A key cannot be refreshed.
-            let tells = self.expiring.filter(|_| caller.bounds.is_none() && self.told_ms < until_ms);
+            let untold = |_: &i64| self.told_ms < until_ms;
+            let tells = self.expiring.zip(caller.refresh_margin_ms.filter(untold));
             let next_ms = match tells {
-                Some(expiring) if now_ms >= until_ms - self.margin_ms => {
+                Some((expiring, margin_ms)) if now_ms >= until_ms - margin_ms => {
                     self.told_ms = until_ms;
                     return Ok(Some(expiring(until_ms)));
                 }
-                Some(_) => until_ms - self.margin_ms,
+                Some((_, margin_ms)) => until_ms - margin_ms,
                 None => until_ms,
             };
             match &mut self.alarm {
@@ -218,7 +216,6 @@ impl OpenedStream {
     pub fn guarded(
         self,
         caller: Arc<Caller>,
-        margin_ms: i64,
         grants: Arc<Grants>,
         rule: &'static Rule,
         destination: Destination,
@@ -231,7 +228,7 @@ impl OpenedStream {
             org.streams.add(&self.waker);
         }
         // Nothing is taken as seen: the first event checks again.
-        let life = Life { margin_ms, expiring: self.expiring, told_ms: 0, alarm: None };
+        let life = Life { expiring: self.expiring, told_ms: 0, alarm: None };
         let guard =
             Guard { caller, life, grants, rule, destination, admitted, seen: u64::MAX, paused: None, _permit: permit };
         EventStream {

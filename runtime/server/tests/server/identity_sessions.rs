@@ -46,7 +46,7 @@ impl Device {
     }
 
     /// Tokens are refused and the stream has ended.
-    async fn is_over(mut self) {
+    async fn ends(mut self) {
         assert!(!self.goes_on().await);
         let request = RefreshRequest {
             session: self.caller.session.clone(),
@@ -141,7 +141,7 @@ async fn any_own_session_is_ended_from_any_other() {
     let name = lost.caller.session.clone();
     let ended = end(&ada, &name).await.expect("it ends");
     assert_eq!((ended.end(), ended.end_time_ms > 0), (SessionEnd::LogOut, true));
-    lost.is_over().await;
+    lost.ends().await;
     assert_eq!(end(&ada, &name).await.expect("once more").end_time_ms, ended.end_time_ms);
     assert!(kept.goes_on().await);
     let ends: Vec<_> = sessions(&ada).await.iter().map(|session| session.end_time_ms > 0).collect();
@@ -149,7 +149,7 @@ async fn any_own_session_is_ended_from_any_other() {
 
     // Its own end, by the name of whoever asks.
     end(&kept.caller, "session/me").await.expect("it ends");
-    kept.is_over().await;
+    kept.ends().await;
 
     let server = server.restart().await;
     let ada = Caller { channel: server.channel().await, ..ada };
@@ -166,13 +166,13 @@ async fn a_log_out_everywhere_ends_all_or_all_but_one() {
     };
     let (first, second) = (Device::log_in(&server, &channel).await, Device::log_in(&server, &channel).await);
     assert_eq!(everywhere(&ada, true).await, 2);
-    first.is_over().await;
-    second.is_over().await;
+    first.ends().await;
+    second.ends().await;
     assert!(sessions(&ada).await.iter().all(|s| s.is_current || s.end() == SessionEnd::Everywhere));
     let (first, second) = (Device::log_in(&server, &channel).await, Device::log_in(&server, &channel).await);
     assert_eq!(everywhere(&first.caller, false).await, 3);
-    first.is_over().await;
-    second.is_over().await;
+    first.ends().await;
+    second.ends().await;
     assert!(end(&ada, "session/me").await.is_err_and(|status| status.code() == Code::Unauthenticated));
     server.stop().await;
 }
@@ -188,7 +188,7 @@ async fn a_changed_password_ends_all_other_sessions() {
     assert_eq!(short.expect_err("too short").code(), Code::InvalidArgument);
 
     assert_eq!(change_password(&asking.caller, PASSWORD, NEW_PASSWORD).await.expect("a change"), 2);
-    other.is_over().await;
+    other.ends().await;
     assert!(asking.goes_on().await);
     assert!(end(&ada, "session/me").await.is_err_and(|status| status.code() == Code::Unauthenticated));
     assert_eq!(log_in(&server, PASSWORD).await.expect_err("the old one").code(), Code::Unauthenticated);
