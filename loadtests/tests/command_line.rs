@@ -26,6 +26,8 @@ fn list_names_scenarios_and_limits() {
         "start",
         "seal",
         "overload",
+        "login",
+        "refresh",
         "faults",
         "vaults",
         "baseline",

@@ -15,7 +15,7 @@ use crate::client::{Call, Connection, Endpoint};
 
 /// Whoever stands for all, and the slug of what is theirs.
 const NAME: &str = "load";
-const PASSWORD: &str = "a password for measuring";
+pub(super) const PASSWORD: &str = "a password for measuring";
 
 /// A person with an access token.
 #[derive(Clone, Debug)]

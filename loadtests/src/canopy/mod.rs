@@ -3,6 +3,7 @@
 
 mod commit;
 mod guest;
+mod people;
 mod rows;
 pub mod sessions;
 mod sides;

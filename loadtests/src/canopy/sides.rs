@@ -34,7 +34,7 @@ pub struct Canopy {
 }
 
 impl Canopy {
-    fn serve(&self, data: &Path, tls: bool) -> Command {
+    pub(super) fn serve(&self, data: &Path, tls: bool) -> Command {
         let mut command = Command::new(&self.program);
         command.args(["canopy", "serve", "--ready-json"]);
         let tls = if tls { "local-ca" } else { "off" };
@@ -54,7 +54,7 @@ impl Canopy {
 }
 
 /// Where a ready server listens, and whom to trust.
-fn endpoint(ready: &Ready) -> Result<Endpoint, LoadError> {
+pub(super) fn endpoint(ready: &Ready) -> Result<Endpoint, LoadError> {
     Ok(match &ready.ca {
         Some(file) => {
             let pem = std::fs::read_to_string(file).map_err(LoadError::io(format!("read {file}")))?;
@@ -66,7 +66,7 @@ fn endpoint(ready: &Ready) -> Result<Endpoint, LoadError> {
 
 /// Leaves a directory to a server that outlives the caller's scope; the system's own cleaning of
 /// temporary files takes it.
-fn scratch() -> Result<PathBuf, LoadError> {
+pub(super) fn scratch() -> Result<PathBuf, LoadError> {
     Ok(tempfile::tempdir().map_err(LoadError::io("make a directory"))?.keep())
 }
 

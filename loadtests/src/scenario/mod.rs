@@ -7,7 +7,9 @@ pub mod chat;
 pub mod commit;
 pub mod edge;
 pub mod faults;
+pub mod login;
 pub mod overload;
+pub mod refresh;
 pub mod resident;
 mod room;
 pub mod seal;
@@ -99,6 +101,9 @@ pub struct Subject {
     /// The echo admits everybody, so the baseline has none.
     pub overload: Option<Arc<dyn overload::Target>>,
     pub seal: Option<Arc<dyn seal::Target>>,
+    /// Compared with the bare hash, which is no server.
+    pub login: Option<Arc<dyn login::Target>>,
+    pub refresh: Option<Arc<dyn refresh::Target>>,
 }
 
 impl Subject {
@@ -110,8 +115,10 @@ impl Subject {
             commit: Some(Arc::new(crate::canopy::Actors)),
             chat: Some(server.clone()),
             start: Some(server.clone()),
-            overload: Some(server),
+            overload: Some(server.clone()),
             seal: Some(Arc::new(crate::canopy::Sealed)),
+            login: Some(server.clone()),
+            refresh: Some(server),
         }
     }
 
@@ -125,6 +132,8 @@ impl Subject {
             start: Some(baseline),
             overload: None,
             seal: Some(Arc::new(crate::canopy::Sealed::plain())),
+            login: None,
+            refresh: None,
         }
     }
 }
@@ -137,13 +146,15 @@ pub struct Scenario {
     pub thresholds: &'static [Threshold],
 }
 
-pub const CATALOG: [Scenario; 10] = [
+pub const CATALOG: [Scenario; 12] = [
     edge::SCENARIO,
     commit::SCENARIO,
     chat::SCENARIO,
     start::SCENARIO,
     overload::SCENARIO,
     seal::SCENARIO,
+    login::SCENARIO,
+    refresh::SCENARIO,
     vaults::SCENARIO,
     actors::SCENARIO,
     faults::SCENARIO,
@@ -188,6 +199,8 @@ async fn measure(scenario: &Scenario, subject: &Subject, settings: &Settings) ->
             let plain = Arc::new(crate::canopy::Sealed::plain());
             seal::run(subject.seal.as_deref().ok_or(absent)?, plain, settings).await
         }
+        "login" => login::run(subject.login.as_deref().ok_or(absent)?, settings).await,
+        "refresh" => refresh::run(subject.refresh.as_deref().ok_or(absent)?, settings).await,
         "vaults" => vaults::run(settings).await,
         "actors" => actors::run(settings).await,
         "faults" => faults::run(settings).await,
