@@ -30,8 +30,8 @@ pub const SCENARIO: Scenario = Scenario {
 /// Accounts that log in, in turn.
 pub(crate) const ACCOUNTS: usize = 16;
 /// Log-ins under way at once: enough to keep every hashing thread busy, and few enough that none
-/// waits so long that it is refused.
-const CALLERS: usize = 8;
+/// is refused for the wait, on a slow machine either.
+const CALLERS: usize = 4;
 /// Connections of the other calls.
 const OTHERS: usize = 32;
 /// Before latencies are taken: until each hashing thread is at work.
