@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use canopy_cluster::{Embedded, PARTS};
+use canopy_cluster::Embedded;
 use canopy_domain::{Address, Code, Context, Module, Modules, Principal, Refusal, TokenIssuer};
 use canopy_proto::Access;
 use canopy_proto::methods::wakes;
@@ -355,7 +355,7 @@ impl Node {
         self.0.placement.slot(address).clear_if(|handle| handle.calls.cell().get_id() == actor);
     }
 
-    /// Has idle actors of one of the placement's [`PARTS`] passivate, a few at
+    /// Has idle actors of one of the placement's [`canopy_cluster::PARTS`] passivate, a few at
     /// a time: each looks into its vault as it goes, and callers of others would
     /// wait behind all of them.
     pub(crate) async fn sweep(&self, part: usize) {
