@@ -13,7 +13,7 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use metrics::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,9 +27,11 @@ use super::answer::PeerService;
 use super::connection_metrics::Metrics;
 use super::frames::{Flood, FrameMeter};
 use super::guard::Guard;
-use super::listener::{Options, Peer, Security};
+use super::listener::{Http2Limits, Options, Peer, Security};
 use super::load::{ConnectionLoad, Patience, Stall};
+use super::streams::Streams;
 use super::tls::ALPN_HTTP2;
+use super::turns::Turns;
 
 /// What an HTTP/2 client sends first (RFC 9113 §3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -46,10 +48,9 @@ pub(super) struct Shared {
     tls_handshake_timeout: Duration,
     first_bytes_timeout: Duration,
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    header_bytes_max: u32,
+    http2: Http2Limits,
     patience: Patience,
-    overhead_max: u32,
-    overhead_per_s: u32,
     pub(super) metrics: Metrics,
 }
 
@@ -61,17 +62,6 @@ impl Shared {
             .timer(TokioTimer::new())
             .header_read_timeout(options.header_read_timeout)
             .max_header_size(usize::try_from(header_bytes_max).unwrap_or(usize::MAX));
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
-        http2
-            .timer(TokioTimer::new())
-            .max_header_list_size(header_bytes_max)
-            .max_concurrent_streams(options.http2.streams_max)
-            .initial_stream_window_size(options.http2.stream_window_bytes)
-            .initial_connection_window_size(options.http2.connection_window_bytes)
-            .keep_alive_interval(options.http2.keep_alive_interval)
-            .keep_alive_timeout(options.http2.keep_alive_timeout)
-            .max_pending_accept_reset_streams(options.http2.pending_accept_reset_streams_max)
-            .max_local_error_reset_streams(options.http2.local_error_reset_streams_max);
         Self {
             tls: match &options.security {
                 Security::Tls(config) => Some(TlsAcceptor::from(Arc::clone(config))),
@@ -80,16 +70,31 @@ impl Shared {
             tls_handshake_timeout: options.tls_handshake_timeout,
             first_bytes_timeout: options.header_read_timeout,
             http1,
-            http2,
+            header_bytes_max,
+            http2: options.http2.clone(),
             patience: Patience {
                 preface: options.header_read_timeout,
                 write: options.write_stall_timeout,
                 answer: options.answer_stall_timeout,
             },
-            overhead_max: options.http2.overhead_max,
-            overhead_per_s: options.http2.overhead_per_s,
             metrics,
         }
+    }
+
+    fn http2(&self, load: &Arc<ConnectionLoad>) -> http2::Builder<Streams> {
+        let limits = &self.http2;
+        let mut http2 = http2::Builder::new(Streams::new(Arc::clone(load)));
+        http2
+            .timer(TokioTimer::new())
+            .max_header_list_size(self.header_bytes_max)
+            .max_concurrent_streams(limits.streams_max)
+            .initial_stream_window_size(limits.stream_window_bytes)
+            .initial_connection_window_size(limits.connection_window_bytes)
+            .keep_alive_interval(limits.keep_alive_interval)
+            .keep_alive_timeout(limits.keep_alive_timeout)
+            .max_pending_accept_reset_streams(limits.pending_accept_reset_streams_max)
+            .max_local_error_reset_streams(limits.local_error_reset_streams_max);
+        http2
     }
 }
 
@@ -117,7 +122,7 @@ pub(super) async fn run<S, B>(
     let ended = if let Some(acceptor) = &shared.tls {
         let stream = tokio::select! {
             biased;
-            stream = handshake(&shared, acceptor, stream) => stream,
+            stream = handshake(&shared, acceptor, Turns::new(stream, Arc::clone(&peer.load))) => stream,
             // No request can be in flight yet.
             _ = &mut draining => return,
         };
@@ -131,7 +136,7 @@ pub(super) async fn run<S, B>(
             _ = &mut draining => return,
         };
         let Ok(Ok(http2)) = first else { return };
-        speak(&shared, http2, stream, service, draining).await
+        speak(&shared, http2, Turns::new(stream, Arc::clone(&peer.load)), service, draining).await
     };
     match ended {
         Ended::Well => {}
@@ -187,8 +192,8 @@ fn http2_error(error: &hyper::Error) -> Option<&'static str> {
 async fn handshake(
     shared: &Shared,
     acceptor: &TlsAcceptor,
-    stream: TcpStream,
-) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+    stream: Turns,
+) -> Option<tokio_rustls::server::TlsStream<Turns>> {
     let started = Instant::now();
     match timeout(shared.tls_handshake_timeout, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
@@ -245,11 +250,12 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let load = Arc::clone(&service.peer.load);
-    let meter = http2.then(|| FrameMeter::new(Arc::clone(&load), shared.overhead_max, shared.overhead_per_s));
+    let meter =
+        http2.then(|| FrameMeter::new(Arc::clone(&load), shared.http2.overhead_max, shared.http2.overhead_per_s));
     let (guard, leftover) = Guard::new(stream, meter, Arc::clone(&load));
     let stream = TokioIo::new(guard);
     let ended = if http2 {
-        drive(shared.http2.serve_connection(stream, service), draining, &load, &shared.patience).await
+        drive(shared.http2(&load).serve_connection(stream, service), draining, &load, &shared.patience).await
     } else {
         // What it may take to say what it wants is hyper's header time-out.
         load.preface_came();

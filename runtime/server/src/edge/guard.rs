@@ -9,14 +9,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::{Sleep, sleep_until};
 
 use super::frames::{Flood, FrameMeter};
 use super::load::ConnectionLoad;
 
-/// How often a connection is read whose calls are nearly all refused: what comes meanwhile is
-/// refused together, which costs a fraction, and others get their turn before it.
-const REFUSED_TURN: Duration = Duration::from_millis(25);
 /// How long a client that is sent away may take to read why.
 const FAREWELL_TIME: Duration = Duration::from_secs(1);
 /// What is read from it meanwhile and thrown away, in bytes: a socket that is closed with bytes
@@ -49,21 +45,21 @@ pub(super) struct Guard<I> {
     meter: Option<FrameMeter>,
     load: Arc<ConnectionLoad>,
     flood: Option<Flood>,
-    /// Until its next turn, for a connection whose calls are refused.
-    turn: Option<Pin<Box<Sleep>>>,
     leftover: Leftover<I>,
 }
 
 impl<I> Guard<I> {
     pub(super) fn new(io: I, meter: Option<FrameMeter>, load: Arc<ConnectionLoad>) -> (Self, Leftover<I>) {
         let leftover = Leftover::default();
-        (Self { io: Some(io), meter, load, flood: None, turn: None, leftover: Arc::clone(&leftover) }, leftover)
+        (Self { io: Some(io), meter, load, flood: None, leftover: Arc::clone(&leftover) }, leftover)
     }
 }
 
 impl<I> Drop for Guard<I> {
     fn drop(&mut self) {
         if let Some(io) = self.io.take() {
+            // What is left of it is read without turns.
+            self.load.forgive();
             let highest_stream = self.meter.as_ref().map_or(0, FrameMeter::highest_stream);
             let can_write = !self.load.is_blocked();
             *self.leftover.lock() = Some(Ending { io, flood: self.flood, highest_stream, can_write });
@@ -81,16 +77,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
         if let Some(flood) = this.flood {
             return Poll::Ready(Err(io::Error::other(flood)));
         }
-        if let Some(turn) = &mut this.turn {
-            ready!(turn.as_mut().poll(cx));
-            this.turn = None;
-        }
         let io = this.io.as_mut().ok_or_else(gone)?;
         let before = buf.filled().len();
         ready!(Pin::new(io).poll_read(cx, buf))?;
-        if this.load.is_refused() {
-            this.turn = Some(Box::pin(sleep_until(this.load.next_turn(REFUSED_TURN))));
-        }
         if let Some(meter) = &mut this.meter
             && let Err(flood) = meter.read(buf.filled().get(before..).unwrap_or_default())
         {

@@ -126,6 +126,11 @@ impl ConnectionLoad {
         *START + Duration::from_millis(now_ms + period_ms - past_ms)
     }
 
+    /// Its refusals no longer count.
+    pub(super) fn forgive(&self) {
+        self.refusals.store(0, Ordering::Relaxed);
+    }
+
     /// Whether nearly all of its calls are refused.
     pub(super) fn is_refused(&self) -> bool {
         self.refusals.load(Ordering::Relaxed) >= REFUSALS_BORNE
@@ -324,7 +329,13 @@ mod tests {
             for _ in 0..REFUSALS_MAX {
                 load.called(false);
             }
-            assert!(!load.is_refused(), "it is forgiven");
+            assert!(!load.is_refused(), "answers make it good");
+            for _ in 0..REFUSALS_MAX {
+                load.called(true);
+            }
+            assert!(load.is_refused());
+            load.forgive();
+            assert!(!load.is_refused());
         }
     }
 
