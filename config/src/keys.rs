@@ -42,6 +42,11 @@ node_config! {
         streams_per_connection_max: u32 = 256, "streams" in STREAMS_PER_CONNECTION = 1..=65_536;
         /// Largest header list of one request, decoded.
         header_bytes_max: u32 = 16 * 1024, "bytes" in HEADER_BYTES = 4 * 1024..=1024 * 1024;
+        /// Age at which a connection is told to end (GOAWAY), a tenth more or less so that they do
+        /// not all go at once; what runs then gets `drain_grace_ms`, and clients connect anew and
+        /// resume. For nodes behind a load balancer that chooses once for each connection: with
+        /// 3600, nodes that were added have their share after an hour. 0: no limit.
+        connection_age_max_s: u64 = 0, "s" in CONNECTION_AGE_S = 0..=2_592_000;
         /// Deadline of a unary call whose client sets none.
         deadline_default_ms: u64 = 30_000, "ms" in DEADLINE_DEFAULT_MS = 100..=3_600_000;
         /// Longest deadline a client may ask for; a longer one is shortened to this.

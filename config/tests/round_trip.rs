@@ -31,8 +31,12 @@ fn edge() -> impl Strategy<Value = EdgeConfig> {
         EdgeConfig::HEADER_BYTES,
         EdgeConfig::CONNECTIONS_PER_ADDRESS,
     );
-    let times =
-        (ordered(EdgeConfig::DEADLINE_DEFAULT_MS), EdgeConfig::DRAIN_GRACE_MS, EdgeConfig::CERT_RELOAD_INTERVAL_MS);
+    let times = (
+        ordered(EdgeConfig::DEADLINE_DEFAULT_MS),
+        EdgeConfig::DRAIN_GRACE_MS,
+        EdgeConfig::CERT_RELOAD_INTERVAL_MS,
+        EdgeConfig::CONNECTION_AGE_S,
+    );
     let metrics = select(vec![MetricsAccess::Loopback, MetricsAccess::Authorised, MetricsAccess::Off]);
     (addresses, hostnames, sizes, times, metrics).prop_map(
         |((mut listen, tls, cert, key, files), hostnames, sizes, times, metrics)| {
@@ -55,6 +59,7 @@ fn edge() -> impl Strategy<Value = EdgeConfig> {
                 connections_per_address_max: sizes.4,
                 streams_per_connection_max: sizes.2,
                 header_bytes_max: sizes.3,
+                connection_age_max_s: times.3,
                 deadline_default_ms: times.0.0,
                 deadline_max_ms: times.0.1,
                 drain_grace_ms: times.1,

@@ -355,6 +355,8 @@ fn listener_options(config: &NodeConfig, security: Security) -> Options {
     options.connections_max = edge.connections_max;
     options.connections_per_address_max = edge.connections_per_address_max;
     options.header_bytes_max = edge.header_bytes_max;
+    let age_s = edge.connection_age_max_s;
+    options.connection_age_max = (age_s > 0).then(|| Duration::from_secs(age_s));
     options.drain_grace = Duration::from_millis(edge.drain_grace_ms);
     options.http2.streams_max = edge.streams_per_connection_max;
     options

@@ -23,6 +23,7 @@ use tokio::time::{interval, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
+use super::age::{Stage, Term};
 use super::answer::PeerService;
 use super::connection_metrics::Metrics;
 use super::frames::{Flood, FrameMeter};
@@ -51,6 +52,7 @@ pub(super) struct Shared {
     header_bytes_max: u32,
     http2: Http2Limits,
     patience: Patience,
+    term: Term,
     pub(super) metrics: Metrics,
 }
 
@@ -77,6 +79,7 @@ impl Shared {
                 write: options.write_stall_timeout,
                 answer: options.answer_stall_timeout,
             },
+            term: Term { age_max: options.connection_age_max, grace: options.drain_grace },
             metrics,
         }
     }
@@ -144,6 +147,10 @@ pub(super) async fn run<S, B>(
             shared.metrics.ended(stall.name());
             tracing::debug!(?stall, remote = %peer.remote, "connection given up");
         }
+        Ended::Aged => {
+            shared.metrics.ended(AGED);
+            tracing::debug!(remote = %peer.remote, "connection cut off for its age");
+        }
         Ended::Flooded(name) => {
             shared.metrics.ended(name);
             tracing::debug!(flood = name, remote = %peer.remote, "connection cut off");
@@ -162,10 +169,14 @@ pub(super) async fn run<S, B>(
 enum Ended {
     Well,
     Stalled(Stall),
+    /// What was under way when it was too old did not end in time.
+    Aged,
     Flooded(&'static str),
     Failed(hyper::Error),
 }
 
+/// It had become too old, and was not idle for the time that it was given.
+const AGED: &str = "age";
 /// h2 ended it for a limit of its own.
 const CALM: &str = "http2_calm";
 /// h2 ended it because the client broke the protocol.
@@ -173,7 +184,7 @@ const BROKEN: &str = "http2_error";
 
 /// What a connection may be ended for, as metrics name it.
 pub(super) fn end_reasons() -> impl Iterator<Item = &'static str> {
-    Flood::ALL.into_iter().map(Flood::name).chain(Stall::ALL.into_iter().map(Stall::name)).chain([CALM, BROKEN])
+    Flood::ALL.into_iter().map(Flood::name).chain(Stall::ALL.into_iter().map(Stall::name)).chain([AGED, CALM, BROKEN])
 }
 
 /// What h2 ended a connection for, if it did.
@@ -255,11 +266,11 @@ where
     let (guard, leftover) = Guard::new(stream, meter, Arc::clone(&load));
     let stream = TokioIo::new(guard);
     let ended = if http2 {
-        drive(shared.http2(&load).serve_connection(stream, service), draining, &load, &shared.patience).await
+        drive(shared.http2(&load).serve_connection(stream, service), draining, &load, shared).await
     } else {
         // What it may take to say what it wants is hyper's header time-out.
         load.preface_came();
-        drive(shared.http1.serve_connection(stream, service), draining, &load, &shared.patience).await
+        drive(shared.http1.serve_connection(stream, service), draining, &load, shared).await
     };
     // hyper has let go of the connection.
     let ending = leftover.lock().take();
@@ -281,10 +292,12 @@ async fn drive<C: GracefulConnection<Error = hyper::Error>>(
     connection: C,
     mut draining: oneshot::Receiver<()>,
     load: &ConnectionLoad,
-    patience: &Patience,
+    shared: &Shared,
 ) -> Ended {
     let mut connection = std::pin::pin!(connection);
+    let Shared { patience, term, .. } = shared;
     let shortest = patience.preface.min(patience.write).min(patience.answer);
+    let shortest = term.age_max.map_or(shortest, |age| shortest.min(age));
     let mut look = interval((shortest / LOOKS).max(LOOK_EVERY_MIN));
     let mut turns = 0;
     let mut is_draining = false;
@@ -300,6 +313,14 @@ async fn drive<C: GracefulConnection<Error = hyper::Error>>(
             _ = look.tick() => {
                 if let Some(stall) = load.stall(patience, &mut turns) {
                     return Ended::Stalled(stall);
+                }
+                match term.stage(load.number(), load.age()) {
+                    Stage::Old if !is_draining => {
+                        is_draining = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    Stage::Young | Stage::Old => {}
+                    Stage::Over => return Ended::Aged,
                 }
             }
         }

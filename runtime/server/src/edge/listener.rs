@@ -136,6 +136,9 @@ pub struct Options {
     pub answer_stall_timeout: Duration,
     /// The head of a request, over either protocol; more is answered with 431.
     pub header_bytes_max: u32,
+    /// A connection of this age, a tenth more or less, is told to end, and ends after
+    /// [`Self::drain_grace`] at the latest; `None` for none.
+    pub connection_age_max: Option<Duration>,
     /// How long requests in flight may go on after shutdown began.
     pub drain_grace: Duration,
     /// Limits of one HTTP/2 connection.
@@ -159,6 +162,7 @@ impl Options {
             // The largest answers over the slowest lines: 4 MiB at 70 kB/s.
             answer_stall_timeout: Duration::from_secs(60),
             header_bytes_max: 32 << 10,
+            connection_age_max: None,
             // Under the 30 s after which orchestrators kill.
             drain_grace: Duration::from_secs(25),
             http2: Http2Limits::default(),

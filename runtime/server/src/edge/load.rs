@@ -136,6 +136,16 @@ impl ConnectionLoad {
         self.refusals.load(Ordering::Relaxed) >= REFUSALS_BORNE
     }
 
+    /// Its own number.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// For how long it has been open.
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
     /// The client has said which protocol it speaks.
     pub(super) fn preface_came(&self) {
         self.preface.store(true, Ordering::Release);

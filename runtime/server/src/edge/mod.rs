@@ -11,6 +11,7 @@
 //! a fair part of a [`pool`], within a [`rate`], if there is time at the present [`pace`].
 
 pub mod admission;
+mod age;
 mod answer;
 pub mod api_key;
 pub mod authority;

@@ -13,6 +13,7 @@ use http_body_util::Full;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
 
 /// A service whose requests say when they begin and when their future is dropped, and
 /// wait at a gate in between.
@@ -143,5 +144,71 @@ async fn idle_connections_do_not_hold_the_drain_up() {
         for client in idle {
             within(client.ended).await.unwrap().unwrap();
         }
+    }
+}
+
+/// Young for long enough that a request usually comes in time, and old soon.
+const AGE_MAX: Duration = Duration::from_millis(200);
+
+fn aging(grace: Duration, gated: &Gated) -> Server {
+    let mut options = Options::new(loopback(), Security::Plaintext);
+    options.connection_age_max = Some(AGE_MAX);
+    start(options, grace, gated)
+}
+
+type Answer = JoinHandle<(Result<(u16, String), hyper::Error>, bool)>;
+
+/// A request that has begun on a connection that was young enough for it; afterwards, whether
+/// the connection has ended.
+async fn begun(server: &Server, version: Version, seen: &mut mpsc::UnboundedReceiver<Event>) -> Answer {
+    within(async {
+        loop {
+            let mut client = connect_plain(server.address, version).await.unwrap();
+            let mut answer: Answer = tokio::spawn(async move {
+                let answer = client.get().await;
+                // Ends because the server closes it, though the client would go on.
+                let _ = client.ended.await;
+                (answer, client.client.is_closed())
+            });
+            tokio::select! {
+                biased;
+                event = seen.recv() => {
+                    assert_eq!(event, Some(Event::Begun));
+                    return answer;
+                }
+                // It was too old, which a machine can be slow enough for.
+                _ = &mut answer => {}
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_old_connection_ends_when_it_is_idle() {
+    for version in [Version::HTTP_2, Version::HTTP_11] {
+        let (gated, mut seen) = Gated::new();
+        let server = aging(crate::edge::DEADLINE * 10, &gated);
+        let idle = within(connect_plain(server.address, version)).await.unwrap();
+        let answer = begun(&server, version, &mut seen).await;
+        let _ = within(idle.ended).await.unwrap();
+        gated.gate.add_permits(1);
+        let (answer, closed) = within(answer).await.unwrap();
+        assert_eq!(answer.unwrap(), (200, "done".to_owned()), "{version:?}: what was under way is answered");
+        assert!(closed, "{version:?}");
+        assert_eq!(server.stop().await.connections_aborted, 0, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_old_connection_has_under_way_gets_the_grace_and_no_more() {
+    for version in [Version::HTTP_2, Version::HTTP_11] {
+        let (gated, mut seen) = Gated::new();
+        let server = aging(Duration::from_millis(20), &gated);
+        let answer = begun(&server, version, &mut seen).await;
+        let (answer, closed) = within(answer).await.unwrap();
+        assert!(answer.is_err() && closed, "{version:?}");
+        assert_eq!(within(seen.recv()).await, Some(Event::Dropped), "{version:?}: no request outlives it");
+        assert_eq!(server.stop().await.connections_aborted, 0, "{version:?}");
     }
 }

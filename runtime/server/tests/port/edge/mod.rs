@@ -99,6 +99,15 @@ pub(crate) enum Client {
     Http2(hyper::client::conn::http2::SendRequest<Empty<Bytes>>),
 }
 
+impl Client {
+    pub(crate) fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+}
+
 pub(crate) struct Connected {
     pub(crate) client: Client,
     pub(crate) local: SocketAddr,
