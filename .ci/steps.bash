@@ -84,3 +84,14 @@ need_erlang() {
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends erlang-base </dev/null
     fi
 }
+
+# A real mail server for the tests of mail: Debian's package is of the system's
+# own Python.
+need_smtp_server() {
+    if ! /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null && ! python3 -c 'import aiosmtpd' 2>/dev/null; then
+        has apt-get || fail "no aiosmtpd: pip install aiosmtpd, so that python3 -c 'import aiosmtpd' works, then run this again"
+        note "installing a mail server"
+        as_root apt-get update -qq
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-aiosmtpd </dev/null
+    fi
+}

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use canopy_domain::{Address, Code, Kind, Refusal, Secret, TokenClaims, TokenIssuer};
+use canopy_domain::{Address, Code, Kind, Policy, Refusal, Secret, TokenClaims, TokenIssuer};
 use hmac::{Hmac, KeyInit, Mac};
 use parking_lot::RwLock;
 use pasetors::Public;
@@ -99,6 +99,7 @@ pub struct Tokens {
     access_ttl_ms: i64,
     refresh_ttl_ms: i64,
     sign_up: SignUpPolicy,
+    policy: Policy,
 }
 
 impl Tokens {
@@ -116,7 +117,7 @@ impl Tokens {
         let first = Arc::new(DayKeys::derive(secret, clock::now_ms().div_euclid(DAY_MS))?);
         let secret = Zeroizing::new(*secret);
         let days = RwLock::new(vec![first]);
-        Ok(Self { secret, days, installation, access_ttl_ms, refresh_ttl_ms, sign_up })
+        Ok(Self { secret, days, installation, access_ttl_ms, refresh_ttl_ms, sign_up, policy: Policy::default() })
     }
 
     fn keys(&self, day: i64) -> Arc<DayKeys> {
@@ -139,6 +140,13 @@ impl Tokens {
         let yesterday = (since_midnight_ms < self.access_ttl_ms + SKEW_MS).then_some(today - 1);
         let tomorrow = (since_midnight_ms >= DAY_MS - SKEW_MS).then_some(today + 1);
         [Some(today), yesterday, tomorrow].into_iter().flatten()
+    }
+
+    /// With what the installation decided for everybody.
+    #[must_use]
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
     }
 
     /// What a token says, if it is ours and its time is not over.
@@ -184,6 +192,10 @@ impl TokenIssuer for Tokens {
             Some(self.installation.as_bytes()),
         )
         .expect("the key was checked when it was read")
+    }
+
+    fn policy(&self) -> Policy {
+        self.policy
     }
 
     fn admit_sign_up(&self, sign_up_token: &str) -> Result<bool, Refusal> {

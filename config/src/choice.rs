@@ -107,6 +107,36 @@ choices! {
         Closed = "closed",
     }
 
+    /// What becomes of a mail.
+    pub enum MailMode {
+        /// a file in `dir`, for development
+        Files = "files",
+        /// it goes to the mail server `smtp_host`
+        Smtp = "smtp",
+        /// nothing: no mails are written, and what needs them is refused
+        None = "none",
+    }
+
+    /// How the way to the mail server is protected.
+    pub enum SmtpTls {
+        /// TLS from the first byte
+        Tls = "tls",
+        /// STARTTLS, and no mail without it
+        StartTls = "starttls",
+        /// not at all; only to a loopback address
+        Off = "off",
+    }
+
+    /// Whether accounts are verified before they are of use.
+    pub enum Verification {
+        /// required where mails go to a mail server, off elsewhere
+        Auto = "auto",
+        /// nobody logs in before the address is confirmed
+        Required = "required",
+        /// accounts are of use at once; who registers a taken address is told so
+        Off = "off",
+    }
+
     /// What carries membership, placement and the replicated log.
     pub enum ClusterMode {
         /// one node, nothing outside it

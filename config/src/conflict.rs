@@ -1,9 +1,10 @@
 //! Values that are each right, and wrong together.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use crate::KEYS;
-use crate::choice::TlsMode;
+use crate::choice::{MailMode, SmtpTls, TlsMode, Verification};
 use crate::error::Problem;
 use crate::keys::NodeConfig;
 use crate::origin::Origins;
@@ -57,6 +58,23 @@ const CHECKS: &[Check] = &[
         holds: |config| config.actors.quarantine_base_ms <= config.actors.quarantine_max_ms,
         reason: "the first quarantine is longer than the longest one",
         remedy: "lower actors.quarantine_base_ms or raise actors.quarantine_max_ms",
+    },
+    Check {
+        keys: &["mail.smtp_tls", "mail.smtp_host"],
+        holds: |config| {
+            config.mail.mode != MailMode::Smtp
+                || config.mail.smtp_tls != SmtpTls::Off
+                || config.mail.smtp_host == "localhost"
+                || config.mail.smtp_host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+        },
+        reason: "without TLS, tokens that open accounts would cross the network in the clear",
+        remedy: "set mail.smtp_tls to \"starttls\" or \"tls\", or mail.smtp_host to a loopback address",
+    },
+    Check {
+        keys: &["mail.verification", "mail.mode"],
+        holds: |config| config.mail.verification != Verification::Required || config.mail.mode != MailMode::None,
+        reason: "nobody could confirm an address where no mail is sent",
+        remedy: "set mail.mode to \"smtp\", or mail.verification to \"off\"",
     },
 ];
 

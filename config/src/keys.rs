@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::choice::{ClusterMode, LogFormat, MetricsAccess, RootKeySource, SignUp, TlsMode};
-use crate::rule::{HOSTNAME, LOG_FILTER};
+use crate::choice::{
+    ClusterMode, LogFormat, MailMode, MetricsAccess, RootKeySource, SignUp, SmtpTls, TlsMode, Verification,
+};
+use crate::rule::{HOSTNAME, LOG_FILTER, MAILBOX, URL};
 use crate::table::node_config;
 
 node_config! {
@@ -155,6 +157,35 @@ node_config! {
             "log-ins" in FAILED_LOG_INS_PER_ADDRESS = 1..=1_000_000;
     }
 
+    /// Mail: how the server reaches people to verify an address, to set a new password, to invite.
+    [mail] MailConfig {
+        /// What becomes of a mail.
+        mode: MailMode = MailMode::Files;
+        /// Directory of the files of `mode = "files"`; empty: `mail` in `data_dir`. One `.eml` each, not
+        /// sealed, with tokens that open accounts: for development only.
+        dir: Option<PathBuf> = None;
+        /// Whom mails are from.
+        from: String = "Canopy <canopy@localhost>".to_owned(), rule MAILBOX;
+        /// Mail server to hand mails to.
+        smtp_host: String = "localhost".to_owned(), rule HOSTNAME;
+        /// Its port: 587 for STARTTLS, 465 for TLS, as RFC 8314 has it.
+        smtp_port: u32 = 587, "port" in SMTP_PORT = 1..=65_535;
+        /// How the way to the mail server is protected.
+        smtp_tls: SmtpTls = SmtpTls::StartTls;
+        /// PEM file with the certificate authority of a mail server that the machine's own do not
+        /// vouch for; empty: the machine's own.
+        smtp_ca_file: Option<PathBuf> = None;
+        /// File with two lines, user name and password, to log in to the mail server with; empty: no
+        /// log-in.
+        smtp_credentials_file: Option<PathBuf> = None, disclosed Secret;
+        /// Where the pages are that links in mails lead to, such as `https://canopy.example.org`;
+        /// empty: mails name the command to type.
+        link_base: String = String::new(), rule URL;
+        /// Whether an account is of use before the holder of its e-mail address has confirmed it. Where
+        /// that is required, nobody is told whether an address has an account.
+        verification: Verification = Verification::Auto;
+    }
+
     /// The cluster: how nodes find each other.
     [cluster] ClusterConfig {
         /// What carries membership, placement and the replicated log.
@@ -175,6 +206,20 @@ impl NodeConfig {
     /// The directory of backups.
     pub fn backup_dir(&self) -> PathBuf {
         self.backup.dir.clone().unwrap_or_else(|| self.data_dir.join("backups"))
+    }
+
+    /// The directory of mails written to files.
+    pub fn mail_dir(&self) -> PathBuf {
+        self.mail.dir.clone().unwrap_or_else(|| self.data_dir.join("mail"))
+    }
+
+    /// Whether an account is to be verified before it is of use.
+    pub fn verification_required(&self) -> bool {
+        match self.mail.verification {
+            Verification::Auto => self.mail.mode == MailMode::Smtp,
+            Verification::Required => true,
+            Verification::Off => false,
+        }
     }
 
     /// The file that holds the root key; `None` unless `store.root_key` is `key-file`.

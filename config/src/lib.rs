@@ -38,12 +38,14 @@ mod setting;
 mod source;
 mod table;
 
-pub use choice::{Choice, ClusterMode, LogFormat, MetricsAccess, RootKeySource, SignUp, TlsMode};
+pub use choice::{
+    Choice, ClusterMode, LogFormat, MailMode, MetricsAccess, RootKeySource, SignUp, SmtpTls, TlsMode, Verification,
+};
 pub use error::{ConfigError, Problem};
 pub use explain::Explained;
 pub use keys::{
     ActorsConfig, AdmissionConfig, BackupConfig, ClusterConfig, EdgeConfig, IdentityConfig, KEYS, LogConfig,
-    NodeConfig, SECTIONS, StoreConfig,
+    MailConfig, NodeConfig, SECTIONS, StoreConfig,
 };
 pub use load::{DEV_OVERRIDES, LoadRequest, Loaded, load};
 pub use origin::{Origin, Origins};

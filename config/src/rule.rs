@@ -24,6 +24,27 @@ pub(crate) const LOG_FILTER: TextRule = TextRule {
     accepts: |text| text.split(',').all(|directive| is_log_directive(directive.trim())),
 };
 
+/// A mailbox as mails name it: `Name <local@domain>`, or the address alone.
+pub(crate) const MAILBOX: TextRule = TextRule {
+    allowed: "an e-mail address, alone or as `Name <address>`",
+    accepts: |text| {
+        let address = text.strip_suffix('>').map_or(Some(text), |rest| Some(rest.rsplit_once('<')?.1));
+        let plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic());
+        let parts = address.and_then(|address| address.split_once('@'));
+        !text.contains(char::is_control) && parts.is_some_and(|(local, domain)| plain(local) && is_dns_name(domain))
+    },
+};
+
+/// The beginning of links, or nothing.
+pub(crate) const URL: TextRule = TextRule {
+    allowed: "a URL that starts with `https://` or `http://`, or nothing",
+    accepts: |text| {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let plain = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"#?".contains(&byte));
+        text.is_empty() || host.is_some_and(|rest| !rest.is_empty() && plain(rest))
+    },
+};
+
 /// RFC 1035 section 2.3.4.
 const DNS_NAME_BYTES_MAX: usize = 253;
 /// RFC 1035 section 2.3.4.

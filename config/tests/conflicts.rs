@@ -88,3 +88,44 @@ fn a_failed_value_contradicts_nothing() {
     let problems = sources.problems();
     assert!(matches!(problems.as_slice(), [Problem::Syntax { .. }]), "{problems:?}");
 }
+
+#[test]
+fn mail_goes_through_the_network_protected() {
+    let refused: &[&[&str]] = &[&["mail.smtp_tls", "mail.smtp_host"]];
+    for (host, expected) in [
+        ("localhost", &[] as &[&[&str]]),
+        ("127.0.0.1", &[]),
+        ("::1", &[]),
+        ("mail.example.org", refused),
+        ("192.0.2.1", refused),
+    ] {
+        check(&[("mail.mode", "smtp"), ("mail.smtp_tls", "off"), ("mail.smtp_host", host)], expected);
+        check(&[("mail.smtp_tls", "off"), ("mail.smtp_host", host)], &[]);
+        check(&[("mail.mode", "smtp"), ("mail.smtp_host", host)], &[]);
+    }
+}
+
+#[test]
+fn verification_needs_mail() {
+    let refused: &[&[&str]] = &[&["mail.verification", "mail.mode"]];
+    check(&[("mail.verification", "required"), ("mail.mode", "none")], refused);
+    for verification in ["auto", "off"] {
+        check(&[("mail.verification", verification), ("mail.mode", "none")], &[]);
+    }
+    check(&[("mail.verification", "required")], &[]);
+}
+
+#[test]
+fn senders_and_links_have_a_form() {
+    let bad = |key: &str, value: &str| {
+        let problems = overrides(&[(key, value)]).problems();
+        assert!(matches!(problems.as_slice(), [Problem::BadValue { .. }]), "{key} = {value:?}: {problems:?}");
+    };
+    for from in ["", "canopy", "@localhost", "canopy@", "Canopy <canopy>", "canopy@local host", "a@b\r\nBcc: c@d"] {
+        bad("mail.from", from);
+    }
+    for base in ["canopy.example.org", "ftp://a", "https://", "https://a/#x", "https://a b"] {
+        bad("mail.link_base", base);
+    }
+    check(&[("mail.from", "Canopy, of Acme <canopy@acme.example>"), ("mail.link_base", "https://a.example/b/")], &[]);
+}

@@ -3,7 +3,8 @@
 mod sources;
 use canopy_config::{
     ActorsConfig, AdmissionConfig, BackupConfig, ClusterConfig, ClusterMode, EdgeConfig, IdentityConfig, LogConfig,
-    LogFormat, MetricsAccess, NodeConfig, RootKeySource, SignUp, StoreConfig, TlsMode,
+    LogFormat, MailConfig, MailMode, MetricsAccess, NodeConfig, RootKeySource, SignUp, SmtpTls, StoreConfig, TlsMode,
+    Verification,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -156,13 +157,39 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
         })
 }
 
+fn mail() -> impl Strategy<Value = MailConfig> {
+    let files = (prop::option::of(path()), prop::option::of(path()), prop::option::of(path()));
+    (
+        select(vec![MailMode::Files, MailMode::Smtp, MailMode::None]),
+        files,
+        select(vec!["canopy@localhost", "Canopy at Acme <canopy@acme.example>"]),
+        select(vec!["localhost", "127.0.0.9", "::1"]),
+        MailConfig::SMTP_PORT,
+        select(vec![SmtpTls::Tls, SmtpTls::StartTls, SmtpTls::Off]),
+        select(vec!["", "https://canopy.example.org/pages"]),
+        select(vec![Verification::Auto, Verification::Off]),
+    )
+        .prop_map(|values| MailConfig {
+            mode: values.0,
+            dir: values.1.0,
+            from: values.2.to_owned(),
+            smtp_host: values.3.to_owned(),
+            smtp_port: values.4,
+            smtp_tls: values.5,
+            smtp_ca_file: values.1.1,
+            smtp_credentials_file: values.1.2,
+            link_base: values.6.to_owned(),
+            verification: values.7,
+        })
+}
+
 fn config() -> impl Strategy<Value = NodeConfig> {
     let level = select(vec!["info", "warn,canopy_store=trace", "OFF"]).prop_map(str::to_owned);
     let log = (level, select(vec![LogFormat::Text, LogFormat::Json]));
     let log = log.prop_map(|(level, format)| LogConfig { level, format });
     let backup = prop::option::of(path()).prop_map(|dir| BackupConfig { dir });
-    (path(), edge(), admission(), store(), backup, actors(), identity(), log).prop_map(
-        |(data_dir, edge, admission, store, backup, actors, identity, log)| NodeConfig {
+    (path(), edge(), admission(), store(), backup, actors(), identity(), mail(), log).prop_map(
+        |(data_dir, edge, admission, store, backup, actors, identity, mail, log)| NodeConfig {
             data_dir,
             edge,
             admission,
@@ -170,6 +197,7 @@ fn config() -> impl Strategy<Value = NodeConfig> {
             backup,
             actors,
             identity,
+            mail,
             cluster: ClusterConfig { mode: ClusterMode::Embedded },
             log,
         },

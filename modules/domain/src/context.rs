@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
 use crate::{Address, Id, Origin, Principal, Refusal, Role};
@@ -128,6 +129,20 @@ pub trait TokenIssuer: Send + Sync {
     /// # Errors
     /// Sign-up is closed, or the token is wrong.
     fn admit_sign_up(&self, sign_up_token: &str) -> Result<bool, Refusal>;
+    /// What the installation decided for everybody.
+    fn policy(&self) -> Policy {
+        Policy::default()
+    }
+}
+
+/// What an installation decided for everybody, in its configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// Whether mails are sent.
+    pub mails: bool,
+    /// Whether an account is to be verified before it is of use. Nobody is
+    /// told, then, whether there is an account with an address.
+    pub verification: bool,
 }
 
 /// Everything a decision may know beside the partition's state.
@@ -163,6 +178,26 @@ impl Context<'_> {
             *last ^= n;
         }
         Id::fresh(self.now_ms, &entropy)
+    }
+
+    /// 256 secret bits, as 64 hexadecimal digits; `purpose` tells several of
+    /// one decision apart. Whoever shows a secret's name takes it from
+    /// [`Context::hidden_id`], which tells nothing of them.
+    pub fn secret(&self, purpose: &str) -> Secret {
+        Secret::new(self.derived(purpose).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
+    }
+
+    /// A fresh id that shows none of the call's random bits.
+    pub fn hidden_id(&self, purpose: &str) -> Id {
+        let mut bits = [0u8; 16];
+        for (to, from) in bits.iter_mut().zip(self.derived(purpose)) {
+            *to = from;
+        }
+        Id::fresh(self.now_ms, &bits)
+    }
+
+    fn derived(&self, purpose: &str) -> [u8; 32] {
+        Sha256::new().chain_update(self.entropy).chain_update(purpose.as_bytes()).finalize().into()
     }
 
     /// The account that calls.

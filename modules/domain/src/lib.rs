@@ -16,7 +16,7 @@ mod table;
 mod view;
 
 pub use address::{Address, AddressError, Kind, Name, SYSTEM};
-pub use context::{Attempt, Context, PasswordFit, Prepared, Secret, Step, TokenClaims, TokenIssuer};
+pub use context::{Attempt, Context, PasswordFit, Policy, Prepared, Secret, Step, TokenClaims, TokenIssuer};
 pub use draft::{Change, Draft, DraftParts, Effect};
 pub use id::Id;
 pub use mask::Mask;

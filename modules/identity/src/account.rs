@@ -1,23 +1,26 @@
 //! An account: the person, and the orgs they belong to.
 
 use canopy_domain::{
-    Address, Code, Context, Draft, Id, Mask, Module, Order, PageRequest, Prepared, Refusal, Secret, State, Step, Table,
-    Wire, decode,
+    Address, Code, Context, Draft, Id, Mask, Module, Name, Order, PageRequest, Prepared, Principal, Refusal, Secret,
+    State, Step, Table, Wire, decode,
 };
 use canopy_proto::identity::v1::{Account, GetAccountRequest, RegisterRequest, UpdateAccountRequest};
 use canopy_proto::methods::{
-    account_effects, api_keys as api_key_methods, directory, identity, installation_grants, orgs,
+    account_admin, account_effects, account_emails, accounts, api_keys as api_key_methods, directory, identity,
+    installation_grants, invitation_checks, orgs, verification,
 };
 use canopy_proto::org::v1::{ListOrgsRequest, ListOrgsResponse, Org};
 use canopy_proto::system::v1::{
-    ClaimSysAdminRequest, ConfirmRequest, RecordMembershipRequest, RecordMembershipResponse, ReserveRequest,
+    CheckInvitationRequest, ClaimSysAdminRequest, ConfirmRequest, RecordMembershipRequest, RecordMembershipResponse,
+    ReserveRequest,
 };
 use prost::Message;
 
-use crate::{api_keys, password, sessions};
+use crate::proof::{self, Purpose};
+use crate::{access, api_keys, block, email, life, password, reset, sessions, verify};
 
 /// The one row, under [`SELF`].
-const ACCOUNT: Table<Account> = Table::new(1, "account", 1);
+pub(crate) const ACCOUNT: Table<Account> = Table::new(1, "account", 1);
 /// Orgs that the account holds a grant in, by org id.
 pub const MEMBERSHIPS: Table<Org> = Table::new(4, "memberships", 1);
 
@@ -43,12 +46,58 @@ pub fn account() -> Module {
         .command(account_effects::RECORD_MEMBERSHIP, record_membership)
         .command(account_effects::UPGRADE_VERIFIER, password::upgrade_verifier)
         .query(account_effects::GET_VERIFIER, password::get_verifier)
+        .command(account_emails::SETTLE_EMAIL, verify::settle_email)
+        .command(account_emails::BEGIN_PROOF, verify::begin_proof)
+        .command(verification::VERIFY_EMAIL, verify::verify_email)
+        .prepared_command(verification::RESET_PASSWORD, reset::prepare_reset, reset::reset_password)
+        .prepared_command(verification::CHANGE_EMAIL, email::prepare_change, email::change_email)
+        .prepared_command(verification::CONFIRM_EMAIL, email::prepare_confirm, email::confirm_email)
+        .command(verification::UNDO_CHANGE_EMAIL, email::undo_change)
+        .command(accounts::DISABLE_ACCOUNT, access::disable)
+        .command(account_admin::SUSPEND_ACCOUNT, access::suspend)
+        .command(account_admin::ENABLE_ACCOUNT, access::enable)
+        .query(accounts::EXPORT_ACCOUNT, block::export)
+        .command(accounts::BLOCK_ACCOUNT, block::block)
+        .command(accounts::UNBLOCK_ACCOUNT, block::unblock)
+        .query(accounts::LIST_BLOCKED, block::list)
+        .query(account_emails::CHECK_SENDER, block::check_sender)
+        .on_wake(life::woken)
+}
+
+/// Whether somebody may sign up: by the installation's token, which is told,
+/// or an invitation. And the steps that come after those that found it out.
+fn admit<'c>(request: &RegisterRequest, cx: &Context<'c>) -> Result<Result<(bool, &'c [Prepared]), Step>, Refusal> {
+    let refusal = match cx.issuer.admit_sign_up(&request.sign_up_token) {
+        Ok(by_installation) => return Ok(Ok((by_installation, cx.prepared))),
+        Err(refusal) => refusal,
+    };
+    let token = request.sign_up_token.as_str();
+    let org = Name::parse(token).and_then(|name| name.owner("org")).and_then(Address::parse);
+    let target = org.ok().filter(|org| org.id().is_some()).ok_or(refusal)?;
+    match cx.prepared {
+        [Prepared::Answer(answer), rest @ ..] => answer.clone().map(|_| Ok((false, rest))),
+        _ => {
+            let check = CheckInvitationRequest {
+                org: target.to_string(),
+                token: token.to_owned(),
+                email: requested(request)?.email,
+            };
+            let request = check.encode_to_vec().into();
+            Ok(Err(Step::Ask { target, method: invitation_checks::CHECK_INVITATION.path, request }))
+        }
+    }
 }
 
 fn prepare_register(_: &State<'_>, request: &RegisterRequest, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
-    match cx.prepared {
+    let prepared = match admit(request, cx)? {
+        Ok((_, prepared)) => prepared,
+        Err(step) => return Ok(Some(step)),
+    };
+    match prepared {
+        // Whether the address is free is found out later: neither the answer
+        // nor its time tells.
+        [] if cx.issuer.policy().verification => requested(request).map(|_| Some(hash(request))),
         [] => {
-            cx.issuer.admit_sign_up(&request.sign_up_token)?;
             let reserve = ReserveRequest {
                 space: "email".into(),
                 key: requested(request)?.email,
@@ -63,10 +112,14 @@ fn prepare_register(_: &State<'_>, request: &RegisterRequest, cx: &Context<'_>) 
         }
         [Prepared::Answer(answer)] => {
             answer.clone()?;
-            Ok(Some(Step::HashPassword(Secret::new(request.password.as_str()))))
+            Ok(Some(hash(request)))
         }
         _ => Ok(None),
     }
+}
+
+fn hash(request: &RegisterRequest) -> Step {
+    Step::HashPassword(Secret::new(request.password.as_str()))
 }
 
 fn requested(request: &RegisterRequest) -> Result<Account, Refusal> {
@@ -80,7 +133,11 @@ fn register(
     cx: &Context<'_>,
     draft: &mut Draft,
 ) -> Result<Wire<Account>, Refusal> {
-    let [_, Prepared::PasswordHash(phc)] = cx.prepared else {
+    let Ok((by_installation, _)) = admit(&request, cx)? else {
+        return Err(Refusal::new(Code::Internal, "a sign-up came without its prepared steps"));
+    };
+    let policy = cx.issuer.policy();
+    let Some(Prepared::PasswordHash(phc)) = cx.prepared.last() else {
         return Err(Refusal::new(Code::Internal, "a sign-up came without its prepared steps"));
     };
     if state.get(&ACCOUNT, &SELF)?.is_some() {
@@ -94,10 +151,15 @@ fn register(
         create_time_ms: cx.now_ms,
         update_time_ms: cx.now_ms,
         etag: cx.etag(),
+        ..Account::default()
     };
-    let account = request.account.unwrap_or_default().with(&account);
-    draft.insert(&ACCOUNT, SELF, &account);
+    let (row, account) = (request.account.unwrap_or_default().with(&account), account);
+    draft.insert(&ACCOUNT, SELF, &row);
     password::replace(state, draft, phc)?;
+    if policy.verification {
+        verify::claim(&account, by_installation, cx, draft);
+        return Ok(row);
+    }
     let confirm = ConfirmRequest {
         space: "email".into(),
         key: wanted.email,
@@ -105,12 +167,15 @@ fn register(
         request_id: String::new(),
     };
     draft.effect(Address::system("directory"), directory::CONFIRM, &confirm);
-    if cx.issuer.admit_sign_up(&request.sign_up_token)? {
+    if by_installation {
         let claim = ClaimSysAdminRequest { account: cx.address.to_string(), request_id: String::new() };
         draft.effect(Address::system("installation"), installation_grants::CLAIM_SYS_ADMIN, &claim);
     }
+    if policy.mails {
+        proof::issue(state, (Purpose::Verification, &account.email, &account.email), cx, draft)?;
+    }
     draft.settle();
-    Ok(account)
+    Ok(row)
 }
 
 pub(crate) fn the_account(state: &State<'_>, cx: &Context<'_>) -> Result<Wire<Account>, Refusal> {
@@ -119,7 +184,11 @@ pub(crate) fn the_account(state: &State<'_>, cx: &Context<'_>) -> Result<Wire<Ac
 
 fn get_account(state: &State<'_>, request: GetAccountRequest, cx: &Context<'_>) -> Result<Wire<Account>, Refusal> {
     let [] = cx.address.held("name", &request.name, [])?;
-    the_account(state, cx)
+    match cx.principal {
+        // Who gives it a role, say.
+        Principal::Actor(_) => verify::the_open_account(state, cx),
+        _ => the_account(state, cx),
+    }
 }
 
 fn update_account(
@@ -136,7 +205,8 @@ fn update_account(
     if !wanted.etag.is_empty() && wanted.etag != account.etag {
         return Err(Refusal::stale_etag());
     }
-    let fixed = ["name", "email", "create_time_ms", "update_time_ms", "etag"];
+    let fixed =
+        ["name", "email", "create_time_ms", "update_time_ms", "etag", "email_verify_time_ms", "disable_time_ms"];
     let mask = Mask::new(request.update_mask.as_ref(), &["display_name"], &fixed, sent.has_unknown())?;
     if mask.includes("display_name") {
         account.display_name = wanted.display_name;

@@ -173,6 +173,19 @@ fn find(state: &State<'_>, cx: &Context<'_>, name: &str) -> Result<(Id, Wire<Api
     Ok((id, row))
 }
 
+/// Revokes all keys: the account was shut.
+pub(crate) fn revoke_all(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refusal> {
+    let span = Span { prefix: &[], after: None, order: Order::Ascending, limit: usize::MAX };
+    for (id, before) in state.scan(&API_KEYS, span)? {
+        let mut key = decode(&before)?;
+        if key.revoke_time_ms == 0 {
+            key.revoke_time_ms = cx.now_ms;
+            draft.put(&API_KEYS, id.to_vec(), Some(&before), &before.updated(&key, None));
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn revoke(
     state: &State<'_>,
     request: RevokeApiKeyRequest,

@@ -1,11 +1,18 @@
 //! People and their log-ins.
 
+mod access;
 mod account;
 mod api_keys;
+mod block;
+mod email;
+mod life;
 mod password;
+mod proof;
 mod refresh;
+mod reset;
 mod session;
 mod sessions;
+mod verify;
 
 pub use account::{MEMBERSHIPS, account};
 pub use api_keys::{API_KEYS, PREFIX as API_KEY_PREFIX, good as good_api_key, read as read_api_key};

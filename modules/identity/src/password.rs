@@ -9,7 +9,7 @@ use canopy_proto::system::v1::{
 };
 
 use crate::account::{SELF, the_account};
-use crate::sessions;
+use crate::{sessions, verify};
 
 /// The one row, under [`SELF`].
 pub(crate) const VERIFIER: Table<PasswordVerifier> = Table::new(2, "verifier", 1);
@@ -85,7 +85,7 @@ pub(crate) fn get_verifier(
     request: GetVerifierRequest,
     cx: &Context<'_>,
 ) -> Result<GetVerifierResponse, Refusal> {
-    let account = the_account(state, cx)?;
+    let account = verify::the_open_account(state, cx)?;
     let verifier = state.read(&VERIFIER, &SELF)?;
     let known_place = sessions::is_known_place(state, &request.place)?;
     Ok(GetVerifierResponse { account: Some(account), verifier, known_place })

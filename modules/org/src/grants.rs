@@ -104,7 +104,7 @@ pub(crate) fn prepare_revoke(
 
 /// Nobody hands out, or takes away, more than they hold; and a role fits where
 /// it is granted.
-fn check(grant: &Grant, cx: &Context<'_>) -> Result<Role, Refusal> {
+pub(crate) fn check(grant: &Grant, cx: &Context<'_>) -> Result<Role, Refusal> {
     let role = Role::try_from(grant.role).unwrap_or_default();
     let on = Address::parse(&grant.on).map_err(|e| Refusal::invalid("grant.on", e.to_string()))?;
     let highest = match on.kind() {

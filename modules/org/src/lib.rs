@@ -3,6 +3,7 @@
 mod backup;
 mod backups;
 mod grants;
+mod invitations;
 mod org;
 mod project;
 mod projects;

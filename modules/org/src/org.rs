@@ -4,13 +4,14 @@ use canopy_domain::{
     Address, Code, Context, Draft, Mask, Module, Prepared, Refusal, Role, State, Step, Table, Wire, decode,
 };
 use canopy_proto::methods::{
-    account_effects, backups as backup_methods, directory, org_effects, orgs, projects as project_methods,
+    account_effects, backups as backup_methods, directory, invitation_checks, invitations as invitation_methods,
+    org_effects, orgs, projects as project_methods,
 };
 use canopy_proto::org::v1::{CreateOrgRequest, DeleteOrgRequest, GetOrgRequest, Grant, Org, UpdateOrgRequest};
 use canopy_proto::system::v1::{ConfirmRequest, RecordMembershipRequest, ReleaseRequest, ReserveRequest};
 use prost::Message;
 
-use crate::{backups, grants, projects};
+use crate::{backups, grants, invitations, projects};
 
 /// The one row, under [`SELF`].
 pub const ORG: Table<Org> = Table::new(1, "org", 1);
@@ -28,6 +29,12 @@ pub fn org() -> Module {
         .prepared_command(orgs::GRANT_ROLE, grants::prepare, grants::grant)
         .prepared_command(orgs::REVOKE_ROLE, grants::prepare_revoke, grants::revoke)
         .query(orgs::LIST_GRANTS, grants::list)
+        .prepared_command(invitation_methods::CREATE_INVITATION, invitations::prepare_create, invitations::create)
+        .query(invitation_methods::LIST_INVITATIONS, invitations::list)
+        .command(invitation_methods::REVOKE_INVITATION, invitations::revoke)
+        .query(invitation_methods::GET_INVITATION, invitations::get)
+        .prepared_command(invitation_methods::ACCEPT_INVITATION, invitations::prepare_accept, invitations::accept)
+        .query(invitation_checks::CHECK_INVITATION, invitations::check)
         .query(project_methods::LIST_PROJECTS, projects::list)
         .command(org_effects::RESERVE_PROJECT, projects::reserve)
         .command(org_effects::RECORD_PROJECT, projects::record)

@@ -2,10 +2,11 @@
 //! commits, confirmed by an effect of that commit, released when given up. A
 //! reservation whose holder never committed lapses.
 
-use canopy_domain::{Code, Context, Draft, Module, Refusal, State, Table, Wire};
-use canopy_proto::methods::directory as methods;
+use canopy_domain::{Address, Code, Context, Draft, Module, Refusal, State, Table, Wire};
+use canopy_proto::methods::{account_emails, directory as methods, email_claims};
 use canopy_proto::system::v1::{
-    ConfirmRequest, ReleaseRequest, ReleaseResponse, Reservation, ReserveRequest, ResolveRequest,
+    ClaimEmailRequest, ClaimEmailResponse, ConfirmRequest, ReleaseRequest, ReleaseResponse, Reservation,
+    ReserveRequest, ResolveRequest, SettleEmailRequest,
 };
 
 /// How long a reservation waits for its confirmation. Longer than any deadline
@@ -22,6 +23,7 @@ pub fn directory() -> Module {
         .command(methods::CONFIRM, confirm)
         .command(methods::RELEASE, release)
         .query(methods::RESOLVE, resolve)
+        .command(email_claims::CLAIM_EMAIL, claim_email)
 }
 
 fn key(state: &State<'_>, space: &str, name: &str) -> [u8; 16] {
@@ -99,4 +101,30 @@ fn release(
 fn resolve(state: &State<'_>, request: ResolveRequest, _: &Context<'_>) -> Result<Reservation, Refusal> {
     let key = key(state, &request.space, &request.key);
     state.read(&RESERVATIONS, &key)?.filter(|held| held.confirmed).ok_or_else(|| Refusal::not_found(&request.key))
+}
+
+/// Takes an address for an account that has committed already, where it is
+/// free, and tells the account which it was.
+fn claim_email(
+    state: &State<'_>,
+    request: ClaimEmailRequest,
+    cx: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<ClaimEmailResponse, Refusal> {
+    let account = Address::parse(&request.account).map_err(|e| Refusal::invalid("account", e.to_string()))?;
+    let key = key(state, "email", &request.email);
+    let before = state.get(&RESERVATIONS, &key)?;
+    let held = state.read(&RESERVATIONS, &key)?;
+    let is_free =
+        |held: &Reservation| held.holder == request.account || (!held.confirmed && held.expire_time_ms <= cx.now_ms);
+    let granted = held.as_ref().is_none_or(is_free);
+    if granted {
+        let reservation =
+            Reservation { space: "email".into(), holder: request.account.clone(), confirmed: true, expire_time_ms: 0 };
+        draft.put(&RESERVATIONS, key, before.as_ref(), &Wire::new(&reservation));
+    }
+    let settle =
+        SettleEmailRequest { account: request.account, email: request.email, granted, request_id: String::new() };
+    draft.effect(account, account_emails::SETTLE_EMAIL, &settle);
+    Ok(ClaimEmailResponse {})
 }

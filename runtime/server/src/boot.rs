@@ -9,11 +9,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use canopy_actors::{
-    AttemptLimits, Backups, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, random_bytes, sweeper,
-    wake_clock,
+    AttemptLimits, Backups, CommitHook, Limits, Mails, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens,
+    random_bytes, sweeper, wake_clock,
 };
-use canopy_config::{NodeConfig, RootKeySource, SignUp, TlsMode};
-use canopy_domain::{Modules, Refusal, Secret};
+use canopy_config::{MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
+use canopy_domain::{Modules, Policy, Refusal, Secret};
 use canopy_store::{Store, StoreError, StoreOptions, Unlock};
 use canopy_supervision::{ChildSpec, StartError, Strategy, Supervisor, SupervisorSpec};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -36,6 +36,7 @@ use crate::edge::port::{BoundAddress, port};
 use crate::edge::rate::RateLimits;
 use crate::edge::route::routes;
 use crate::edge::tls::{self, TlsError};
+use crate::post::{self, PostError};
 use crate::subscription::Hub;
 
 /// File in the data directory that holds the sign-up token.
@@ -78,6 +79,9 @@ pub enum BootError {
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Mail.
+    #[error(transparent)]
+    Post(#[from] PostError),
     /// The tree started, and its port is not known.
     #[error("the port did not say where it listens")]
     NoAddress,
@@ -95,6 +99,7 @@ pub fn modules() -> Modules {
         canopy_system::directory(),
         canopy_system::wakes(),
         canopy_system::installation(),
+        canopy_system::mail(),
         canopy_identity::account(),
         canopy_identity::session(),
         canopy_org::org(),
@@ -105,16 +110,18 @@ pub fn modules() -> Modules {
 }
 
 /// The supervision tree: started in this order, stopped in reverse.
-fn tree(node: &Node, config: &NodeConfig, port: ChildSpec, backups: &Backups) -> Supervisor {
+fn tree(node: &Node, config: &NodeConfig, port: ChildSpec, workers: Vec<ChildSpec>) -> Supervisor {
     let sweep_every = Duration::from_millis((config.actors.idle_passivate_ms / 4).max(10));
-    let root = SupervisorSpec::new("canopy", Strategy::RestForOne)
+    let mut root = SupervisorSpec::new("canopy", Strategy::RestForOne)
         .child(node.tenants().child_spec())
         .child(wake_clock(node.clone()))
         .child(sweeper(node.clone(), sweep_every))
-        .child(port)
-        // Last, so that nothing else starts again when it crashes, and what it
-        // writes is put back before anything else stops.
-        .child(backups.worker(node.clone()));
+        .child(port);
+    // Last, so that what serves does not start again when one crashes, and what
+    // they do is put back before anything else stops.
+    for worker in workers {
+        root = root.child(worker);
+    }
     Supervisor::new(root)
 }
 
@@ -138,12 +145,16 @@ pub struct Running {
 /// # Errors
 /// See [`BootError`]; nothing is left running.
 pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Result<Running, BootError> {
+    let mails = post::post(config)?.map(Mails::new);
     let store = open_store(config).await?;
     let sign_up_token = sign_up_token(&config.data_dir)?;
     let tokens = Arc::new(tokens(config, &store, sign_up_token.clone())?);
     let grants = Arc::new(Grants::default());
     let callers = Arc::new(Callers::new(Arc::clone(&tokens)));
     let backups = Backups::new(config.backup_dir());
+    let mut hooks: Vec<Arc<dyn CommitHook>> =
+        vec![Arc::clone(&grants) as _, Arc::clone(&callers) as _, Arc::new(backups.clone()) as _];
+    hooks.extend(mails.clone().map(|mails| Arc::new(mails) as Arc<dyn CommitHook>));
     let hashing = &config.identity;
     let node = Node::new(NodeParts {
         store,
@@ -159,7 +170,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
                 address_failures_max: hashing.failed_log_ins_per_address_max,
             },
         )?,
-        hooks: vec![Arc::clone(&grants) as _, Arc::clone(&callers) as _, Arc::new(backups.clone()) as _],
+        hooks,
     });
     grants.load_sys_admins(&node).await?;
 
@@ -196,7 +207,10 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
     }
     let address = BoundAddress::default();
     let front = front(edge, config, metrics).await;
-    let tree = tree(&node, config, port(listener_options(config, security), front, Arc::clone(&address)), &backups);
+    let port = port(listener_options(config, security), front, Arc::clone(&address));
+    let mut workers = vec![backups.worker(node.clone())];
+    workers.extend(mails.map(|mails| mails.worker(node.clone())));
+    let tree = tree(&node, config, port, workers);
     drop(observed.set(tree.clone()));
     tree.start(None).await?;
     let address = *address.get().ok_or(BootError::NoAddress)?;
@@ -291,7 +305,8 @@ fn tokens(config: &NodeConfig, store: &Store, sign_up_token: Secret) -> Result<T
         milliseconds(config.identity.access_token_ttl_s),
         milliseconds(config.identity.refresh_token_ttl_s),
         policy,
-    )?)
+    )?
+    .with_policy(Policy { mails: config.mail.mode != MailMode::None, verification: config.verification_required() }))
 }
 
 /// Made at the first start; whoever shows it may sign up. It is there whole or

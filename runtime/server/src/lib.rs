@@ -4,6 +4,7 @@ pub mod boot;
 pub mod cli;
 pub mod commands;
 pub mod edge;
+pub mod post;
 pub mod subscription;
 pub mod telemetry;
 

@@ -254,6 +254,11 @@ impl Edge {
         let found = route.destination(&self.node, principal, bytes).await;
         let mut destination = found.map_err(|refusal| match route.rule.requires {
             Requirement::Own if refusal.code == Code::NotFound => gate::not_own(),
+            // Whether somebody has an account is for a sys-admin alone to see.
+            Requirement::Least(least) if route.rule.owner == "account" && refusal.code == Code::NotFound => {
+                let account = caller.as_ref().map(|caller| caller.account);
+                if self.grants.is_sys_admin(account) { refusal } else { gate::too_little(least) }
+            }
             _ => refusal,
         })?;
         let admitted = gate::admit(&self.node, &self.grants, route.rule, caller.as_deref(), &destination).await?;

@@ -138,6 +138,11 @@ fn enough(role: Option<Role>, least: Role) -> Result<(), Refusal> {
     Err(denied(&format!("this needs {}, and you hold {held}", least.as_str_name())))
 }
 
+/// The caller holds no role where the installation is concerned.
+pub fn too_little(least: Role) -> Refusal {
+    enough(None, least).err().unwrap_or_else(not_own)
+}
+
 fn denied(message: &str) -> Refusal {
     Refusal::new(Code::PermissionDenied, message).hint("ask somebody who administers the org or the server")
 }

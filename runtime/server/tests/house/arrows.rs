@@ -113,6 +113,7 @@ const KEEPERS: &[Keeper] = &[
         why: "passphrases are hashed by the store, passwords while a command is prepared (the load tests measure it \
               bare)",
     },
+    Keeper { library: "lettre", keepers: &["canopy"], why: "letters leave the process where it is put together" },
     Keeper { library: "axum", keepers: &["canopy"], why: "HTTP is the edge's" },
     Keeper { library: "clap", keepers: &["canopy", "canopy-load"], why: "command lines are read by the two programs" },
 ];

@@ -4,11 +4,18 @@
 use crate::harness::requests::{Target, request};
 use crate::harness::world::{CHAT, IDENTITY, ORGS, World, check, refused, served};
 use canopy_domain::{Role, Wire};
-use canopy_proto::Requirement;
 use canopy_proto::chat::v1::{ChannelPosition, SubscribeRequest};
 use canopy_proto::org::v1::{Grant, GrantRoleRequest};
+use canopy_proto::{Requirement, Rule};
 use prost::Message;
 use tonic::Code;
+
+/// The field that names what a method is about. What a token names is nobody's
+/// to know: one that is malformed is as good as any other that is none.
+fn named(rule: &'static Rule) -> Option<&'static str> {
+    let field = rule.address.strip_prefix('{').and_then(|rest| rest.split('}').next());
+    field.filter(|field| *field != "token")
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_that_are_no_names() {
@@ -53,7 +60,11 @@ async fn names_that_are_no_names() {
         &format!("org/{id}/project/web/chat/channel/../../.."),
     ];
     for rule in served() {
-        let Some(field) = rule.address.strip_prefix('{').and_then(|rest| rest.split('}').next()) else { continue };
+        let Some(field) = named(rule) else { continue };
+        if rule.path.ends_with("/RevokeInvitation") {
+            // The request goes on with `/invitation`, which makes names of some.
+            continue;
+        }
         for name in names {
             let target = Target {
                 account: name.into(),
@@ -118,7 +129,7 @@ async fn names_of_another_kind() {
     let granted = world.listing().await;
     assert_ne!(granted, before);
     for rule in served() {
-        let Some(field) = rule.address.strip_prefix('{').and_then(|rest| rest.split('}').next()) else { continue };
+        let Some(field) = named(rule) else { continue };
         let right = match (rule.path.rsplit('/').next().unwrap_or_default(), field) {
             ("RotateVaultKey" | "CreateBackup", _) => {
                 vec![here.org.clone(), here.project.clone(), format!("{}/chat", here.project)]
@@ -138,6 +149,10 @@ async fn names_of_another_kind() {
             }
             (name, _) if name.ends_with("Message") => vec![here.message.clone()],
             (name, _) if name.ends_with("Account") || name == "ListSessions" => vec!["account/me".into()],
+            ("ChangeEmail" | "ListBlocked", _) => vec!["account/me".into()],
+            ("CreateInvitation" | "ListInvitations" | "RevokeInvitation", _) => {
+                vec![here.org.clone(), here.project.clone()]
+            }
             ("LogOut", _) => vec!["session/me".into()],
             other => panic!("what {other:?} names is not known"),
         };
@@ -167,7 +182,9 @@ async fn names_of_another_kind() {
                 let about = format!("{} of {name}", rule.path);
                 // Where the caller may not see even the org, that comes first.
                 let hidden = [Code::NotFound, Code::PermissionDenied].contains(&status.code());
-                if hidden && (std::ptr::eq(caller, &admin) || rule.requires == Requirement::Own) {
+                if hidden
+                    && (std::ptr::eq(caller, &admin) || rule.owner == "account" || rule.requires == Requirement::Own)
+                {
                     continue;
                 }
                 check(&status, Code::InvalidArgument, field, &about);
@@ -202,6 +219,10 @@ async fn somebody_elses_ids() {
         },
     ];
     for rule in served().filter(|rule| matches!(rule.requires, Requirement::Least(_)) && !rule.address.is_empty()) {
+        if matches!(rule.owner.as_str(), "account" | "mail") {
+            // Of no org.
+            continue;
+        }
         for (n, target) in borrowed.iter().enumerate() {
             let of_org = rule.path.contains("OrgKey")
                 || rule.owner == "org" && !rule.address.contains("grant") && !rule.path.ends_with("ListGrants");

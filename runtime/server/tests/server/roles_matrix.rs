@@ -143,7 +143,9 @@ impl<'a> Stage<'a> {
                 }
             }
             (_, "another") => target.account = self.other.account.clone(),
-            ("GetAccount", "absent") => target.account = "account/nobody-has@this.example".into(),
+            ("GetAccount" | "SuspendAccount" | "EnableAccount", "absent") => {
+                target.account = "account/nobody-has@this.example".into()
+            }
             ("GetOrg", "absent") => target.org = "org/no-such-org".into(),
             ("GetProject", "absent") => target.project = format!("{}/project/no-such-project", target.org),
             ("GetChannel", "absent") => target.channel = format!("{}/chat/channel/no-such-channel", target.project),
@@ -152,7 +154,9 @@ impl<'a> Stage<'a> {
             }
             ("GetBackup", "absent") => target.backup = absent_backup(&target.org),
             ("DeleteBackup", _) => target.backup = self.owner.create_backup(&target.org).await.name,
-            ("GrantRole" | "ListGrants" | "CreateBackup", "org") => target.on = target.org.clone(),
+            ("GrantRole" | "ListGrants" | "CreateBackup" | "CreateInvitation" | "ListInvitations", "org") => {
+                target.on = target.org.clone()
+            }
             ("RevokeRole", on) => {
                 if on == "org" {
                     target.on = target.org.clone();
@@ -189,6 +193,7 @@ fn outcome(answer: Result<(), Status>) -> String {
         Err(Code::Unauthenticated) => "unauth".into(),
         Err(Code::PermissionDenied) => "denied".into(),
         Err(Code::NotFound) => "hidden".into(),
+        Err(Code::FailedPrecondition) => "state".into(),
         Err(other) => format!("{other:?}"),
     }
 }

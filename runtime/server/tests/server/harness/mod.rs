@@ -1,6 +1,7 @@
 //! A whole server in the test's process, reached as clients reach it.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod mailbox;
 pub mod requests;
 pub mod world;
 
@@ -14,12 +15,17 @@ use canopy_config::{NodeConfig, SignUp, TlsMode};
 use canopy_domain::{Role, Wire};
 use canopy_proto::chat::v1::chat_client::ChatClient;
 use canopy_proto::chat::v1::{Channel as ChatChannel, CreateChannelRequest, Message, SendMessageRequest};
+use canopy_proto::identity::v1::accounts_client::AccountsClient;
 use canopy_proto::identity::v1::identity_client::IdentityClient;
+use canopy_proto::identity::v1::verification_client::VerificationClient;
 use canopy_proto::identity::v1::{Account, LogInRequest, LogInResponse, RegisterRequest};
+use canopy_proto::ops::v1::account_admin_client::AccountAdminClient;
 use canopy_proto::ops::v1::backups_client::BackupsClient;
 use canopy_proto::ops::v1::keys_client::KeysClient;
+use canopy_proto::ops::v1::mails_client::MailsClient;
 use canopy_proto::ops::v1::ops_client::OpsClient;
 use canopy_proto::ops::v1::{Backup, CreateBackupRequest};
+use canopy_proto::org::v1::invitations_client::InvitationsClient;
 use canopy_proto::org::v1::orgs_client::OrgsClient;
 use canopy_proto::org::v1::projects_client::ProjectsClient;
 use canopy_proto::org::v1::{CreateOrgRequest, CreateProjectRequest, Grant, GrantRoleRequest, Org, Project};
@@ -230,6 +236,26 @@ impl Caller {
 
     pub fn identity(&self) -> IdentityClient<Authorised> {
         IdentityClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub fn verification(&self) -> VerificationClient<Authorised> {
+        VerificationClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub fn accounts(&self) -> AccountsClient<Authorised> {
+        AccountsClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub fn account_admin(&self) -> AccountAdminClient<Authorised> {
+        AccountAdminClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub fn mails(&self) -> MailsClient<Authorised> {
+        MailsClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub fn invitations(&self) -> InvitationsClient<Authorised> {
+        InvitationsClient::with_interceptor(self.channel.clone(), self.token.clone())
     }
 
     pub fn orgs(&self) -> OrgsClient<Authorised> {

@@ -7,18 +7,22 @@ use canopy_proto::chat::v1::{
     Message as ChatMessage, SendMessageRequest, SubscribeRequest, UpdateChannelRequest,
 };
 use canopy_proto::identity::v1::{
-    Account, ApiKey, ChangePasswordRequest, CreateApiKeyRequest, EndSessionRequest, GetAccountRequest,
-    ListApiKeysRequest, ListSessionsRequest, LogInRequest, LogOutEverywhereRequest, LogOutRequest, RefreshRequest,
-    RegisterRequest, RevokeApiKeyRequest, UpdateAccountRequest,
+    Account, ApiKey, BlockAccountRequest, ChangeEmailRequest, ChangePasswordRequest, ConfirmEmailRequest,
+    CreateApiKeyRequest, DisableAccountRequest, EndSessionRequest, ExportAccountRequest, GetAccountRequest,
+    ListApiKeysRequest, ListBlockedRequest, ListSessionsRequest, LogInRequest, LogOutEverywhereRequest, LogOutRequest,
+    RefreshRequest, RegisterRequest, RequestPasswordResetRequest, RequestVerificationRequest, ResetPasswordRequest,
+    RevokeApiKeyRequest, UnblockAccountRequest, UndoChangeEmailRequest, UpdateAccountRequest, VerifyEmailRequest,
 };
 use canopy_proto::ops::v1::{
-    AddKeySlotRequest, CreateBackupRequest, DeleteBackupRequest, GetBackupRequest, ListBackupsRequest,
-    ListOrgKeysRequest, RemoveKeySlotRequest, RotateOrgKeyRequest, RotateVaultKeyRequest,
+    AddKeySlotRequest, CreateBackupRequest, DeleteBackupRequest, DeleteMailRequest, EnableAccountRequest,
+    GetBackupRequest, ListBackupsRequest, ListOrgKeysRequest, RemoveKeySlotRequest, RetryMailRequest,
+    RotateOrgKeyRequest, RotateVaultKeyRequest, SuspendAccountRequest,
 };
 use canopy_proto::org::v1::{
-    CreateOrgRequest, CreateProjectRequest, DeleteOrgRequest, DeleteProjectRequest, GetOrgRequest, GetProjectRequest,
-    Grant, GrantRoleRequest, ListGrantsRequest, ListProjectsRequest, Org, Project, RevokeRoleRequest, UpdateOrgRequest,
-    UpdateProjectRequest,
+    AcceptInvitationRequest, CreateInvitationRequest, CreateOrgRequest, CreateProjectRequest, DeleteOrgRequest,
+    DeleteProjectRequest, GetInvitationRequest, GetOrgRequest, GetProjectRequest, Grant, GrantRoleRequest, Invitation,
+    ListGrantsRequest, ListInvitationsRequest, ListProjectsRequest, Org, Project, RevokeInvitationRequest,
+    RevokeRoleRequest, UpdateOrgRequest, UpdateProjectRequest,
 };
 use prost::Message;
 use prost_types::FieldMask;
@@ -131,6 +135,12 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
             SubscribeRequest { channels }.encode_to_vec()
         }
         "ops.v1.Ops/GetInstallation" | "ops.v1.Ops/Observe" => Vec::new(),
+        method if method.starts_with("identity.v1.Verification/") => of_verification(method, target),
+        method if method.starts_with("identity.v1.Accounts/") => of_accounts(method, target),
+        "ops.v1.AccountAdmin/SuspendAccount" => SuspendAccountRequest { name: t.account, request_id }.encode_to_vec(),
+        "ops.v1.AccountAdmin/EnableAccount" => EnableAccountRequest { name: t.account, request_id }.encode_to_vec(),
+        method if method.starts_with("org.v1.Invitations/") => of_invitations(method, target),
+        method if method.starts_with("ops.v1.Mails/") => of_mails(method),
         method if method.starts_with("identity.v1.") => of_identity(method, target),
         method if method.starts_with("ops.v1.Keys/") => of_keys(method, target),
         method if method.starts_with("ops.v1.Backups/") => of_backups(method, target),
@@ -202,6 +212,88 @@ fn of_identity(method: &str, target: &Target) -> Vec<u8> {
         "identity.v1.Identity/ListSessions" => {
             ListSessionsRequest { parent: t.account, ..ListSessionsRequest::default() }.encode_to_vec()
         }
+        other => panic!("no request is known for {other}: add one here"),
+    }
+}
+
+fn of_verification(method: &str, t: &Target) -> Vec<u8> {
+    let request_id = String::new();
+    // Of an account that nobody has.
+    let token = |kind: &str| format!("account/{}/{kind}/{}", canopy_domain::Id::from_bytes([9; 16]), "0".repeat(64));
+    match method {
+        "identity.v1.Verification/RequestVerification" => {
+            RequestVerificationRequest { email: t.email.clone(), request_id }.encode_to_vec()
+        }
+        "identity.v1.Verification/VerifyEmail" => {
+            VerifyEmailRequest { token: token("verification"), request_id }.encode_to_vec()
+        }
+        "identity.v1.Verification/ResetPassword" => {
+            ResetPasswordRequest { token: token("password-reset"), new_password: PASSWORD.into(), request_id }
+                .encode_to_vec()
+        }
+        "identity.v1.Verification/ConfirmEmail" => {
+            ConfirmEmailRequest { token: token("email-change"), request_id }.encode_to_vec()
+        }
+        "identity.v1.Verification/UndoChangeEmail" => {
+            UndoChangeEmailRequest { token: token("email-undo"), request_id }.encode_to_vec()
+        }
+        "identity.v1.Verification/ChangeEmail" => ChangeEmailRequest {
+            name: t.account.clone(),
+            new_email: format!("{}@example.com", t.unique),
+            password: PASSWORD.into(),
+            request_id,
+        }
+        .encode_to_vec(),
+        "identity.v1.Verification/RequestPasswordReset" => {
+            RequestPasswordResetRequest { email: t.email.clone(), request_id }.encode_to_vec()
+        }
+        other => panic!("no request is known for {other}: add one here"),
+    }
+}
+
+fn of_accounts(method: &str, t: &Target) -> Vec<u8> {
+    let (name, request_id) = (t.account.clone(), String::new());
+    let blocked = format!("account/{}", canopy_domain::Id::from_bytes([9; 16]));
+    match method {
+        "identity.v1.Accounts/DisableAccount" => DisableAccountRequest { name, request_id }.encode_to_vec(),
+        "identity.v1.Accounts/ExportAccount" => ExportAccountRequest { name }.encode_to_vec(),
+        "identity.v1.Accounts/BlockAccount" => BlockAccountRequest { name, blocked, request_id }.encode_to_vec(),
+        "identity.v1.Accounts/UnblockAccount" => UnblockAccountRequest { name, blocked, request_id }.encode_to_vec(),
+        "identity.v1.Accounts/ListBlocked" => {
+            ListBlockedRequest { parent: name, ..ListBlockedRequest::default() }.encode_to_vec()
+        }
+        other => panic!("no request is known for {other}: add one here"),
+    }
+}
+
+/// Of an invitation that is not there, but for those that are made.
+fn of_invitations(method: &str, t: &Target) -> Vec<u8> {
+    let request_id = String::new();
+    let name = format!("{}/invitation/{}", t.project, canopy_domain::Id::from_bytes([9; 16]));
+    let token = format!("{name}/{}", "0".repeat(64));
+    match method {
+        "org.v1.Invitations/CreateInvitation" => {
+            let invitation = Invitation { role: Role::Guest.into(), ..Invitation::default() };
+            let invitation = Some(Wire::new(&invitation));
+            CreateInvitationRequest { parent: t.on.clone(), invitation, request_id }.encode_to_vec()
+        }
+        "org.v1.Invitations/ListInvitations" => {
+            ListInvitationsRequest { parent: t.on.clone(), ..ListInvitationsRequest::default() }.encode_to_vec()
+        }
+        "org.v1.Invitations/RevokeInvitation" => RevokeInvitationRequest { name, request_id }.encode_to_vec(),
+        "org.v1.Invitations/GetInvitation" => GetInvitationRequest { token }.encode_to_vec(),
+        "org.v1.Invitations/AcceptInvitation" => AcceptInvitationRequest { token, request_id }.encode_to_vec(),
+        other => panic!("no request is known for {other}: add one here"),
+    }
+}
+
+/// Of a mail that is not there.
+fn of_mails(method: &str) -> Vec<u8> {
+    let (name, request_id) = ("mail/1-1".to_owned(), String::new());
+    match method {
+        "ops.v1.Mails/ListMails" => Vec::new(),
+        "ops.v1.Mails/RetryMail" => RetryMailRequest { name, request_id }.encode_to_vec(),
+        "ops.v1.Mails/DeleteMail" => DeleteMailRequest { name, request_id }.encode_to_vec(),
         other => panic!("no request is known for {other}: add one here"),
     }
 }
