@@ -15,6 +15,7 @@ mod node;
 mod password;
 mod periodic;
 mod prepare;
+mod purge;
 mod shell;
 mod token;
 
@@ -26,4 +27,5 @@ pub use mail::{Delivering, Mails, Outbound, Post, Undelivered};
 pub use node::{Limits, Node, NodeParts};
 pub use password::PasswordHashing;
 pub use periodic::{sweeper, wake_clock};
+pub use purge::Purges;
 pub use token::{SignUpPolicy, TokenError, Tokens};

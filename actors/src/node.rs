@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use canopy_cluster::Embedded;
-use canopy_domain::{Address, Code, Context, Module, Modules, Principal, Refusal, TokenIssuer};
+use canopy_domain::{Address, Code, Context, Module, Modules, Principal, Refusal, Settings, TokenIssuer};
 use canopy_proto::Access;
 use canopy_proto::methods::wakes;
 use canopy_proto::system::v1::SetWakeRequest;
@@ -68,6 +68,8 @@ pub struct NodeParts {
     pub limits: Limits,
     /// Signs tokens.
     pub issuer: Arc<dyn TokenIssuer>,
+    /// What decisions rest on.
+    pub settings: Settings,
     /// Hashes passwords.
     pub passwords: PasswordHashing,
     /// Who hears of commits before they are answered.
@@ -122,6 +124,16 @@ impl Node {
 
     pub(crate) fn issuer(&self) -> &dyn TokenIssuer {
         self.0.parts.issuer.as_ref()
+    }
+
+    /// What decisions rest on.
+    pub fn settings(&self) -> Settings {
+        self.0.parts.settings
+    }
+
+    /// The kinds of actors that modules make.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = &'static str> {
+        self.0.parts.modules.owners()
     }
 
     pub(crate) fn passwords(&self) -> &PasswordHashing {
@@ -185,6 +197,7 @@ impl Node {
             seq: 0,
             prepared: &prepared,
             issuer: self.issuer(),
+            settings: self.settings(),
         };
         module.ask(call.method, &snapshot, &call.request, &cx)
     }
@@ -262,11 +275,23 @@ impl Node {
         self.ask(&target, wakes::SET_WAKE.path, request, address, "").await.map(drop)
     }
 
+    /// Whether an address was destroyed, and so has nothing to wake up for.
+    pub(crate) async fn forget_wake_if_shredded(&self, address: &Address) -> bool {
+        if !self.store().is_shredded(address).await {
+            return false;
+        }
+        if let Err(refusal) = self.set_wake(address, 0).await {
+            tracing::debug!(%address, %refusal, "its wake-up is forgotten when it is due");
+        }
+        true
+    }
+
     /// Tells an actor something of its own work, activating it if need be.
     pub(crate) async fn note(&self, address: &Address, note: Note) {
         for _ in 0..TRIES_MAX {
             let handle = match self.activate(address).await {
                 Ok(handle) => handle,
+                Err(_) if self.forget_wake_if_shredded(address).await => return,
                 Err(refusal) => {
                     tracing::warn!(%address, ?note, %refusal, "note lost; it is made up for at the next activation");
                     return;

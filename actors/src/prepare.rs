@@ -29,6 +29,7 @@ impl Node {
                 seq: 0,
                 prepared: &prepared,
                 issuer: self.issuer(),
+                settings: self.settings(),
             };
             match module.prepare(call.method, &snapshot, &call.request, &cx)? {
                 Some(step) => prepared.push(self.step(address, call, step, prepared.len()).await?),

@@ -79,8 +79,10 @@ pub(crate) struct Shell {
     node: Node,
     address: Address,
     module: Arc<Module>,
-    /// Absent after passivation.
+    /// Absent after passivation, and while a fresh one cannot be had.
     writer: Option<Writer>,
+    /// Passivated: what comes now is for the successor.
+    ended: bool,
     completions: Arc<Completions>,
     delivery: Arc<Delivery>,
     /// When the system wakes this address if it does not get to it before;
@@ -99,7 +101,8 @@ impl Actor for ShellActor {
         let delivery = Delivery::new(address.clone(), node.clone());
         let completions = Completions::new(address.clone(), node.hooks(), Arc::clone(&delivery));
         let writer = Some(writer);
-        let mut shell = Shell { node, address, module, writer, completions, delivery, wake_registered_ms: 0, probe };
+        let mut shell =
+            Shell { node, address, module, writer, ended: false, completions, delivery, wake_registered_ms: 0, probe };
         shell.resume()?;
         shell.tell_state("activated");
         metrics::gauge!("canopy_actors_active").increment(1.0);
@@ -169,9 +172,13 @@ impl Shell {
         }
     }
 
-    /// A writer whose group failed knows nothing for sure: takes a fresh one.
+    /// A writer whose group failed knows nothing for sure: takes a fresh one,
+    /// as often as it takes.
     async fn recover(&mut self) -> Result<(), Refusal> {
-        if self.writer.as_ref().is_some_and(Writer::is_failed) {
+        if self.ended {
+            return Err(passivating());
+        }
+        if self.writer.as_ref().is_none_or(Writer::is_failed) {
             self.probe.set_last_error("a commit failed");
             self.writer = None;
             self.writer = Some(self.node.open_writer(&self.address, &self.module).await?);
@@ -222,6 +229,7 @@ impl Shell {
             seq: writer.next_seq(),
             prepared: &command.prepared,
             issuer: self.node.issuer(),
+            settings: self.node.settings(),
         };
         let decided = self.module.decide(call.method, &live, &call.request, &cx, &mut draft);
         drop(live);
@@ -308,6 +316,9 @@ impl Shell {
 
     async fn wake(&mut self) {
         if let Err(refusal) = self.try_wake().await {
+            if self.node.forget_wake_if_shredded(&self.address).await {
+                return;
+            }
             tracing::warn!(address = %self.address, %refusal, "wake-up failed; it is tried again");
             self.probe.set_last_error(refusal.message);
         }
@@ -338,6 +349,7 @@ impl Shell {
                 seq: writer.next_seq(),
                 prepared: &[],
                 issuer: self.node.issuer(),
+                settings: self.node.settings(),
             };
             self.module.wake(&writer.live(), &cx, &mut draft)?;
             let mut parts = draft.into_parts();
@@ -371,12 +383,17 @@ impl Shell {
         if busy {
             return false;
         }
+        if self.writer.as_ref().is_none_or(Writer::is_failed) {
+            // There is nothing to leave in order: the next activation does.
+            return self.end(me);
+        }
         // Effects beyond what one activation reads, and those whose note of
         // delivery is still in the mailbox: nobody else would send or forget
         // them before the next activation.
         match self.resume() {
             Ok(false) => {}
             Ok(true) => return false,
+            Err(_) if self.node.forget_wake_if_shredded(&self.address).await => return self.end(me),
             Err(refusal) => {
                 tracing::warn!(address = %self.address, %refusal, "passivation waits");
                 return false;
@@ -391,8 +408,13 @@ impl Shell {
             tracing::warn!(address = %self.address, %refusal, "passivation waits");
             return false;
         }
+        self.end(me)
+    }
+
+    fn end(&mut self, me: ActorId) -> bool {
         self.node.vacate(&self.address, me);
         self.writer = None;
+        self.ended = true;
         true
     }
 }

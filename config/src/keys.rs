@@ -186,6 +186,13 @@ node_config! {
         verification: Verification = Verification::Auto;
     }
 
+    /// Organisations and projects.
+    [org] OrgConfig {
+        /// Time between the deletion of an org or project and its purge, in which it can be
+        /// undeleted. After it, its keys are destroyed.
+        delete_grace_s: u64 = 2_592_000, "s" in DELETE_GRACE_S = 1..=31_536_000;
+    }
+
     /// The cluster: how nodes find each other.
     [cluster] ClusterConfig {
         /// What carries membership, placement and the replicated log.

@@ -45,7 +45,7 @@ pub use error::{ConfigError, Problem};
 pub use explain::Explained;
 pub use keys::{
     ActorsConfig, AdmissionConfig, BackupConfig, ClusterConfig, EdgeConfig, IdentityConfig, KEYS, LogConfig,
-    MailConfig, NodeConfig, SECTIONS, StoreConfig,
+    MailConfig, NodeConfig, OrgConfig, SECTIONS, StoreConfig,
 };
 pub use load::{DEV_OVERRIDES, LoadRequest, Loaded, load};
 pub use origin::{Origin, Origins};

@@ -3,8 +3,8 @@
 mod sources;
 use canopy_config::{
     ActorsConfig, AdmissionConfig, BackupConfig, ClusterConfig, ClusterMode, EdgeConfig, IdentityConfig, LogConfig,
-    LogFormat, MailConfig, MailMode, MetricsAccess, NodeConfig, RootKeySource, SignUp, SmtpTls, StoreConfig, TlsMode,
-    Verification,
+    LogFormat, MailConfig, MailMode, MetricsAccess, NodeConfig, OrgConfig, RootKeySource, SignUp, SmtpTls, StoreConfig,
+    TlsMode, Verification,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -188,8 +188,10 @@ fn config() -> impl Strategy<Value = NodeConfig> {
     let log = (level, select(vec![LogFormat::Text, LogFormat::Json]));
     let log = log.prop_map(|(level, format)| LogConfig { level, format });
     let backup = prop::option::of(path()).prop_map(|dir| BackupConfig { dir });
-    (path(), edge(), admission(), store(), backup, actors(), identity(), mail(), log).prop_map(
-        |(data_dir, edge, admission, store, backup, actors, identity, mail, log)| NodeConfig {
+    let org = OrgConfig::DELETE_GRACE_S.prop_map(|delete_grace_s| OrgConfig { delete_grace_s });
+    let people = (identity(), mail(), org);
+    (path(), edge(), admission(), store(), backup, actors(), people, log).prop_map(
+        |(data_dir, edge, admission, store, backup, actors, (identity, mail, org), log)| NodeConfig {
             data_dir,
             edge,
             admission,
@@ -198,6 +200,7 @@ fn config() -> impl Strategy<Value = NodeConfig> {
             actors,
             identity,
             mail,
+            org,
             cluster: ClusterConfig { mode: ClusterMode::Embedded },
             log,
         },

@@ -14,7 +14,7 @@ mod method;
 pub mod schema;
 mod wire;
 
-pub use method::{Access, Method, Requirement, Rule, rules};
+pub use method::{Access, Method, Reach, Requirement, Rule, rules};
 pub use wire::Wire;
 
 /// The compiled `FileDescriptorSet` of this release, with comments.

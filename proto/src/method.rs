@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use prost_reflect::{MethodDescriptor, Value};
 
 pub use crate::options::v1::Access;
+pub use crate::options::v1::Reach;
 use crate::options::v1::Role;
 
 /// A method's name with the types of its request and answer.
@@ -56,6 +57,10 @@ pub struct Rule {
     pub access: Access,
     /// Who may call.
     pub requires: Requirement,
+    /// How far gone the org or project that is named may be.
+    pub reach: Reach,
+    /// Whether a role at any project of the org that is named counts, too.
+    pub within: bool,
     /// Request and answer, for checks.
     pub descriptor: MethodDescriptor,
 }
@@ -112,5 +117,7 @@ fn read(method: MethodDescriptor) -> Result<Rule, String> {
     if owner.is_empty() || (address.is_empty() && owner != "edge") {
         return Err(format!("{path} does not say which actor answers"));
     }
-    Ok(Rule { path: path.leak(), owner, address, access, requires, descriptor: method })
+    let reach = number("reach").and_then(|n| Reach::try_from(n).ok()).unwrap_or_default();
+    let within = is("within");
+    Ok(Rule { path: path.leak(), owner, address, access, requires, reach, within, descriptor: method })
 }

@@ -11,8 +11,8 @@ use canopy_actors::{
     wake_clock,
 };
 use canopy_domain::{
-    Address, Change, Code, Context, Draft, Id, Module, Modules, Order, Origin, Principal, Refusal, Span, State, Table,
-    Wire,
+    Address, Change, Code, Context, Draft, Id, Module, Modules, Order, Origin, Principal, Refusal, Settings, Span,
+    State, Table, Wire,
 };
 use canopy_proto::chat::v1::{ListMessagesRequest, ListMessagesResponse, Message, SendMessageRequest};
 use canopy_proto::methods::{chat, directory, wakes};
@@ -311,6 +311,7 @@ fn node(dir: &Path, limits: Limits, hook: Arc<dyn CommitHook>) -> Node {
         modules: modules(),
         limits,
         issuer: Arc::new(tokens),
+        settings: Settings::default(),
         passwords: PasswordHashing::new(64, 1, 1, AttemptLimits::default()).unwrap(),
         hooks: vec![hook],
     })

@@ -106,6 +106,7 @@ pub(super) async fn start(directory: &Path, idle: Duration) -> Result<Node, Load
             idle,
         },
         issuer: Arc::new(tokens.map_err(subject)?),
+        settings: canopy_domain::Settings::default(),
         passwords: PasswordHashing::new(64, 1, 1, AttemptLimits::default()).map_err(subject)?,
         hooks: Vec::new(),
     });

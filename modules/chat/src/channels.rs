@@ -54,7 +54,8 @@ fn take_slug(state: &State<'_>, draft: &mut Draft, slug: &str, channel: &str) ->
         let message = format!("the slug `{slug}` is taken in this project");
         return Err(Refusal::new(Code::AlreadyExists, message).hint("choose another one"));
     }
-    let held = Reservation { space: "channel".into(), holder: channel.to_owned(), confirmed: true, expire_time_ms: 0 };
+    let held =
+        Reservation { space: "channel".into(), holder: channel.to_owned(), confirmed: true, ..Reservation::default() };
     draft.insert(&SLUGS, key, &Wire::new(&held));
     Ok(())
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
-use crate::{Address, Id, Origin, Principal, Refusal, Role};
+use crate::{Address, Id, Origin, Principal, Refusal, Role, Settings};
 
 /// A text that is wiped when dropped and never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -165,6 +165,8 @@ pub struct Context<'a> {
     pub prepared: &'a [Prepared],
     /// Signs tokens.
     pub issuer: &'a dyn TokenIssuer,
+    /// What the server is set to.
+    pub settings: Settings,
 }
 
 impl Context<'_> {

@@ -12,6 +12,8 @@ mod page;
 mod principal;
 mod reader;
 mod refusal;
+mod search;
+mod settings;
 mod table;
 mod view;
 
@@ -25,6 +27,8 @@ pub use page::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, PageRequest};
 pub use principal::{Origin, Principal};
 pub use reader::{Order, Reader, Span, State, decode};
 pub use refusal::{Code, FieldViolation, Refusal};
+pub use search::Words;
+pub use settings::Settings;
 pub use table::{Row, Table};
 pub use view::{View, ViewWrite};
 

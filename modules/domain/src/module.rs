@@ -264,6 +264,11 @@ impl Modules {
         Self(modules.into_iter().map(|module| (module.owner, Arc::new(module))).collect())
     }
 
+    /// The kinds of actors that they make.
+    pub fn owners(&self) -> impl Iterator<Item = &'static str> {
+        self.0.keys().copied()
+    }
+
     /// The module of a kind of actor.
     pub fn get(&self, owner: &str) -> Option<&Arc<Module>> {
         self.0.get(owner)

@@ -9,6 +9,9 @@ pub const PAGE_SIZE_DEFAULT: usize = 50;
 /// Rows a page at most.
 pub const PAGE_SIZE_MAX: usize = 1000;
 
+/// Rows read at once where it is not known how many make a page.
+const ROWS_READ_MAX: usize = 1000;
+
 /// Bytes of a key in a page token at most.
 const TOKEN_KEY_BYTES_MAX: usize = 96;
 /// Bytes of a token's proof.
@@ -55,6 +58,105 @@ impl PageRequest<'_> {
             _ => String::new(),
         };
         Ok((rows, next))
+    }
+
+    /// Reads a page of those rows that are wanted, in ascending order. Looks at
+    /// `rows_max` at most: a page may hold fewer, or none, and others follow.
+    ///
+    /// # Errors
+    /// As [`PageRequest::read`], and those of `is_wanted`.
+    pub fn read_where(
+        &self,
+        reader: &dyn Reader,
+        table: u16,
+        rows_max: usize,
+        mut is_wanted: impl FnMut(&Bytes) -> Result<bool, Refusal>,
+    ) -> Result<(Vec<Bytes>, String), Refusal> {
+        let size = match usize::try_from(self.size) {
+            Ok(0) | Err(_) => PAGE_SIZE_DEFAULT,
+            Ok(size) => size.min(PAGE_SIZE_MAX),
+        };
+        let order = Order::Ascending;
+        let mut after = match self.token {
+            "" => None,
+            token => Some(self.open(reader, table, &[], order, token)?),
+        };
+        let (mut wanted, mut looked_at) = (Vec::new(), 0);
+        loop {
+            let limit = ROWS_READ_MAX.min(rows_max.saturating_sub(looked_at)).max(1);
+            let read = reader.scan(table, Span { prefix: &[], after: after.as_deref(), order, limit })?;
+            let is_end = read.len() < limit;
+            for (key, row) in read {
+                if is_wanted(&row)? {
+                    if wanted.len() == size {
+                        // This one is the next page's first.
+                        let last = after.map(|last| seal(reader, table, &[], order, &last));
+                        return Ok((wanted, last.unwrap_or_default()));
+                    }
+                    wanted.push(row);
+                }
+                looked_at += 1;
+                after = Some(key.to_vec());
+            }
+            if is_end {
+                return Ok((wanted, String::new()));
+            }
+            if looked_at >= rows_max {
+                let last = after.map(|last| seal(reader, table, &[], order, &last));
+                return Ok((wanted, last.unwrap_or_default()));
+            }
+        }
+    }
+
+    /// Reads a page of groups of rows, each with all rows whose keys start with
+    /// the same `group_bytes`: a page has as many groups as were asked for, or
+    /// fewer where their rows are more than `rows_max`, but for one whole group.
+    ///
+    /// # Errors
+    /// As [`PageRequest::read`].
+    pub fn read_groups(
+        &self,
+        reader: &dyn Reader,
+        table: u16,
+        group_bytes: usize,
+        rows_max: usize,
+    ) -> Result<(Vec<(Bytes, Bytes)>, String), Refusal> {
+        let size = match usize::try_from(self.size) {
+            Ok(0) | Err(_) => PAGE_SIZE_DEFAULT,
+            Ok(size) => size.min(PAGE_SIZE_MAX),
+        };
+        let order = Order::Ascending;
+        let mut after = match self.token {
+            "" => None,
+            token => Some(self.open(reader, table, &[], order, token)?),
+        };
+        let group = |key: &[u8]| key.get(..group_bytes).map(<[u8]>::to_vec);
+        // What came to the last page's last group since is not a group anew.
+        let mut last = after.as_deref().and_then(group);
+        let (mut rows, mut groups) = (Vec::<(Bytes, Bytes)>::new(), 0);
+        loop {
+            let span = Span { prefix: &[], after: after.as_deref(), order, limit: ROWS_READ_MAX };
+            let read = reader.scan(table, span)?;
+            let is_end = read.len() < ROWS_READ_MAX;
+            for (key, row) in read {
+                after = Some(key.to_vec());
+                if group(&key) == last && rows.is_empty() {
+                    continue;
+                }
+                if group(&key) != last {
+                    if groups == size || (groups > 0 && rows.len() >= rows_max) {
+                        let end = rows.last().map(|(key, _)| seal(reader, table, &[], order, key));
+                        return Ok((rows, end.unwrap_or_default()));
+                    }
+                    groups += 1;
+                    last = group(&key);
+                }
+                rows.push((key, row));
+            }
+            if is_end {
+                return Ok((rows, String::new()));
+            }
+        }
     }
 
     fn open(

@@ -2,14 +2,14 @@
 
 use canopy_domain::{
     Address, Code, Context, Draft, Id, Mask, Module, Name, Order, PageRequest, Prepared, Principal, Refusal, Secret,
-    State, Step, Table, Wire, decode,
+    State, Step, Table, Wire, Words, decode,
 };
 use canopy_proto::identity::v1::{Account, GetAccountRequest, RegisterRequest, UpdateAccountRequest};
 use canopy_proto::methods::{
     account_admin, account_effects, account_emails, accounts, api_keys as api_key_methods, directory, identity,
     installation_grants, invitation_checks, orgs, verification,
 };
-use canopy_proto::org::v1::{ListOrgsRequest, ListOrgsResponse, Org};
+use canopy_proto::org::v1::{ListOrgsRequest, ListOrgsResponse, Org, SearchOrgsRequest};
 use canopy_proto::system::v1::{
     CheckInvitationRequest, ClaimSysAdminRequest, ConfirmRequest, RecordMembershipRequest, RecordMembershipResponse,
     ReserveRequest,
@@ -23,6 +23,9 @@ use crate::{access, api_keys, block, email, life, password, reset, sessions, ver
 pub(crate) const ACCOUNT: Table<Account> = Table::new(1, "account", 1);
 /// Orgs that the account holds a grant in, by org id.
 pub const MEMBERSHIPS: Table<Org> = Table::new(4, "memberships", 1);
+
+/// Orgs looked through for one page.
+const SEARCHED_MAX: usize = 2_000;
 
 /// Key of a table's only row.
 pub(crate) const SELF: [u8; 1] = [0];
@@ -42,6 +45,7 @@ pub fn account() -> Module {
         .command(api_key_methods::REVOKE_API_KEY, api_keys::revoke)
         .command(account_effects::RECORD_KEY_USE, api_keys::record_use)
         .query(orgs::LIST_ORGS, list_orgs)
+        .query(orgs::SEARCH_ORGS, search_orgs)
         .command(account_effects::RECORD_SESSION, sessions::record_session)
         .command(account_effects::RECORD_MEMBERSHIP, record_membership)
         .command(account_effects::UPGRADE_VERIFIER, password::upgrade_verifier)
@@ -220,8 +224,25 @@ fn update_account(
 
 fn list_orgs(state: &State<'_>, request: ListOrgsRequest, _: &Context<'_>) -> Result<ListOrgsResponse, Refusal> {
     let page = PageRequest { size: request.page_size, token: &request.page_token };
-    let (rows, next_page_token) = page.read(state.0, MEMBERSHIPS.id, &[], Order::Ascending)?;
-    let orgs = rows.into_iter().map(|(_, row)| MEMBERSHIPS.row(row)).collect();
+    orgs_where(state, page, |org| request.show_deleted || org.delete_time_ms == 0)
+}
+
+fn search_orgs(state: &State<'_>, request: SearchOrgsRequest, _: &Context<'_>) -> Result<ListOrgsResponse, Refusal> {
+    let wanted = Words::new(&request.query);
+    let page = PageRequest { size: request.page_size, token: &request.page_token };
+    orgs_where(state, page, |org| org.delete_time_ms == 0 && wanted.are_in(&[&org.title, &org.slug]))
+}
+
+/// A page of the account's orgs that are wanted.
+fn orgs_where(
+    state: &State<'_>,
+    page: PageRequest<'_>,
+    is_wanted: impl Fn(&Org) -> bool,
+) -> Result<ListOrgsResponse, Refusal> {
+    let (rows, next_page_token) = page.read_where(state.0, MEMBERSHIPS.id, SEARCHED_MAX, |row| {
+        Ok(is_wanted(&decode(&MEMBERSHIPS.row(row.clone()))?))
+    })?;
+    let orgs = rows.into_iter().map(|row| MEMBERSHIPS.row(row)).collect();
     Ok(ListOrgsResponse { orgs, next_page_token })
 }
 

@@ -64,6 +64,7 @@ pub(crate) fn reserve(
         holder: request.backup,
         confirmed: false,
         expire_time_ms: cx.now_ms + UNCONFIRMED_MS,
+        ..Reservation::default()
     };
     draft.put(&PLACES, *id.as_bytes(), state.get(&PLACES, id.as_bytes())?.as_ref(), &Wire::new(&reservation));
     Ok(ReserveBackupResponse {})

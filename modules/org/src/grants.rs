@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use canopy_domain::{
-    Address, Code, Context, Draft, Kind, Order, PageRequest, Prepared, Refusal, Role, Span, State, Step, Table, Wire,
-    decode,
+    Address, Code, Context, Draft, Id, Kind, Order, PageRequest, Prepared, Refusal, Role, Span, State, Step, Table,
+    Wire,
 };
 use canopy_proto::identity::v1::GetAccountRequest;
 use canopy_proto::methods::{directory, identity};
@@ -15,6 +15,7 @@ use canopy_proto::system::v1::{Reservation, ResolveRequest};
 use prost::Message;
 
 use crate::org::{tell_member, the_org};
+use crate::projects;
 
 /// By id of the org or project, account id, and role (one byte).
 pub const GRANTS: Table<Grant> = Table::new(2, "grants", 1);
@@ -33,10 +34,53 @@ pub(crate) fn key(grant: &Grant) -> Result<Vec<u8>, Refusal> {
     Ok(key)
 }
 
-/// Everybody who holds a grant in this org.
-pub(crate) fn accounts(state: &State<'_>) -> Result<BTreeSet<String>, Refusal> {
-    let all = Span { prefix: &[], after: None, order: Order::Ascending, limit: GRANTS_MAX };
-    state.scan(&GRANTS, all)?.iter().map(|(_, row)| Ok(decode(row)?.account)).collect()
+/// The account and the role that a grant's key tells of.
+fn holder(key: &[u8]) -> Option<(Id, u8)> {
+    let (account, role) = key.get(16..)?.split_first_chunk::<16>()?;
+    Some((Id::from_bytes(*account), *role.first()?))
+}
+
+fn all(prefix: &[u8]) -> Span<'_> {
+    Span { prefix, after: None, order: Order::Ascending, limit: GRANTS_MAX }
+}
+
+/// Everybody who belongs to this org: by a grant on it, or on a project that
+/// was not deleted.
+pub(crate) fn belonging(state: &State<'_>) -> Result<BTreeSet<String>, Refusal> {
+    belonging_without(state, &[])
+}
+
+/// The same, were it not for grants on one project.
+pub(crate) fn belonging_apart_from(state: &State<'_>, project: &Id) -> Result<BTreeSet<String>, Refusal> {
+    belonging_without(state, project.as_bytes())
+}
+
+/// The same, were it not for grants whose keys start so.
+fn belonging_without(state: &State<'_>, gone: &[u8]) -> Result<BTreeSet<String>, Refusal> {
+    let deleted = projects::deleted(state)?;
+    let is_gone = |key: &[u8]| !gone.is_empty() && key.starts_with(gone);
+    let here = |key: &[u8]| !is_gone(key) && !key.get(..16).is_some_and(|on| deleted.contains(on));
+    let rows = state.scan(&GRANTS, all(&[]))?;
+    let held = rows.iter().filter(|(key, _)| here(key)).filter_map(|(key, _)| holder(key));
+    Ok(held.map(|(account, _)| Address::account(account).to_string()).collect())
+}
+
+/// Those who run this org.
+pub(crate) fn org_admins(state: &State<'_>, cx: &Context<'_>) -> Result<BTreeSet<String>, Refusal> {
+    let org = cx.address.id().ok_or_else(|| Refusal::new(Code::Internal, "an org's address holds no id"))?;
+    let rows = state.scan(&GRANTS, all(org.as_bytes()))?;
+    let held = rows.iter().filter_map(|(key, _)| holder(key));
+    let admins = held.filter(|(_, role)| i32::from(*role) == Role::OrgAdmin as i32);
+    Ok(admins.map(|(account, _)| Address::account(account).to_string()).collect())
+}
+
+/// That somebody else runs this org.
+pub(crate) fn check_not_last(state: &State<'_>, cx: &Context<'_>, account: &str) -> Result<(), Refusal> {
+    if org_admins(state, cx)?.iter().any(|admin| admin != account) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::FailedPrecondition, "this is the org's last org-admin")
+        .hint("grant ROLE_ORG_ADMIN to somebody else first"))
 }
 
 fn sent(grant: Option<&Wire<Grant>>) -> Result<Grant, Refusal> {
@@ -46,7 +90,7 @@ fn sent(grant: Option<&Wire<Grant>>) -> Result<Grant, Refusal> {
 
 /// The person named by `account/<id>` or `account/<e-mail>`: found in the
 /// directory, then seen to exist.
-fn find_account(named: &str, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
+pub(crate) fn find_account(field: &str, named: &str, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
     let ask = |target: Address| {
         let request = GetAccountRequest { name: target.to_string() }.encode_to_vec().into();
         Ok(Some(Step::Ask { target, method: identity::GET_ACCOUNT.path, request }))
@@ -63,9 +107,9 @@ fn find_account(named: &str, cx: &Context<'_>) -> Result<Option<Step>, Refusal> 
         }
         (Some(_), [Prepared::Answer(answer)]) => {
             let holder = Reservation::decode(answer.clone()?).unwrap_or_default().holder;
-            ask(account_address(&holder)?)
+            ask(account_address(field, &holder)?)
         }
-        (None, []) => ask(account_address(named)?),
+        (None, []) => ask(account_address(field, named)?),
         _ => match cx.prepared.last() {
             Some(Prepared::Answer(Err(refusal))) => Err(refusal.clone()),
             _ => Ok(None),
@@ -73,14 +117,14 @@ fn find_account(named: &str, cx: &Context<'_>) -> Result<Option<Step>, Refusal> 
     }
 }
 
-fn account_address(name: &str) -> Result<Address, Refusal> {
-    let wrong = || Refusal::invalid("grant.account", format!("`{name}` names no account"));
+fn account_address(field: &str, name: &str) -> Result<Address, Refusal> {
+    let wrong = || Refusal::invalid(field, format!("`{name}` names no account"));
     let address = Address::parse(name).map_err(|_| wrong())?;
     if address.kind() == Some(Kind::Account) && address.id().is_some() { Ok(address) } else { Err(wrong()) }
 }
 
 /// The account that the steps found.
-fn found_account(cx: &Context<'_>) -> Result<String, Refusal> {
+pub(crate) fn found_account(cx: &Context<'_>) -> Result<String, Refusal> {
     match cx.prepared.last() {
         Some(Prepared::Answer(Ok(account))) => {
             let account = canopy_proto::identity::v1::Account::decode(account.clone());
@@ -91,7 +135,7 @@ fn found_account(cx: &Context<'_>) -> Result<String, Refusal> {
 }
 
 pub(crate) fn prepare(_: &State<'_>, request: &GrantRoleRequest, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
-    find_account(&sent(request.grant.as_ref())?.account, cx)
+    find_account("grant.account", &sent(request.grant.as_ref())?.account, cx)
 }
 
 pub(crate) fn prepare_revoke(
@@ -99,7 +143,7 @@ pub(crate) fn prepare_revoke(
     request: &RevokeRoleRequest,
     cx: &Context<'_>,
 ) -> Result<Option<Step>, Refusal> {
-    find_account(&sent(request.grant.as_ref())?.account, cx)
+    find_account("grant.account", &sent(request.grant.as_ref())?.account, cx)
 }
 
 /// Nobody hands out, or takes away, more than they hold; and a role fits where
@@ -160,14 +204,10 @@ pub(crate) fn revoke(
     let row = state
         .get(&GRANTS, &key)?
         .ok_or_else(|| Refusal::new(Code::NotFound, "there is no such grant").hint("see `canopy org list-grants`"))?;
-    let all = Span { prefix: &[], after: None, order: Order::Ascending, limit: GRANTS_MAX };
-    let grants = state.scan(&GRANTS, all)?;
-    let others = || grants.iter().filter(|(other, _)| other[..] != key[..]).map(|(_, row)| decode(row));
-    if role == Role::OrgAdmin && !others().any(|g| g.is_ok_and(|g| g.role == i32::from(Role::OrgAdmin))) {
-        return Err(Refusal::new(Code::FailedPrecondition, "this is the org's last org-admin")
-            .hint("grant ROLE_ORG_ADMIN to somebody else first"));
+    if role == Role::OrgAdmin {
+        check_not_last(state, cx, &grant.account)?;
     }
-    let stays = others().any(|g| g.is_ok_and(|g| g.account == grant.account));
+    let stays = belonging_without(state, &key)?.contains(&grant.account);
     draft.delete(&GRANTS, key, &row);
     tell_member(draft, &grant.account, &org, stays)?;
     draft.settle();

@@ -7,11 +7,13 @@ use canopy_proto::methods::{
     account_effects, backups as backup_methods, directory, invitation_checks, invitations as invitation_methods,
     org_effects, orgs, projects as project_methods,
 };
-use canopy_proto::org::v1::{CreateOrgRequest, DeleteOrgRequest, GetOrgRequest, Grant, Org, UpdateOrgRequest};
-use canopy_proto::system::v1::{ConfirmRequest, RecordMembershipRequest, ReleaseRequest, ReserveRequest};
+use canopy_proto::org::v1::{CreateOrgRequest, GetOrgRequest, Grant, Org, UpdateOrgRequest};
+use canopy_proto::system::v1::{
+    ConfirmRequest, RecordMembershipRequest, ReleaseRequest, ReserveRequest, RetireRequest,
+};
 use prost::Message;
 
-use crate::{backups, grants, invitations, projects};
+use crate::{access, backups, grants, invitations, members, org_end, projects, slugs};
 
 /// The one row, under [`SELF`].
 pub const ORG: Table<Org> = Table::new(1, "org", 1);
@@ -22,10 +24,15 @@ pub(crate) const SELF: [u8; 1] = [0];
 /// The module of `org/<id>`.
 pub fn org() -> Module {
     Module::new("org")
+        .view(members::GRANTS_BY_ACCOUNT)
         .prepared_command(orgs::CREATE_ORG, prepare_create, create)
         .query(orgs::GET_ORG, get)
         .prepared_command(orgs::UPDATE_ORG, prepare_update, update)
-        .command(orgs::DELETE_ORG, delete)
+        .command(orgs::ARCHIVE_ORG, org_end::archive)
+        .command(orgs::UNARCHIVE_ORG, org_end::unarchive)
+        .command(orgs::DELETE_ORG, org_end::delete)
+        .command(orgs::UNDELETE_ORG, org_end::undelete)
+        .command(orgs::PURGE_ORG, org_end::purge)
         .prepared_command(orgs::GRANT_ROLE, grants::prepare, grants::grant)
         .prepared_command(orgs::REVOKE_ROLE, grants::prepare_revoke, grants::revoke)
         .query(orgs::LIST_GRANTS, grants::list)
@@ -35,20 +42,32 @@ pub fn org() -> Module {
         .query(invitation_methods::GET_INVITATION, invitations::get)
         .prepared_command(invitation_methods::ACCEPT_INVITATION, invitations::prepare_accept, invitations::accept)
         .query(invitation_checks::CHECK_INVITATION, invitations::check)
+        .query(orgs::LIST_MEMBERS, members::list)
+        .command(orgs::LEAVE_ORG, members::leave)
+        .prepared_command(orgs::TRANSFER_OWNERSHIP, members::prepare_transfer, members::transfer)
+        .query(orgs::EXPLAIN_ACCESS, access::explain)
         .query(project_methods::LIST_PROJECTS, projects::list)
+        .query(project_methods::SEARCH_PROJECTS, projects::search)
         .command(org_effects::RESERVE_PROJECT, projects::reserve)
         .command(org_effects::RECORD_PROJECT, projects::record)
         .query(backup_methods::LIST_BACKUPS, backups::list)
         .command(org_effects::RESERVE_BACKUP, backups::reserve)
         .command(org_effects::RECORD_BACKUP, backups::record)
+        .on_wake(org_end::woken)
+}
+
+/// The org, deleted or not.
+pub(crate) fn stored_org(state: &State<'_>, cx: &Context<'_>) -> Result<Wire<Org>, Refusal> {
+    state.get(&ORG, &SELF)?.ok_or_else(|| Refusal::not_found(cx.address.as_str()))
 }
 
 /// The living org.
 pub(crate) fn the_org(state: &State<'_>, cx: &Context<'_>) -> Result<Wire<Org>, Refusal> {
-    let row = state.get(&ORG, &SELF)?.ok_or_else(|| Refusal::not_found(cx.address.as_str()))?;
+    let row = stored_org(state, cx)?;
     match decode(&row)?.delete_time_ms {
         0 => Ok(row),
-        _ => Err(Refusal::not_found(cx.address.as_str())),
+        _ => Err(Refusal::new(Code::FailedPrecondition, "the org was deleted")
+            .hint("undelete it with `canopy org undelete-org`, as long as it is not purged")),
     }
 }
 
@@ -76,7 +95,19 @@ fn confirm_slug(cx: &Context<'_>, draft: &mut Draft, slug: &str) {
     draft.effect(Address::system("directory"), directory::CONFIRM, &confirm);
 }
 
-fn release_slug(cx: &Context<'_>, draft: &mut Draft, slug: &str) {
+/// The slug leads on to this org for a while.
+fn retire_slug(cx: &Context<'_>, draft: &mut Draft, slug: &str) {
+    let retire = RetireRequest {
+        space: "org".into(),
+        key: slug.to_owned(),
+        holder: cx.address.to_string(),
+        expire_time_ms: cx.now_ms.saturating_add(slugs::FORMER_SLUG_MS),
+        request_id: String::new(),
+    };
+    draft.effect(Address::system("directory"), directory::RETIRE, &retire);
+}
+
+pub(crate) fn release_slug(cx: &Context<'_>, draft: &mut Draft, slug: &str) {
     let release = ReleaseRequest {
         space: "org".into(),
         key: slug.to_owned(),
@@ -96,6 +127,25 @@ pub(crate) fn tell_member(draft: &mut Draft, account: &str, org: &Wire<Org>, mem
         request_id: String::new(),
     };
     draft.effect(target, account_effects::RECORD_MEMBERSHIP, &record);
+    Ok(())
+}
+
+/// Tells everybody who belongs to this org how it is now. One that was deleted
+/// is there for its org-admins alone.
+pub(crate) fn tell_members(
+    state: &State<'_>,
+    cx: &Context<'_>,
+    draft: &mut Draft,
+    org: &Wire<Org>,
+) -> Result<(), Refusal> {
+    let admins = match decode(org)?.delete_time_ms {
+        0 => None,
+        _ => Some(grants::org_admins(state, cx)?),
+    };
+    for account in grants::belonging(state)? {
+        let member = admins.as_ref().is_none_or(|admins| admins.contains(&account));
+        tell_member(draft, &account, org, member)?;
+    }
     Ok(())
 }
 
@@ -129,8 +179,8 @@ fn create(
         title: wanted.title,
         create_time_ms: cx.now_ms,
         update_time_ms: cx.now_ms,
-        delete_time_ms: 0,
         etag: cx.etag(),
+        ..Org::default()
     };
     let row = request.org.unwrap_or_default().with(&org);
     draft.insert(&ORG, SELF, &row);
@@ -150,10 +200,19 @@ fn create(
 
 fn get(state: &State<'_>, request: GetOrgRequest, cx: &Context<'_>) -> Result<Wire<Org>, Refusal> {
     let [] = cx.address.held("name", &request.name, [])?;
-    the_org(state, cx)
+    stored_org(state, cx)
 }
 
-const FIXED: [&str; 5] = ["name", "create_time_ms", "update_time_ms", "delete_time_ms", "etag"];
+const FIXED: [&str; 8] = [
+    "name",
+    "create_time_ms",
+    "update_time_ms",
+    "delete_time_ms",
+    "etag",
+    "purge_time_ms",
+    "archive_time_ms",
+    "former_slugs",
+];
 
 /// What an update says, where nothing but a slug that is taken stands against
 /// it. Asked before the slug is reserved, so that a refused update holds none.
@@ -209,40 +268,17 @@ fn update(
     }
     if let Some(slug) = slug {
         confirm_slug(cx, draft, &slug);
-        release_slug(cx, draft, &org.slug);
+        retire_slug(cx, draft, &org.slug);
+        let gone = slugs::rename(&mut org.former_slugs, &org.slug, &slug, cx.now_ms);
+        gone.iter().for_each(|gone| release_slug(cx, draft, gone));
         org.slug = slug;
+        draft.wake_at_ms(org_end::next_wake_ms(&org));
     }
     org.update_time_ms = cx.now_ms;
     org.etag = cx.etag();
     let after = before.updated(&org, request.org.as_ref().filter(|_| mask.takes_unknown()));
     draft.put(&ORG, SELF, Some(&before), &after);
-    for account in grants::accounts(state)? {
-        tell_member(draft, &account, &after, true)?;
-    }
-    draft.settle();
-    Ok(after)
-}
-
-fn delete(
-    state: &State<'_>,
-    request: DeleteOrgRequest,
-    cx: &Context<'_>,
-    draft: &mut Draft,
-) -> Result<Wire<Org>, Refusal> {
-    let [] = cx.address.held("name", &request.name, [])?;
-    let before = the_org(state, cx)?;
-    let mut org = decode(&before)?;
-    if !request.etag.is_empty() && request.etag != org.etag {
-        return Err(Refusal::stale_etag());
-    }
-    org.delete_time_ms = cx.now_ms;
-    org.etag = cx.etag();
-    let after = before.updated(&org, None);
-    draft.put(&ORG, SELF, Some(&before), &after);
-    release_slug(cx, draft, &org.slug);
-    for account in grants::accounts(state)? {
-        tell_member(draft, &account, &after, false)?;
-    }
+    tell_members(state, cx, draft, &after)?;
     draft.settle();
     Ok(after)
 }

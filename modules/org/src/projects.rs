@@ -3,11 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
 use canopy_domain::{
-    Address, Code, Context, Draft, Id, Order, PageRequest, Refusal, Role, Span, State, Table, Wire, decode,
+    Address, Code, Context, Draft, Id, Order, PageRequest, Refusal, Role, Span, State, Table, Wire, Words, decode,
 };
-use canopy_proto::org::v1::{Grant, ListProjectsRequest, ListProjectsResponse, Project};
+use canopy_proto::org::v1::{Grant, ListProjectsRequest, ListProjectsResponse, Project, SearchProjectsRequest};
 use canopy_proto::system::v1::{
     RecordProjectRequest, RecordProjectResponse, Reservation, ReserveProjectRequest, ReserveProjectResponse,
 };
@@ -23,16 +22,25 @@ const SLUGS: Table<Reservation> = Table::new(4, "project_slugs", 1);
 /// As long as the directory's.
 const UNCONFIRMED_MS: i64 = 600_000;
 
+/// Projects looked through for one page.
+const SEARCHED_MAX: usize = 2_000;
+
+/// Projects looked through at once.
+const PROJECTS_MAX: usize = 100_000;
+
 /// Grants on one project, removed with it at once.
 const GRANTS_MAX: usize = 100_000;
 
-/// The id of the project that a slug names.
+/// The id of the project that a slug names, or named until a while ago.
 ///
 /// # Errors
 /// The store failed.
-pub fn project_by_slug(state: &State<'_>, slug: &str) -> Result<Option<Id>, Refusal> {
-    let held = state.read(&SLUGS, &state.digest(slug))?.filter(|held| held.confirmed);
-    Ok(held.and_then(|held| Address::parse(&held.holder).ok()).and_then(|address| address.id()))
+pub fn project_by_slug(state: &State<'_>, slug: &str, now_ms: i64) -> Result<Option<Id>, Refusal> {
+    let Some(held) = state.read(&SLUGS, &state.digest(slug))? else { return Ok(None) };
+    let leads_on = !held.confirmed && held.former_expire_time_ms > now_ms;
+    let holder = if leads_on { held.former_holder } else { held.holder };
+    let holder = (held.confirmed || leads_on).then_some(holder);
+    Ok(holder.and_then(|holder| Address::parse(&holder).ok()).and_then(|address| address.id()))
 }
 
 pub(crate) fn reserve(
@@ -54,11 +62,15 @@ pub(crate) fn reserve(
             return Ok(ReserveProjectResponse {});
         }
     }
+    let former = state.read(&SLUGS, &key)?.unwrap_or_default();
     let reservation = Reservation {
         space: "project".into(),
         holder: request.project,
         confirmed: false,
         expire_time_ms: cx.now_ms + UNCONFIRMED_MS,
+        // Until it is confirmed, it leads where it did.
+        former_holder: former.former_holder,
+        former_expire_time_ms: former.former_expire_time_ms,
     };
     draft.put(&SLUGS, key, before.as_ref(), &Wire::new(&reservation));
     Ok(ReserveProjectResponse {})
@@ -78,34 +90,28 @@ pub(crate) fn record(
         return Err(Refusal::new(Code::PermissionDenied, "only a project of this org speaks of itself"));
     }
     let before = state.get(&PROJECTS, id.as_bytes())?;
-    let slug_key = state.digest(&project.slug);
-    let slug_before = state.get(&SLUGS, &slug_key)?;
     // The project's answer waits for the org's, and so for its members.
     draft.settle();
-    if project.delete_time_ms > 0 {
+    if request.purged {
         if let Some(before) = &before {
             draft.delete(&PROJECTS, *id.as_bytes(), before);
         }
-        if let Some(held) = &slug_before
-            && decode(held)?.holder == project.name
-        {
-            draft.delete(&SLUGS, slug_key, held);
+        for slug in [&project.slug].into_iter().chain(project.former_slugs.iter().map(|former| &former.slug)) {
+            release(state, draft, slug, &project.name)?;
         }
-        let span = Span { prefix: id.as_bytes(), after: None, order: Order::Ascending, limit: GRANTS_MAX };
-        let gone = state.scan(&GRANTS, span)?;
-        if !gone.is_empty() {
-            tell_who_leaves(state, cx, &gone, draft)?;
-        }
-        for (key, grant) in &gone {
+        for (key, grant) in &state.scan(&GRANTS, on(&id))? {
             draft.delete(&GRANTS, key.to_vec(), grant);
         }
         return Ok(RecordProjectResponse {});
     }
+    let known = before.as_ref().map(decode).transpose()?;
+    record_slugs(state, draft, known.as_ref(), &project)?;
+    let was_deleted = known.is_some_and(|known| known.delete_time_ms > 0);
+    if was_deleted != (project.delete_time_ms > 0) {
+        tell_holders(state, cx, &id, was_deleted, draft)?;
+    }
     draft.put(&PROJECTS, *id.as_bytes(), before.as_ref(), &row);
     if before.is_none() {
-        let held =
-            Reservation { space: "project".into(), holder: project.name.clone(), confirmed: true, expire_time_ms: 0 };
-        draft.put(&SLUGS, slug_key, slug_before.as_ref(), &Wire::new(&held));
         let grant = Grant {
             account: request.creator.clone(),
             on: project.name,
@@ -125,24 +131,100 @@ pub(crate) fn record(
     Ok(RecordProjectResponse {})
 }
 
-/// Tells those whose grants go, and who hold no other here, that they no
-/// longer belong to the org.
-fn tell_who_leaves(
+/// Gives a slug back that a project holds, or held.
+fn release(state: &State<'_>, draft: &mut Draft, slug: &str, holder: &str) -> Result<(), Refusal> {
+    let key = state.digest(slug);
+    let Some(before) = state.get(&SLUGS, &key)? else { return Ok(()) };
+    let held = decode(&before)?;
+    if held.holder == holder || held.holder.is_empty() && held.former_holder == holder {
+        draft.delete(&SLUGS, key, &before);
+    } else if held.former_holder == holder {
+        let after = Reservation { former_holder: String::new(), former_expire_time_ms: 0, ..held };
+        draft.put(&SLUGS, key, Some(&before), &Wire::new(&after));
+    }
+    Ok(())
+}
+
+/// Takes over which slugs a project has now: the one that it holds, and those
+/// that lead on to it.
+fn record_slugs(
+    state: &State<'_>,
+    draft: &mut Draft,
+    known: Option<&Project>,
+    project: &Project,
+) -> Result<(), Refusal> {
+    if known.is_some_and(|known| known.slug == project.slug && known.former_slugs == project.former_slugs) {
+        return Ok(());
+    }
+    let put = |draft: &mut Draft, slug: &str, held: Reservation| -> Result<(), Refusal> {
+        let key = state.digest(slug);
+        draft.put(&SLUGS, key, state.get(&SLUGS, &key)?.as_ref(), &Wire::new(&held));
+        Ok(())
+    };
+    let space = || "project".to_owned();
+    if known.is_none_or(|known| known.slug != project.slug) {
+        let held =
+            Reservation { space: space(), holder: project.name.clone(), confirmed: true, ..Reservation::default() };
+        put(draft, &project.slug, held)?;
+    }
+    let Some(known) = known else { return Ok(()) };
+    let is_former = |slug: &str| project.former_slugs.iter().find(|former| former.slug == slug);
+    if known.slug != project.slug
+        && let Some(former) = is_former(&known.slug)
+    {
+        let held = Reservation {
+            space: space(),
+            former_holder: project.name.clone(),
+            former_expire_time_ms: former.expire_time_ms,
+            ..Reservation::default()
+        };
+        put(draft, &known.slug, held)?;
+    }
+    for gone in known.former_slugs.iter().filter(|gone| gone.slug != project.slug && is_former(&gone.slug).is_none()) {
+        release(state, draft, &gone.slug, &project.name)?;
+    }
+    Ok(())
+}
+
+/// Grants on one project.
+fn on(id: &Id) -> Span<'_> {
+    Span { prefix: id.as_bytes(), after: None, order: Order::Ascending, limit: GRANTS_MAX }
+}
+
+/// Projects that were deleted and are not purged yet, by the bytes of their
+/// ids.
+pub(crate) fn deleted(state: &State<'_>) -> Result<BTreeSet<Vec<u8>>, Refusal> {
+    let all = Span { prefix: &[], after: None, order: Order::Ascending, limit: PROJECTS_MAX };
+    let mut deleted = BTreeSet::new();
+    for (key, row) in state.scan(&PROJECTS, all)? {
+        if decode(&row)?.delete_time_ms > 0 {
+            deleted.insert(key.to_vec());
+        }
+    }
+    Ok(deleted)
+}
+
+/// Tells those who hold a role on a project, and none elsewhere in the org,
+/// that they belong to it again, or no longer.
+fn tell_holders(
     state: &State<'_>,
     cx: &Context<'_>,
-    gone: &[(Bytes, Wire<Grant>)],
+    project: &Id,
+    back: bool,
     draft: &mut Draft,
 ) -> Result<(), Refusal> {
     let Ok(org) = the_org(state, cx) else { return Ok(()) };
-    let keys: BTreeSet<_> = gone.iter().map(|(key, _)| key).collect();
-    let all = Span { prefix: &[], after: None, order: Order::Ascending, limit: grants::GRANTS_MAX };
-    let mut leaving: BTreeSet<String> =
-        gone.iter().map(|(_, row)| Ok(decode(row)?.account)).collect::<Result<_, Refusal>>()?;
-    for (_, row) in state.scan(&GRANTS, all)?.iter().filter(|(key, _)| !keys.contains(key)) {
-        leaving.remove(&decode(row)?.account);
+    let rows = state.scan(&GRANTS, on(project))?;
+    let holders: BTreeSet<String> =
+        rows.iter().map(|(_, row)| Ok(decode(row)?.account)).collect::<Result<_, Refusal>>()?;
+    if holders.is_empty() {
+        return Ok(());
     }
-    for account in leaving {
-        tell_member(draft, &account, &org, false)?;
+    // As it was before: without this project where it was deleted, with it
+    // where it lived.
+    let elsewhere = grants::belonging_apart_from(state, project)?;
+    for account in holders.difference(&elsewhere) {
+        tell_member(draft, account, &org, back)?;
     }
     Ok(())
 }
@@ -154,8 +236,29 @@ pub(crate) fn list(
 ) -> Result<ListProjectsResponse, Refusal> {
     let [] = cx.address.held("parent", &request.parent, [])?;
     the_org(state, cx)?;
+    let with_deleted = request.show_deleted && cx.holds(Role::OrgAdmin);
     let page = PageRequest { size: request.page_size, token: &request.page_token };
-    let (rows, next_page_token) = page.read(state.0, PROJECTS.id, &[], Order::Ascending)?;
-    let projects = rows.into_iter().map(|(_, row)| PROJECTS.row(row)).collect();
+    let (rows, next_page_token) = page.read_where(state.0, PROJECTS.id, SEARCHED_MAX, |row| {
+        Ok(with_deleted || decode(&PROJECTS.row(row.clone()))?.delete_time_ms == 0)
+    })?;
+    let projects = rows.into_iter().map(|row| PROJECTS.row(row)).collect();
+    Ok(ListProjectsResponse { projects, next_page_token })
+}
+
+pub(crate) fn search(
+    state: &State<'_>,
+    request: SearchProjectsRequest,
+    cx: &Context<'_>,
+) -> Result<ListProjectsResponse, Refusal> {
+    let [] = cx.address.held("parent", &request.parent, [])?;
+    the_org(state, cx)?;
+    let wanted = Words::new(&request.query);
+    let page = PageRequest { size: request.page_size, token: &request.page_token };
+    let (rows, next_page_token) = page.read_where(state.0, PROJECTS.id, SEARCHED_MAX, |row| {
+        let project = decode(&PROJECTS.row(row.clone()))?;
+        let texts = [project.title.as_str(), &project.slug, &project.description];
+        Ok(project.delete_time_ms == 0 && wanted.are_in(&texts))
+    })?;
+    let projects = rows.into_iter().map(|row| PROJECTS.row(row)).collect();
     Ok(ListProjectsResponse { projects, next_page_token })
 }

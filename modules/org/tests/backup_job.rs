@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use canopy_domain::{
-    Address, Code, Context, Draft, Id, Module, Order, Origin, Prepared, Principal, Reader, Refusal, Span, TokenClaims,
-    TokenIssuer,
+    Address, Code, Context, Draft, Id, Module, Order, Origin, Prepared, Principal, Reader, Refusal, Settings, Span,
+    TokenClaims, TokenIssuer,
 };
 use canopy_proto::methods::{backup_effects, backups};
 use canopy_proto::ops::v1::{Backup, BackupState, CreateBackupRequest, DeleteBackupRequest, GetBackupRequest};
@@ -111,6 +111,7 @@ impl Job {
             seq: 1,
             prepared: &prepared,
             issuer: &NoTokens,
+            settings: Settings::default(),
         };
         let mut draft = Draft::default();
         let answer = decide(&self.module, &self.rows, &cx, &mut draft)?;

@@ -1,12 +1,13 @@
 //! Names that must be unique over partitions: reserved before the holder
 //! commits, confirmed by an effect of that commit, released when given up. A
-//! reservation whose holder never committed lapses.
+//! reservation whose holder never committed lapses. After a rename, the old name
+//! leads on for a while, as long as nobody else reserves and confirms it.
 
-use canopy_domain::{Address, Code, Context, Draft, Module, Refusal, State, Table, Wire};
+use canopy_domain::{Address, Code, Context, Draft, Module, Refusal, State, Table, Wire, decode};
 use canopy_proto::methods::{account_emails, directory as methods, email_claims};
 use canopy_proto::system::v1::{
     ClaimEmailRequest, ClaimEmailResponse, ConfirmRequest, ReleaseRequest, ReleaseResponse, Reservation,
-    ReserveRequest, ResolveRequest, SettleEmailRequest,
+    ReserveRequest, ResolveRequest, RetireRequest, RetireResponse, SettleEmailRequest,
 };
 
 /// How long a reservation waits for its confirmation. Longer than any deadline
@@ -22,6 +23,7 @@ pub fn directory() -> Module {
         .command(methods::RESERVE, reserve)
         .command(methods::CONFIRM, confirm)
         .command(methods::RELEASE, release)
+        .command(methods::RETIRE, retire)
         .query(methods::RESOLVE, resolve)
         .command(email_claims::CLAIM_EMAIL, claim_email)
 }
@@ -51,11 +53,15 @@ fn reserve(
             return Ok(held);
         }
     }
+    let former = state.read(&RESERVATIONS, &key)?.unwrap_or_default();
     let reservation = Reservation {
         space: request.space,
         holder: request.holder,
         confirmed: false,
         expire_time_ms: cx.now_ms + UNCONFIRMED_MS,
+        // Until it is confirmed, it leads where it did.
+        former_holder: former.former_holder,
+        former_expire_time_ms: former.former_expire_time_ms,
     };
     draft.put(&RESERVATIONS, key, before.as_ref(), &Wire::new(&reservation));
     Ok(reservation)
@@ -76,7 +82,7 @@ fn confirm(
         Some(held) if held.confirmed => Ok(held),
         _ => {
             let confirmed =
-                Reservation { space: request.space, holder: request.holder, confirmed: true, expire_time_ms: 0 };
+                Reservation { space: request.space, holder: request.holder, confirmed: true, ..Reservation::default() };
             draft.put(&RESERVATIONS, key, before.as_ref(), &Wire::new(&confirmed));
             Ok(confirmed)
         }
@@ -90,17 +96,49 @@ fn release(
     draft: &mut Draft,
 ) -> Result<ReleaseResponse, Refusal> {
     let key = key(state, &request.space, &request.key);
-    if let Some(before) = state.get(&RESERVATIONS, &key)?
-        && state.read(&RESERVATIONS, &key)?.is_some_and(|held| held.holder == request.holder)
-    {
+    let Some(before) = state.get(&RESERVATIONS, &key)? else { return Ok(ReleaseResponse {}) };
+    let held = decode(&before)?;
+    if held.holder == request.holder || held.holder.is_empty() && held.former_holder == request.holder {
         draft.delete(&RESERVATIONS, key, &before);
+    } else if held.former_holder == request.holder {
+        let after = Reservation { former_holder: String::new(), former_expire_time_ms: 0, ..held };
+        draft.put(&RESERVATIONS, key, Some(&before), &Wire::new(&after));
     }
     Ok(ReleaseResponse {})
 }
 
-fn resolve(state: &State<'_>, request: ResolveRequest, _: &Context<'_>) -> Result<Reservation, Refusal> {
+fn retire(
+    state: &State<'_>,
+    request: RetireRequest,
+    _: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<RetireResponse, Refusal> {
     let key = key(state, &request.space, &request.key);
-    state.read(&RESERVATIONS, &key)?.filter(|held| held.confirmed).ok_or_else(|| Refusal::not_found(&request.key))
+    if let Some(before) = state.get(&RESERVATIONS, &key)?
+        && decode(&before)?.holder == request.holder
+    {
+        // Nobody holds it, and whoever wants it may.
+        let after = Reservation {
+            space: request.space,
+            former_holder: request.holder,
+            former_expire_time_ms: request.expire_time_ms,
+            ..Reservation::default()
+        };
+        draft.put(&RESERVATIONS, key, Some(&before), &Wire::new(&after));
+    }
+    Ok(RetireResponse {})
+}
+
+fn resolve(state: &State<'_>, request: ResolveRequest, cx: &Context<'_>) -> Result<Reservation, Refusal> {
+    let key = key(state, &request.space, &request.key);
+    let held = state.read(&RESERVATIONS, &key)?.ok_or_else(|| Refusal::not_found(&request.key))?;
+    if held.confirmed {
+        Ok(held)
+    } else if held.former_expire_time_ms > cx.now_ms {
+        Ok(Reservation { holder: held.former_holder.clone(), ..held })
+    } else {
+        Err(Refusal::not_found(&request.key))
+    }
 }
 
 /// Takes an address for an account that has committed already, where it is
@@ -119,8 +157,12 @@ fn claim_email(
         |held: &Reservation| held.holder == request.account || (!held.confirmed && held.expire_time_ms <= cx.now_ms);
     let granted = held.as_ref().is_none_or(is_free);
     if granted {
-        let reservation =
-            Reservation { space: "email".into(), holder: request.account.clone(), confirmed: true, expire_time_ms: 0 };
+        let reservation = Reservation {
+            space: "email".into(),
+            holder: request.account.clone(),
+            confirmed: true,
+            ..Reservation::default()
+        };
         draft.put(&RESERVATIONS, key, before.as_ref(), &Wire::new(&reservation));
     }
     let settle =

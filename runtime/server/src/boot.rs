@@ -9,11 +9,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use canopy_actors::{
-    AttemptLimits, Backups, CommitHook, Limits, Mails, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens,
+    AttemptLimits, Backups, CommitHook, Limits, Mails, Node, NodeParts, PasswordHashing, Purges, SignUpPolicy, Tokens,
     random_bytes, sweeper, wake_clock,
 };
 use canopy_config::{MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
-use canopy_domain::{Modules, Policy, Refusal, Secret};
+use canopy_domain::{Modules, Policy, Refusal, Secret, Settings};
 use canopy_store::{Store, StoreError, StoreOptions, Unlock};
 use canopy_supervision::{ChildSpec, StartError, Strategy, Supervisor, SupervisorSpec};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -100,6 +100,7 @@ pub fn modules() -> Modules {
         canopy_system::wakes(),
         canopy_system::installation(),
         canopy_system::mail(),
+        canopy_system::purges(),
         canopy_identity::account(),
         canopy_identity::session(),
         canopy_org::org(),
@@ -152,8 +153,13 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
     let grants = Arc::new(Grants::default());
     let callers = Arc::new(Callers::new(Arc::clone(&tokens)));
     let backups = Backups::new(config.backup_dir());
-    let mut hooks: Vec<Arc<dyn CommitHook>> =
-        vec![Arc::clone(&grants) as _, Arc::clone(&callers) as _, Arc::new(backups.clone()) as _];
+    let purges = Purges::new(config.backup_dir());
+    let mut hooks: Vec<Arc<dyn CommitHook>> = vec![
+        Arc::clone(&grants) as _,
+        Arc::clone(&callers) as _,
+        Arc::new(backups.clone()) as _,
+        Arc::new(purges.clone()) as _,
+    ];
     hooks.extend(mails.clone().map(|mails| Arc::new(mails) as Arc<dyn CommitHook>));
     let hashing = &config.identity;
     let node = Node::new(NodeParts {
@@ -161,6 +167,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
         modules: modules(),
         limits: limits(config),
         issuer: Arc::clone(&tokens) as _,
+        settings: settings(config),
         passwords: PasswordHashing::new(
             hashing.argon2_memory_kib,
             hashing.argon2_passes,
@@ -208,7 +215,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
     let address = BoundAddress::default();
     let front = front(edge, config, metrics).await;
     let port = port(listener_options(config, security), front, Arc::clone(&address));
-    let mut workers = vec![backups.worker(node.clone())];
+    let mut workers = vec![purges.worker(node.clone()), backups.worker(node.clone())];
     workers.extend(mails.map(|mails| mails.worker(node.clone())));
     let tree = tree(&node, config, port, workers);
     drop(observed.set(tree.clone()));
@@ -333,6 +340,10 @@ fn sign_up_token(data_dir: &Path) -> Result<Secret, BootError> {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, short)));
     }
     Ok(Secret::new(token))
+}
+
+fn settings(config: &NodeConfig) -> Settings {
+    Settings { delete_grace_ms: i64::try_from(config.org.delete_grace_s.saturating_mul(1000)).unwrap_or(i64::MAX) }
 }
 
 fn limits(config: &NodeConfig) -> Limits {

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::handle::{Claim, Handle};
 use crate::node::Node;
 use crate::partition::{Meta, Partition};
+use crate::route::org_of;
 use crate::slots::Slots;
 use crate::state::Durable;
 use crate::vault::Vault;
@@ -148,6 +149,13 @@ impl Store {
             reader.snapshot().await?;
         }
         Ok(reader)
+    }
+
+    /// Whether the keys of an address were destroyed, alone or with its org's.
+    pub async fn is_shredded(&self, address: &Address) -> bool {
+        let handle = self.handle(address);
+        self.0.node.catalog.is_shredded(org_of(&handle.vault))
+            || matches!(self.snapshot(&handle).await, Err(StoreError::Shredded(_)))
     }
 
     /// The vault of an address, for what concerns all of it.

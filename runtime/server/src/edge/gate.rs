@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use canopy_actors::Node;
 use canopy_domain::{Address, Code, Refusal, Role};
-use canopy_proto::{Access, Requirement, Rule};
+use canopy_proto::{Access, Reach, Requirement, Rule};
 
 use super::callers::Caller;
-use super::grants::{Grants, OrgGrants, Standing};
+use super::grants::{Grants, Life, OrgGrants};
 use super::route::{Destination, is_own};
 
 /// A call that may proceed.
@@ -34,11 +34,14 @@ pub async fn admit(
     let free = Admitted { role: None, orgs: Vec::new() };
     match rule.requires {
         Requirement::Anybody => Ok(free),
-        Requirement::SignedIn => match &caller.ok_or_else(nobody)?.bounds {
-            // What is nowhere in particular, to whom no place is set.
-            Some(bounds) if rule.access != Access::Query || bounds.scope.is_some() => Err(not_for_keys()),
-            _ => Ok(free),
-        },
+        Requirement::SignedIn => {
+            let caller = caller.ok_or_else(nobody)?;
+            match &caller.bounds {
+                // What is nowhere in particular, to whom no place is set.
+                Some(bounds) if rule.access != Access::Query || bounds.scope.is_some() => Err(not_for_keys()),
+                _ => Ok(Admitted { role: is_sys_admin(grants, caller).then_some(Role::SysAdmin), ..free }),
+            }
+        }
         Requirement::Own => {
             let caller = caller.ok_or_else(nobody)?;
             if caller.bounds.is_some() {
@@ -59,13 +62,14 @@ pub async fn admit(
             for (scope, asked) in destination.scopes.iter().zip(&destination.asked) {
                 let absent = || Refusal::not_found(asked);
                 let org = grants.org(node, &scope.org_address().ok_or_else(absent)?).await?;
-                let role = match org.standing(Some(caller.account), scope) {
-                    Standing::Absent(role) if caller.bounds.is_none() && may_repeat(rule, destination) => {
-                        role.or(sys_admin.then_some(Role::SysAdmin)).ok_or_else(absent)?
-                    }
-                    _ => standing(&org, caller, sys_admin, scope, asked)?,
+                let found = org.standing(Some(caller.account), scope, rule.within);
+                let role = if found.life == Life::Absent && caller.bounds.is_none() && may_repeat(rule, destination) {
+                    let role = found.role.or(sys_admin.then_some(Role::SysAdmin)).ok_or_else(absent)?;
+                    enough(Some(role), least)?;
+                    role
+                } else {
+                    may(&org, rule, least, caller, sys_admin, (scope, asked))?
                 };
-                enough(Some(role), least)?;
                 // With several scopes, what holds at all of them.
                 let lowest =
                     admitted.role.map_or(role, |other| if (other as i32) < (role as i32) { other } else { role });
@@ -91,13 +95,13 @@ pub fn still_admitted(
     let Requirement::Least(least) = rule.requires else { return Ok(()) };
     let sys_admin = is_sys_admin(grants, caller);
     for ((scope, asked), org) in destination.scopes.iter().zip(&destination.asked).zip(&admitted.orgs) {
-        enough(Some(standing(org, caller, sys_admin, scope, asked)?), least)?;
+        may(org, rule, least, caller, sys_admin, (scope, asked))?;
     }
     Ok(())
 }
 
 /// Whether a request may be the repeat of one that ended what it names: a
-/// deletion. The owner then finds the first answer, or says that nothing is
+/// purge. The owner then finds the first answer, or says that nothing is
 /// there.
 fn may_repeat(rule: &Rule, destination: &Destination) -> bool {
     rule.access == Access::Command
@@ -105,16 +109,45 @@ fn may_repeat(rule: &Rule, destination: &Destination) -> bool {
         && matches!(rule.owner.as_str(), "org" | "project")
 }
 
-fn standing(org: &OrgGrants, caller: &Caller, sys_admin: bool, scope: &Address, asked: &str) -> Result<Role, Refusal> {
-    let role = match org.standing(Some(caller.account), scope) {
-        Standing::Role(_) if sys_admin => Role::SysAdmin,
-        Standing::Role(Some(role)) => role,
-        Standing::Absent(_) | Standing::Role(None) => return Err(Refusal::not_found(asked)),
+/// The caller's role at one org or project, if it suffices there and what is
+/// there is not too far gone for the method. Who may not see it is told that
+/// it does not exist, and who may not do it, that; only then, how it is.
+fn may(
+    org: &OrgGrants,
+    rule: &Rule,
+    least: Role,
+    caller: &Caller,
+    sys_admin: bool,
+    (scope, asked): (&Address, &str),
+) -> Result<Role, Refusal> {
+    let found = org.standing(Some(caller.account), scope, rule.within);
+    let bounded = |role: Option<Role>| {
+        let role = if sys_admin { Role::SysAdmin } else { role? };
+        match &caller.bounds {
+            None => Some(role),
+            Some(bounds) => bounds.include(scope).then(|| bounds.at_most(role)),
+        }
     };
-    match &caller.bounds {
-        None => Ok(role),
-        Some(bounds) if bounds.include(scope) => Ok(bounds.at_most(role)),
-        Some(_) => Err(Refusal::not_found(asked)),
+    let role = bounded(found.role).ok_or_else(|| Refusal::not_found(asked))?;
+    match found.life {
+        Life::Absent => Err(Refusal::not_found(asked)),
+        Life::Deleted if bounded(found.org_role).is_none_or(|role| (role as i32) < Role::OrgAdmin as i32) => {
+            Err(Refusal::not_found(asked))
+        }
+        Life::Deleted => enough(Some(role), least).and_then(|()| match rule.reach {
+            Reach::Deleted => Ok(role),
+            _ => Err(Refusal::new(Code::FailedPrecondition, format!("`{asked}`, or its org, was deleted"))
+                .hint("undelete it with `canopy org undelete-org` or `undelete-project`, as long as it is not purged")),
+        }),
+        Life::Archived => enough(Some(role), least).and_then(|()| match (rule.access, rule.reach) {
+            (Access::Command, Reach::Unspecified) => Err(Refusal::new(
+                Code::FailedPrecondition,
+                format!("`{asked}`, or its org, is archived: it is read-only"),
+            )
+            .hint("end that with `canopy org unarchive-org` or `unarchive-project`")),
+            _ => Ok(role),
+        }),
+        Life::Living => enough(Some(role), least).map(|()| role),
     }
 }
 

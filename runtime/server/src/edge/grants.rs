@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use canopy_actors::{CommitHook, Node};
-use canopy_domain::{Address, Change, Id, Kind, Order, Refusal, Role, Span, State, decode};
+use canopy_domain::{Address, Change, Id, Kind, Order, Refusal, Role, Span, State, Wire};
 use canopy_org::{GRANTS, ORG, PROJECTS};
+use canopy_proto::org::v1::{Grant, Org, Project};
 use canopy_system::SYS_ADMINS;
 use parking_lot::{Mutex, RwLock};
 
@@ -23,10 +24,78 @@ const ORGS_MAX: usize = 10_000;
 /// What is known of one org.
 #[derive(Debug, Default)]
 struct Known {
-    alive: bool,
-    projects: HashSet<Id>,
-    /// Roles of an account, each with the id of the org or project.
-    roles: HashMap<Id, Vec<(Id, Role)>>,
+    org: Life,
+    projects: HashMap<Id, Life>,
+    roles: HashMap<Id, Held>,
+}
+
+/// How an org or project is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Life {
+    /// It answers everything.
+    Living,
+    /// It is read-only.
+    Archived,
+    /// It is hidden until it is undeleted or purged.
+    Deleted,
+    /// There is none, or no longer.
+    #[default]
+    Absent,
+}
+
+impl Life {
+    fn of(archive_time_ms: i64, delete_time_ms: i64, purge_time_ms: i64) -> Self {
+        match (archive_time_ms, delete_time_ms, purge_time_ms) {
+            (0, 0, _) => Life::Living,
+            (_, 0, _) => Life::Archived,
+            // Deleted by a release that had no way back.
+            (_, _, 0) => Life::Absent,
+            _ => Life::Deleted,
+        }
+    }
+}
+
+/// An account's roles: for each org or project, by its id, a bit for each.
+/// Sorted, so that a person with a thousand costs no more than one with one.
+#[derive(Debug, Default)]
+struct Held(Vec<(Id, u8)>);
+
+impl Held {
+    fn bit(role: Role) -> u8 {
+        1 << (role as i32).clamp(0, 7)
+    }
+
+    fn add(&mut self, on: Id, role: Role) {
+        match self.0.binary_search_by_key(&on, |(id, _)| *id) {
+            Ok(at) => self.0.get_mut(at).into_iter().for_each(|(_, roles)| *roles |= Self::bit(role)),
+            Err(at) => self.0.insert(at, (on, Self::bit(role))),
+        }
+    }
+
+    fn remove(&mut self, on: Id, role: Role) {
+        if let Ok(at) = self.0.binary_search_by_key(&on, |(id, _)| *id)
+            && let Some((_, roles)) = self.0.get_mut(at)
+        {
+            *roles &= !Self::bit(role);
+            if *roles == 0 {
+                self.0.remove(at);
+            }
+        }
+    }
+
+    /// The highest of the roles held there, whatever others there are.
+    fn highest(&self, on: Id) -> Option<Role> {
+        let at = self.0.binary_search_by_key(&on, |(id, _)| *id).ok()?;
+        self.0.get(at).and_then(|(_, roles)| Self::highest_in(*roles))
+    }
+
+    fn highest_of_all(&self) -> Option<Role> {
+        Self::highest_in(self.0.iter().fold(0, |all, (_, roles)| all | roles))
+    }
+
+    fn highest_in(roles: u8) -> Option<Role> {
+        Role::try_from(i32::try_from(roles.checked_ilog2()?).ok()?).ok()
+    }
 }
 
 /// One org's grants, as of a seq.
@@ -43,27 +112,29 @@ pub struct OrgGrants {
 
 /// What a caller may do at an org or project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// There is no such org or project, or no longer; by grants that outlived it the caller holds
-    /// this role.
-    Absent(Option<Role>),
-    /// It exists; the caller holds this role, or none.
-    Role(Option<Role>),
+pub struct Standing {
+    /// How it is: as gone as the org is, at least.
+    pub life: Life,
+    /// The caller's highest role there; of something absent, by grants that outlived it.
+    pub role: Option<Role>,
+    /// The caller's highest role at the whole org.
+    pub org_role: Option<Role>,
 }
 
 impl OrgGrants {
-    /// What an account may do at the org or project of `scope`.
-    pub fn standing(&self, account: Option<Id>, scope: &Address) -> Standing {
+    /// What an account may do at the org or project of `scope`; of an org, where
+    /// roles `within` it count, also by what it may do at any of its projects.
+    pub fn standing(&self, account: Option<Id>, scope: &Address, within: bool) -> Standing {
         let known = self.known.read();
         let org = scope.org_address().and_then(|org| org.id());
         let project = scope.project_address().and_then(|project| project.id());
         let held = account.and_then(|account| known.roles.get(&account));
-        let here = held.into_iter().flatten().filter(|(on, _)| Some(*on) == org || Some(*on) == project);
-        let role = here.map(|(_, role)| *role).max_by_key(|role| *role as i32);
-        if !known.alive || project.is_some_and(|id| !known.projects.contains(&id)) {
-            return Standing::Absent(role);
-        }
-        Standing::Role(role)
+        let highest = |on: Option<Id>| held?.highest(on?);
+        let org_role = highest(org);
+        let anywhere = held.filter(|_| within && project.is_none()).and_then(Held::highest_of_all);
+        let role = [org_role, highest(project), anywhere].into_iter().flatten().max_by_key(|role| *role as i32);
+        let of_project = project.map(|id| known.projects.get(&id).copied().unwrap_or_default());
+        Standing { life: of_project.map_or(known.org, |life| life.max(known.org)), role, org_role }
     }
 
     /// Compare it with an earlier one to learn whether roles may have gone.
@@ -81,25 +152,28 @@ impl OrgGrants {
             let after = change.after.as_ref();
             match change.table {
                 id if id == GRANTS.id => {
-                    if let Some((account, held)) = before.and_then(|row| grant(&GRANTS.row(row.clone()))) {
-                        known.roles.entry(account).or_default().retain(|other| *other != held);
+                    if let Some((account, (on, role))) = before.and_then(|row| grant(&GRANTS.row(row.clone())))
+                        && let Some(held) = known.roles.get_mut(&account)
+                    {
+                        held.remove(on, role);
+                        if held.0.is_empty() {
+                            known.roles.remove(&account);
+                        }
                     }
-                    if let Some((account, held)) = after.and_then(|row| grant(&GRANTS.row(row.clone()))) {
-                        known.roles.entry(account).or_default().push(held);
+                    if let Some((account, (on, role))) = after.and_then(|row| grant(&GRANTS.row(row.clone()))) {
+                        known.roles.entry(account).or_default().add(on, role);
                     }
                 }
                 id if id == PROJECTS.id => {
                     if let Some(id) = <[u8; 16]>::try_from(&change.key[..]).ok().map(Id::from_bytes) {
-                        if after.is_some() {
-                            known.projects.insert(id);
-                        } else {
-                            known.projects.remove(&id);
-                        }
+                        match after {
+                            Some(row) => known.projects.insert(id, of_project(&PROJECTS.row(row.clone()))),
+                            None => known.projects.remove(&id),
+                        };
                     }
                 }
                 id if id == ORG.id => {
-                    let org = after.and_then(|row| ORG.row(row.clone()).decode().ok());
-                    known.alive = org.is_some_and(|org| org.delete_time_ms == 0);
+                    known.org = after.map_or(Life::Absent, |row| of_org(&ORG.row(row.clone())));
                 }
                 _ => {}
             }
@@ -111,7 +185,17 @@ impl OrgGrants {
     }
 }
 
-fn grant(row: &canopy_domain::Wire<canopy_proto::org::v1::Grant>) -> Option<(Id, (Id, Role))> {
+/// A row that cannot be read shows nothing.
+fn of_org(row: &Wire<Org>) -> Life {
+    row.decode().map_or(Life::Absent, |org| Life::of(org.archive_time_ms, org.delete_time_ms, org.purge_time_ms))
+}
+
+fn of_project(row: &Wire<Project>) -> Life {
+    let life = |project: Project| Life::of(project.archive_time_ms, project.delete_time_ms, project.purge_time_ms);
+    row.decode().map_or(Life::Absent, life)
+}
+
+fn grant(row: &Wire<Grant>) -> Option<(Id, (Id, Role))> {
     let grant = row.decode().ok()?;
     let account = Address::parse(&grant.account).ok()?.id()?;
     let on = Address::parse(&grant.on).ok()?.id()?;
@@ -201,19 +285,18 @@ impl Grants {
 
 fn read(state: &State<'_>) -> Result<Known, Refusal> {
     let mut known = Known::default();
-    if let Some(org) = state.read(&ORG, &[0])? {
-        known.alive = org.delete_time_ms == 0;
+    if let Some(row) = state.get(&ORG, &[0])? {
+        known.org = of_org(&row);
     }
     each(state, &GRANTS, |_, row| {
-        if let Some((account, held)) = grant(&row) {
-            known.roles.entry(account).or_default().push(held);
+        if let Some((account, (on, role))) = grant(&row) {
+            known.roles.entry(account).or_default().add(on, role);
         }
         Ok(())
     })?;
     each(state, &PROJECTS, |key, row| {
-        if decode(&row)?.delete_time_ms == 0 {
-            known.projects.extend(<[u8; 16]>::try_from(key).ok().map(Id::from_bytes));
-        }
+        let id = <[u8; 16]>::try_from(key).ok().map(Id::from_bytes);
+        known.projects.extend(id.map(|id| (id, of_project(&row))));
         Ok(())
     })?;
     Ok(known)
@@ -222,7 +305,7 @@ fn read(state: &State<'_>) -> Result<Known, Refusal> {
 fn each<T: canopy_domain::Row>(
     state: &State<'_>,
     table: &canopy_domain::Table<T>,
-    mut visit: impl FnMut(&[u8], canopy_domain::Wire<T>) -> Result<(), Refusal>,
+    mut visit: impl FnMut(&[u8], Wire<T>) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
     let mut after: Option<Vec<u8>> = None;
     loop {

@@ -311,7 +311,7 @@ impl Route {
                 match (name.segment(3), name.owner("project")) {
                     (Some(project), Ok(prefix)) if Id::parse(project).is_none() => {
                         let snapshot = node.snapshot(&org).await?;
-                        let id = canopy_org::project_by_slug(&State(&snapshot), project)?;
+                        let id = canopy_org::project_by_slug(&State(&snapshot), project, now_ms())?;
                         let id = id.ok_or_else(|| Refusal::not_found(name.as_str()))?;
                         let rest = name.as_str().get(prefix.len()..).unwrap_or_default();
                         parse(&format!("{}{rest}", org.project(id)))

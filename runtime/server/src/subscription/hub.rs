@@ -64,6 +64,7 @@ impl Hub {
                 seq: 0,
                 prepared: &[],
                 issuer: self.issuer.as_ref(),
+                settings: node.settings(),
             };
             let watches = (subscription.open)(&State(&snapshot), &call.request, &cx)?;
             for watch in watches {

@@ -143,7 +143,7 @@ async fn listed(caller: &Caller, channel: &str) -> Vec<(String, String)> {
 async fn org_slugs(caller: &Caller) -> Vec<String> {
     let (mut slugs, mut page_token) = (Vec::new(), String::new());
     loop {
-        let request = ListOrgsRequest { page_size: 1000, page_token };
+        let request = ListOrgsRequest { page_size: 1000, page_token, ..Default::default() };
         let page = caller.orgs().list_orgs(request).await.expect("a page").into_inner();
         slugs.extend(page.orgs.iter().map(|org| org.decode().unwrap().slug));
         page_token = page.next_page_token;

@@ -8,5 +8,6 @@ mod drain;
 #[path = "../server/harness/mod.rs"]
 mod harness;
 mod process;
+mod purge;
 mod recovery;
 mod web;

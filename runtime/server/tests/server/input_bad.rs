@@ -186,7 +186,7 @@ async fn pages_and_cursors_of_something_else() {
     let first = chat.clone().list_messages(list(&here.channel, Order::Unspecified, "")).await.expect("a page");
     let token = first.into_inner().next_page_token;
     assert!(!token.is_empty());
-    let projects = ListProjectsRequest { parent: here.org.clone(), page_size: 1, page_token: String::new() };
+    let projects = ListProjectsRequest { parent: here.org.clone(), page_size: 1, ..Default::default() };
     let projects = here.owner.projects().list_projects(projects).await.expect("a page").into_inner().next_page_token;
     let mut flipped = token.clone().into_bytes();
     flipped[0] = if flipped[0] == b'0' { b'1' } else { b'0' };
@@ -200,7 +200,10 @@ async fn pages_and_cursors_of_something_else() {
         let (org, project) = (here.org.clone(), here.project.clone());
         let (t, s) = (page_token.to_owned(), page_size);
         [
-            (format!("{ORGS}/ListOrgs"), ListOrgsRequest { page_size: s, page_token: t.clone() }.encode_to_vec()),
+            (
+                format!("{ORGS}/ListOrgs"),
+                ListOrgsRequest { page_size: s, page_token: t.clone(), ..Default::default() }.encode_to_vec(),
+            ),
             (
                 format!("{ORGS}/ListGrants"),
                 ListGrantsRequest { parent: org.clone(), page_size: s, page_token: t.clone() }.encode_to_vec(),
@@ -221,7 +224,8 @@ async fn pages_and_cursors_of_something_else() {
             ),
             (
                 format!("{PROJECTS}/ListProjects"),
-                ListProjectsRequest { parent: org, page_size: s, page_token: t.clone() }.encode_to_vec(),
+                ListProjectsRequest { parent: org, page_size: s, page_token: t.clone(), ..Default::default() }
+                    .encode_to_vec(),
             ),
             (
                 format!("{CHAT}/ListMessages"),
@@ -246,7 +250,12 @@ async fn pages_and_cursors_of_something_else() {
         list(&world.second_channel, Order::Unspecified, &token).encode_to_vec(),
     ));
     cases.push((&world.there.owner, messages, list(&world.there.channel, Order::Unspecified, &token).encode_to_vec()));
-    let elsewhere = ListProjectsRequest { parent: world.there.org.clone(), page_size: 1, page_token: projects };
+    let elsewhere = ListProjectsRequest {
+        parent: world.there.org.clone(),
+        page_size: 1,
+        page_token: projects,
+        ..Default::default()
+    };
     cases.push((&world.there.owner, format!("{PROJECTS}/ListProjects"), elsewhere.encode_to_vec()));
     for (caller, path, bytes) in cases {
         check(&refused(caller, &path, bytes).await, Code::InvalidArgument, "page_token", &path);
@@ -347,7 +356,9 @@ async fn updates_of_what_cannot_change() {
             check(&status, Code::InvalidArgument, "update_mask", &format!("{method} of {path}"));
         }
     }
-    for (method, path) in [("UpdateProject", "slug"), ("UpdateAccount", "email"), ("UpdateOrg", "delete_time_ms")] {
+    for (method, path) in
+        [("UpdateProject", "purge_time_ms"), ("UpdateAccount", "email"), ("UpdateOrg", "delete_time_ms")]
+    {
         for (method, bytes) in updates(path, "").into_iter().filter(|(full, _)| full.ends_with(method)) {
             let status = refused(&here.owner, &method, bytes).await;
             check(&status, Code::InvalidArgument, "update_mask", &format!("{method} of {path}"));

@@ -76,6 +76,7 @@ async fn names_that_are_no_names() {
                 message: name.into(),
                 backup: name.into(),
                 api_key: name.into(),
+                environment: name.into(),
                 on: name.into(),
                 ..world.target(&world.here)
             };
@@ -131,12 +132,22 @@ async fn names_of_another_kind() {
     for rule in served() {
         let Some(field) = named(rule) else { continue };
         let right = match (rule.path.rsplit('/').next().unwrap_or_default(), field) {
-            ("RotateVaultKey" | "CreateBackup", _) => {
+            ("RotateVaultKey" | "CreateBackup" | "ExplainAccess", _) => {
                 vec![here.org.clone(), here.project.clone(), format!("{}/chat", here.project)]
             }
-            ("GetBackup" | "DeleteBackup" | "RevokeApiKey", _) => vec![],
+            (
+                "GetBackup" | "DeleteBackup" | "RevokeApiKey" | "GetEnvironment" | "UpdateEnvironment"
+                | "DeleteEnvironment",
+                _,
+            ) => vec![],
+            ("CreateEnvironment" | "ListEnvironments", _) => vec![here.project.clone()],
+            (
+                "ListOrgKeys" | "RotateOrgKey" | "ListBackups" | "ListMembers" | "TransferOwnership" | "SearchProjects",
+                _,
+            ) => {
+                vec![here.org.clone()]
+            }
             ("CreateApiKey" | "ListApiKeys" | "LogOutEverywhere" | "ChangePassword", _) => vec!["account/me".into()],
-            ("ListOrgKeys" | "RotateOrgKey" | "ListBackups", _) => vec![here.org.clone()],
             ("ListGrants" | "GrantRole" | "RevokeRole", _) => vec![here.org.clone(), here.project.clone()],
             ("CreateChannel" | "ListChannels" | "ListShredCertificates", _) => vec![format!("{}/chat", here.project)],
             (_, "session") => vec!["session/me".into()],
@@ -174,6 +185,7 @@ async fn names_of_another_kind() {
                 message: name.clone(),
                 backup: name.clone(),
                 api_key: name.clone(),
+                environment: name.clone(),
                 on: name.clone(),
                 ..world.target(here)
             };
@@ -215,10 +227,12 @@ async fn somebody_elses_ids() {
             on: project_under.clone(),
             channel: format!("{project_under}/chat/channel/{}", tail(&here.channel)),
             message: format!("{project_under}/chat/channel/{}/message/{number}", tail(&here.channel)),
+            environment: format!("{project_under}/environment/production"),
             ..base.clone()
         },
     ];
-    for rule in served().filter(|rule| matches!(rule.requires, Requirement::Least(_)) && !rule.address.is_empty()) {
+    for rule in served().filter(|rule| matches!(rule.requires, Requirement::Least(_)) && rule.address.starts_with('{'))
+    {
         if matches!(rule.owner.as_str(), "account" | "mail") {
             // Of no org.
             continue;

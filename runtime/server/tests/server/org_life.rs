@@ -12,7 +12,8 @@ use canopy_proto::chat::v1::{
 use canopy_proto::identity::v1::{Account, RegisterRequest};
 use canopy_proto::org::v1::{
     CreateOrgRequest, CreateProjectRequest, DeleteOrgRequest, DeleteProjectRequest, GetOrgRequest, GetProjectRequest,
-    ListOrgsRequest, ListProjectsRequest, Org, Project, UpdateOrgRequest, UpdateProjectRequest,
+    ListOrgsRequest, ListProjectsRequest, Org, Project, PurgeOrgRequest, PurgeProjectRequest, UpdateOrgRequest,
+    UpdateProjectRequest,
 };
 use canopy_proto::rules;
 use futures::future::join_all;
@@ -130,14 +131,15 @@ async fn orgs_are_made_changed_and_deleted() {
     assert_eq!(code(update_org(&ada, &sent, &["title"]).await), Code::Aborted);
     assert_eq!(get_org(&ada, "org/acme").await.expect("an org"), changed);
 
-    // A new slug frees the old one.
+    // A new slug frees the old one, which leads on until somebody takes it.
     let sent = Org { slug: "apex".into(), etag: changed.etag.clone(), ..sent };
     let renamed = update_org(&ada, &sent, &["slug"]).await.expect("a change");
     assert_eq!((&renamed.slug[..], &renamed.title[..], &renamed.name), ("apex", "New", &made.name));
-    assert_eq!(code(get_org(&ada, "org/acme").await), Code::NotFound);
+    assert_eq!(get_org(&ada, "org/acme").await.expect("by its former slug"), renamed);
     assert_eq!(get_org(&ada, "org/apex").await.expect("by its new slug"), renamed);
     assert_eq!(belongs_to(&bob).await, slugs(["apex"]));
     create_org(&bob, "acme", "").await.expect("the slug is free");
+    assert_eq!(code(get_org(&ada, "org/acme").await), Code::NotFound, "it is another's now");
     assert_eq!(
         code(
             update_org(&ada, &Org { name: made.name.clone(), slug: "acme".into(), ..Org::default() }, &["slug"]).await
@@ -149,9 +151,13 @@ async fn orgs_are_made_changed_and_deleted() {
     assert_eq!(code(delete_org(&bob, "org/apex", "").await), Code::PermissionDenied);
     let gone = delete_org(&ada, "org/apex", &renamed.etag).await.expect("a deletion");
     assert!(gone.delete_time_ms > 0);
-    assert_eq!(code(delete_org(&ada, &made.name, "").await), Code::NotFound);
+    assert_eq!(code(delete_org(&ada, &made.name, "").await), Code::FailedPrecondition);
     assert_eq!(belongs_to(&ada).await, slugs([]));
     assert_eq!(belongs_to(&bob).await, slugs(["acme"]));
+    // Until the purge it may come back, under its slug.
+    assert_eq!(code(create_org(&bob, "apex", "").await), Code::AlreadyExists);
+    let purge = PurgeOrgRequest { name: made.name.clone(), etag: gone.etag, request_id: String::new() };
+    ada.orgs().purge_org(purge).await.expect("a purge");
     let again = create_org(&bob, "apex", "").await.expect("the slug is free");
     assert_ne!(again.name, made.name);
 
@@ -234,13 +240,19 @@ async fn projects_and_channels_are_made_changed_and_deleted() {
     create_channel(&ada, name, "lobby", "").await.expect("the slug is free");
 
     assert_eq!(code(delete_project(&ada, name, &made.etag).await), Code::Aborted);
-    assert!(delete_project(&ada, name, &changed.etag).await.expect("a deletion").delete_time_ms > 0);
+    let gone = delete_project(&ada, name, &changed.etag).await.expect("a deletion");
+    assert!(gone.delete_time_ms > 0);
     for name in [name, &made.name] {
-        assert_eq!(code(get_project(&ada, name).await), Code::NotFound);
+        assert_eq!(code(get_project(&bob, name).await), Code::NotFound);
+        assert_eq!(get_project(&ada, name).await.expect("an org-admin sees it until its purge"), gone);
     }
+    assert_eq!(code(create_project(&ada, "org/acme", "web", "").await), Code::AlreadyExists);
     // Who held a role there alone belongs to the org no longer.
     assert_eq!(belongs_to(&bob).await, slugs([]));
     assert_eq!(belongs_to(&ada).await, slugs(["acme"]));
+    let purge = PurgeProjectRequest { name: made.name.clone(), etag: gone.etag, request_id: String::new() };
+    ada.projects().purge_project(purge).await.expect("a purge");
+    assert_eq!(code(get_project(&ada, &made.name).await), Code::NotFound);
     let again = create_project(&ada, "org/acme", "web", "").await.expect("the slug is free");
     assert_ne!(again.name, made.name);
     assert_eq!(code(get_project(&bob, name).await), Code::NotFound);
@@ -248,18 +260,24 @@ async fn projects_and_channels_are_made_changed_and_deleted() {
     server.stop().await;
 }
 
-/// After its end, nothing of an org or a project answers, to nobody.
+/// After its deletion, nothing of an org or a project answers, but what may
+/// bring it back or end it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deletion_hides_all_below() {
     for whole_org in [false, true] {
         let server = Server::start().await;
         server.sys_admin("root@example.org").await;
         let ada = server.person("ada@example.org").await;
+        let bob = server.person("bob@example.org").await;
         let org = ada.create_org("acme").await.name;
         let project = ada.create_project(&org, "web").await.name;
         let channel = ada.create_channel(&project, "general").await;
         let message = ada.send(&channel, "hello").await.name;
         let backup = ada.create_backup(&org).await.name;
+        let environment = format!("{project}/environment/production");
+        for role in [Role::ProjectAdmin, Role::Guest] {
+            ada.grant(&bob.account, &org, role).await;
+        }
         match whole_org {
             true => drop(delete_org(&ada, "org/acme", "").await.expect("a deletion")),
             false => drop(delete_project(&ada, "org/acme/project/web", "").await.expect("a deletion")),
@@ -273,13 +291,15 @@ async fn a_deletion_hides_all_below() {
             channel,
             message,
             backup,
+            environment,
             ..Target::default()
         };
         let server = server.restart().await;
-        let (ada, root) = (server.log_in("ada@example.org").await, server.log_in("root@example.org").await);
+        let callers = ["ada", "root", "bob"].map(|name| format!("{name}@example.org"));
+        let callers = join_all(callers.iter().map(|email| server.log_in(email))).await;
         for rule in rules().values() {
             let is_below = matches!(rule.requires, canopy_proto::Requirement::Least(_))
-                && !rule.address.is_empty()
+                && rule.address.starts_with('{')
                 && !matches!(rule.owner.as_str(), "account" | "mail");
             let of_org = rule.path.contains("OrgKey")
                 || rule.path.ends_with("/GetBackup")
@@ -288,13 +308,17 @@ async fn a_deletion_hides_all_below() {
             if !is_below || (!whole_org && (of_org || rule.path.ends_with("CreateProject"))) {
                 continue;
             }
-            for caller in [&ada, &root] {
+            let (whole, part) = callers.split_at(2);
+            let hidden = part.iter().map(|caller| (caller, Code::NotFound));
+            let gone = whole.iter().map(|caller| (caller, Code::FailedPrecondition));
+            let gone = gone.filter(|_| rule.reach != canopy_proto::Reach::Deleted);
+            for (caller, expected) in hidden.chain(gone) {
                 let bytes = request(rule.path, &target);
                 let answer = match rule.access {
                     canopy_proto::Access::Subscription => caller.raw_stream(rule.path, bytes).await.map(drop),
                     _ => caller.raw(rule.path, bytes).await.map(drop),
                 };
-                assert_eq!(code(answer), Code::NotFound, "{} after the end, whole org: {whole_org}", rule.path);
+                assert_eq!(code(answer), expected, "{} after the end, whole org: {whole_org}", rule.path);
             }
         }
         server.stop().await;

@@ -63,7 +63,7 @@ async fn pages_cover_all_exactly_once() {
         ada.create_project("org/acme", &format!("project-{n}")).await;
     }
     let mut orgs = Vec::new();
-    let mut request = ListOrgsRequest { page_size: 3, page_token: String::new() };
+    let mut request = ListOrgsRequest { page_size: 3, ..Default::default() };
     loop {
         let page = ada.orgs().list_orgs(request.clone()).await.expect("a page").into_inner();
         orgs.extend(page.orgs.iter().map(|row| row.decode().expect("an org").name));
@@ -75,7 +75,7 @@ async fn pages_cover_all_exactly_once() {
     assert_eq!(orgs.len(), 8);
     assert!(made.is_subset(&orgs.into_iter().collect()));
     let mut projects = Vec::new();
-    let mut request = ListProjectsRequest { parent: "org/acme".into(), page_size: 3, page_token: String::new() };
+    let mut request = ListProjectsRequest { parent: "org/acme".into(), page_size: 3, ..Default::default() };
     loop {
         let page = ada.projects().list_projects(request.clone()).await.expect("a page").into_inner();
         projects.extend(page.projects.iter().map(|row| row.decode().expect("a project").slug));

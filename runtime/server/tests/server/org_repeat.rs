@@ -29,13 +29,13 @@ async fn a_repeated_deletion_answers_as_the_first() {
 
     let first = delete_project(&ada, &project.name, "one").await.expect("it is deleted");
     assert_eq!(delete_project(&ada, &project.name, "one").await, Ok(first));
-    assert_eq!(delete_project(&ada, &project.name, "two").await, Err(Code::NotFound));
+    assert_eq!(delete_project(&ada, &project.name, "two").await, Err(Code::FailedPrecondition));
     assert_eq!(delete_project(&bob, &project.name, "one").await, Err(Code::NotFound));
 
     let first = delete_org(&ada, &org.name, "one").await.expect("it is deleted");
     assert_eq!(delete_org(&ada, &org.name, "one").await, Ok(first.clone()));
-    assert_eq!(delete_org(&ada, &org.name, "two").await, Err(Code::NotFound));
-    assert_eq!(delete_org(&ada, &org.name, "").await, Err(Code::NotFound));
+    assert_eq!(delete_org(&ada, &org.name, "two").await, Err(Code::FailedPrecondition));
+    assert_eq!(delete_org(&ada, &org.name, "").await, Err(Code::FailedPrecondition));
     assert_eq!(delete_org(&bob, &org.name, "one").await, Err(Code::NotFound));
 
     let server = server.restart().await;

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use crate::harness::requests::{Target, request};
 use crate::harness::world::absent_backup;
 use crate::harness::{Caller, Server};
-use canopy_domain::Role;
+use canopy_domain::{Role, Wire};
 use canopy_proto::identity::v1::CreateApiKeyResponse;
+use canopy_proto::org::v1::{CreateEnvironmentRequest, Environment, GetOrgRequest};
 use canopy_proto::{Access, Requirement, rules};
 use futures::future::join_all;
 use prost::Message;
@@ -58,6 +59,8 @@ struct Stage<'a> {
     other: Caller,
     caller: Caller,
     email: String,
+    /// The caller's role, and whether it is on the whole org.
+    role: Option<(bool, Role)>,
     target: Target,
 }
 
@@ -94,9 +97,11 @@ impl<'a> Stage<'a> {
         if let Some((on, role)) = role {
             owner.grant(&caller.account, on, role).await;
         }
+        let role = role.map(|(on, role)| (*on == org, role));
         let backup = owner.create_backup(&org).await.name;
-        let target = Target { org, project, channel, message, backup, ..Target::default() };
-        Self { server, owner, other, caller, email, target }
+        let environment = format!("{project}/environment/production");
+        let target = Target { org, project, channel, message, backup, environment, ..Target::default() };
+        Self { server, owner, other, caller, email, role, target }
     }
 
     /// What a case is called on, and by which log-in of the caller.
@@ -146,6 +151,33 @@ impl<'a> Stage<'a> {
             ("GetAccount" | "SuspendAccount" | "EnableAccount", "absent") => {
                 target.account = "account/nobody-has@this.example".into()
             }
+            ("DeleteEnvironment", _) => {
+                let environment = Environment { slug: format!("gone-{n}"), ..Environment::default() };
+                let environment = Some(Wire::new(&environment));
+                let request =
+                    CreateEnvironmentRequest { parent: target.project.clone(), environment, ..Default::default() };
+                let made = self.owner.environments().create_environment(request).await.expect("an environment");
+                target.environment = made.into_inner().decode().expect("an environment").name;
+            }
+            ("PurgeProject", _) => {
+                target.project = self.owner.create_project(&target.org, &format!("gone-{n}")).await.name;
+                target.etag = self.owner.delete_project(&target.project).await.etag;
+            }
+            ("PurgeOrg", _) => {
+                let request = GetOrgRequest { name: target.org.clone() };
+                let org = self.owner.orgs().get_org(request).await.expect("its owner sees it").into_inner();
+                target.etag = org.decode().expect("an org").etag;
+            }
+            ("LeaveOrg", _) => {
+                // Another org, with the same role: the rows to come need this one.
+                target.org = self.owner.create_org(&format!("left-{column}")).await.name;
+                if let Some((on_org, role)) = self.role {
+                    let project = self.owner.create_project(&target.org, "web").await.name;
+                    let on = if on_org { &target.org } else { &project };
+                    self.owner.grant(&caller.account, on, role).await;
+                }
+            }
+            ("GetOrg", "deleted") => drop(self.owner.delete_org(&target.org).await),
             ("GetOrg", "absent") => target.org = "org/no-such-org".into(),
             ("GetProject", "absent") => target.project = format!("{}/project/no-such-project", target.org),
             ("GetChannel", "absent") => target.channel = format!("{}/chat/channel/no-such-channel", target.project),
@@ -154,9 +186,11 @@ impl<'a> Stage<'a> {
             }
             ("GetBackup", "absent") => target.backup = absent_backup(&target.org),
             ("DeleteBackup", _) => target.backup = self.owner.create_backup(&target.org).await.name,
-            ("GrantRole" | "ListGrants" | "CreateBackup" | "CreateInvitation" | "ListInvitations", "org") => {
-                target.on = target.org.clone()
-            }
+            ("TransferOwnership", _) => self.owner.grant(&target.grantee, &target.org, Role::Guest).await,
+            (
+                "GrantRole" | "ListGrants" | "CreateBackup" | "ExplainAccess" | "CreateInvitation" | "ListInvitations",
+                "org",
+            ) => target.on = target.org.clone(),
             ("RevokeRole", on) => {
                 if on == "org" {
                     target.on = target.org.clone();
@@ -250,6 +284,7 @@ async fn what_is_hidden_looks_absent() {
             channel: format!("{project}/chat/channel/general"),
             message: format!("{project}/chat/channel/general/message/1"),
             backup: format!("org/{org}/job/backup/{backup}"),
+            environment: format!("{project}/environment/production"),
             grantee: stranger.account.clone(),
             on: project.clone(),
             project,
@@ -261,7 +296,7 @@ async fn what_is_hidden_looks_absent() {
     let absent = [names("none", "kept"), names("seen", "none")];
     let unregistered = Target { account: "account/nobody@example.org".into(), ..absent[0].clone() };
     let concern = |rule: &canopy_proto::Rule| match rule.requires {
-        Requirement::Least(_) => !rule.address.is_empty(),
+        Requirement::Least(_) => rule.address.starts_with('{'),
         Requirement::Own => rule.owner == "account",
         _ => false,
     };

@@ -25,10 +25,14 @@ use canopy_proto::ops::v1::keys_client::KeysClient;
 use canopy_proto::ops::v1::mails_client::MailsClient;
 use canopy_proto::ops::v1::ops_client::OpsClient;
 use canopy_proto::ops::v1::{Backup, CreateBackupRequest};
+use canopy_proto::org::v1::environments_client::EnvironmentsClient;
 use canopy_proto::org::v1::invitations_client::InvitationsClient;
 use canopy_proto::org::v1::orgs_client::OrgsClient;
 use canopy_proto::org::v1::projects_client::ProjectsClient;
-use canopy_proto::org::v1::{CreateOrgRequest, CreateProjectRequest, Grant, GrantRoleRequest, Org, Project};
+use canopy_proto::org::v1::{
+    CreateOrgRequest, CreateProjectRequest, DeleteOrgRequest, DeleteProjectRequest, Grant, GrantRoleRequest, Org,
+    Project,
+};
 use http::uri::PathAndQuery;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tonic::client::Grpc;
@@ -266,6 +270,10 @@ impl Caller {
         ProjectsClient::with_interceptor(self.channel.clone(), self.token.clone())
     }
 
+    pub fn environments(&self) -> EnvironmentsClient<Authorised> {
+        EnvironmentsClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
     pub fn chat(&self) -> ChatClient<Authorised> {
         ChatClient::with_interceptor(self.channel.clone(), self.token.clone())
     }
@@ -293,6 +301,17 @@ impl Caller {
         let org = Org { slug: slug.into(), title: slug.into(), ..Org::default() };
         let request = CreateOrgRequest { org: Some(Wire::new(&org)), request_id: String::new() };
         self.orgs().create_org(request).await.expect("an org").into_inner().decode().expect("an org")
+    }
+
+    pub async fn delete_org(&self, name: &str) -> Org {
+        let request = DeleteOrgRequest { name: name.into(), ..DeleteOrgRequest::default() };
+        self.orgs().delete_org(request).await.expect("a deletion").into_inner().decode().expect("an org")
+    }
+
+    pub async fn delete_project(&self, name: &str) -> Project {
+        let request = DeleteProjectRequest { name: name.into(), ..DeleteProjectRequest::default() };
+        let deleted = self.projects().delete_project(request).await.expect("a deletion");
+        deleted.into_inner().decode().expect("a project")
     }
 
     pub async fn create_project(&self, org: &str, slug: &str) -> Project {

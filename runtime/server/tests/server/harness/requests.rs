@@ -19,10 +19,13 @@ use canopy_proto::ops::v1::{
     RotateOrgKeyRequest, RotateVaultKeyRequest, SuspendAccountRequest,
 };
 use canopy_proto::org::v1::{
-    AcceptInvitationRequest, CreateInvitationRequest, CreateOrgRequest, CreateProjectRequest, DeleteOrgRequest,
-    DeleteProjectRequest, GetInvitationRequest, GetOrgRequest, GetProjectRequest, Grant, GrantRoleRequest, Invitation,
-    ListGrantsRequest, ListInvitationsRequest, ListProjectsRequest, Org, Project, RevokeInvitationRequest,
-    RevokeRoleRequest, UpdateOrgRequest, UpdateProjectRequest,
+    AcceptInvitationRequest, ArchiveOrgRequest, CreateEnvironmentRequest, CreateInvitationRequest, CreateOrgRequest,
+    CreateProjectRequest, DeleteEnvironmentRequest, DeleteOrgRequest, DeleteProjectRequest, Environment,
+    ExplainAccessRequest, GetEnvironmentRequest, GetInvitationRequest, GetOrgRequest, GetProjectRequest,
+    GetShredCertificateRequest, Grant, GrantRoleRequest, Invitation, LeaveOrgRequest, ListEnvironmentsRequest,
+    ListGrantsRequest, ListInvitationsRequest, ListMembersRequest, ListProjectsRequest, Org, Project, PurgeOrgRequest,
+    RevokeInvitationRequest, RevokeRoleRequest, SearchOrgsRequest, SearchProjectsRequest, TransferOwnershipRequest,
+    UpdateEnvironmentRequest, UpdateOrgRequest, UpdateProjectRequest,
 };
 use prost::Message;
 use prost_types::FieldMask;
@@ -45,12 +48,15 @@ pub struct Target {
     pub backup: String,
     /// Of the account; none that exists where empty.
     pub api_key: String,
+    pub environment: String,
     /// Whose roles are granted and revoked.
     pub grantee: String,
     /// Where: the org or the project.
     pub on: String,
     /// For new e-mail addresses and slugs.
     pub unique: String,
+    /// Of what is purged.
+    pub etag: String,
 }
 
 fn mask(path: &str) -> Option<FieldMask> {
@@ -97,6 +103,9 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
         "org.v1.Projects/DeleteProject" => {
             DeleteProjectRequest { name: t.project, etag: String::new(), request_id }.encode_to_vec()
         }
+        method if is_of_ends(method) => of_ends(method, target),
+        method if method.starts_with("org.v1.Environments/") => of_environments(method, target),
+        method if is_of_members(method) => of_members(method, target),
         "chat.v1.Chat/CreateChannel" => CreateChannelRequest {
             parent: format!("{}/chat", t.project),
             channel: Some(Wire::new(&channel)),
@@ -294,6 +303,80 @@ fn of_mails(method: &str) -> Vec<u8> {
         "ops.v1.Mails/ListMails" => Vec::new(),
         "ops.v1.Mails/RetryMail" => RetryMailRequest { name, request_id }.encode_to_vec(),
         "ops.v1.Mails/DeleteMail" => DeleteMailRequest { name, request_id }.encode_to_vec(),
+        other => panic!("no request is known for {other}: add one here"),
+    }
+}
+
+fn is_of_ends(method: &str) -> bool {
+    let name = method.rsplit('/').next().unwrap_or_default();
+    let verbs = ["Archive", "Unarchive", "Undelete", "Purge"];
+    method.starts_with("org.v1.") && (verbs.iter().any(|verb| name.starts_with(verb)) || name.contains("Certificate"))
+}
+
+fn of_ends(method: &str, t: &Target) -> Vec<u8> {
+    let request_id = String::new();
+    let name = if method.ends_with("Org") { t.org.clone() } else { t.project.clone() };
+    // One that is certainly wrong, where the target has none.
+    let etag = if t.etag.is_empty() { "none".to_owned() } else { t.etag.clone() };
+    let verb = method.rsplit('/').next().unwrap_or_default();
+    match verb.trim_end_matches("Org").trim_end_matches("Project") {
+        // Archiving and undeleting have the same fields for both.
+        "Archive" | "Unarchive" | "Undelete" => {
+            ArchiveOrgRequest { name, etag: String::new(), request_id }.encode_to_vec()
+        }
+        "Purge" => PurgeOrgRequest { name, etag, request_id }.encode_to_vec(),
+        "GetShredCertificate" => GetShredCertificateRequest { name }.encode_to_vec(),
+        "ListShredCertificates" => Vec::new(),
+        other => panic!("no request is known for {other}: add one here"),
+    }
+}
+
+fn is_of_members(method: &str) -> bool {
+    ["ListMembers", "LeaveOrg", "TransferOwnership", "ExplainAccess", "SearchOrgs", "SearchProjects"]
+        .iter()
+        .any(|name| method.ends_with(name))
+}
+
+fn of_members(method: &str, t: &Target) -> Vec<u8> {
+    let request_id = String::new();
+    match method.rsplit('/').next().unwrap_or_default() {
+        "ListMembers" => ListMembersRequest { parent: t.org.clone(), ..ListMembersRequest::default() }.encode_to_vec(),
+        "LeaveOrg" => LeaveOrgRequest { name: t.org.clone(), request_id }.encode_to_vec(),
+        "TransferOwnership" => {
+            TransferOwnershipRequest { name: t.org.clone(), account: t.grantee.clone(), keep_role: 0, request_id }
+                .encode_to_vec()
+        }
+        "SearchOrgs" => SearchOrgsRequest { query: "a".into(), ..SearchOrgsRequest::default() }.encode_to_vec(),
+        "SearchProjects" => {
+            let query = "a".into();
+            SearchProjectsRequest { parent: t.org.clone(), query, ..SearchProjectsRequest::default() }.encode_to_vec()
+        }
+        "ExplainAccess" => ExplainAccessRequest { name: t.on.clone(), account: String::new() }.encode_to_vec(),
+        other => panic!("no request is known for {other}: add one here"),
+    }
+}
+
+fn of_environments(method: &str, t: &Target) -> Vec<u8> {
+    let request_id = String::new();
+    let environment = Environment {
+        name: t.environment.clone(),
+        slug: t.unique.clone(),
+        title: "a title".into(),
+        ..Environment::default()
+    };
+    let environment = Some(Wire::new(&environment));
+    match method.rsplit('/').next().unwrap_or_default() {
+        "CreateEnvironment" => {
+            CreateEnvironmentRequest { parent: t.project.clone(), environment, request_id }.encode_to_vec()
+        }
+        "GetEnvironment" => GetEnvironmentRequest { name: t.environment.clone() }.encode_to_vec(),
+        "ListEnvironments" => ListEnvironmentsRequest { parent: t.project.clone() }.encode_to_vec(),
+        "UpdateEnvironment" => {
+            UpdateEnvironmentRequest { environment, update_mask: mask("title"), request_id }.encode_to_vec()
+        }
+        "DeleteEnvironment" => {
+            DeleteEnvironmentRequest { name: t.environment.clone(), etag: String::new(), request_id }.encode_to_vec()
+        }
         other => panic!("no request is known for {other}: add one here"),
     }
 }

@@ -1,0 +1,15 @@
+//! What whoever runs the server settles for all modules.
+
+/// Settings that decisions rest on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Milliseconds between the deletion of an org or project and its purge.
+    pub delete_grace_ms: i64,
+}
+
+impl Default for Settings {
+    /// What the configuration's own defaults say.
+    fn default() -> Self {
+        Self { delete_grace_ms: 30 * 24 * 3_600_000 }
+    }
+}
