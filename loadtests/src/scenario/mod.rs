@@ -2,6 +2,7 @@
 //! a `run` that compares the side under test with the baseline.
 
 pub mod actors;
+pub mod authorise;
 pub mod baseline;
 pub mod chat;
 pub mod commit;
@@ -11,6 +12,7 @@ pub mod login;
 pub mod overload;
 pub mod refresh;
 pub mod resident;
+pub mod revoke;
 mod room;
 pub mod seal;
 pub mod start;
@@ -146,7 +148,7 @@ pub struct Scenario {
     pub thresholds: &'static [Threshold],
 }
 
-pub const CATALOG: [Scenario; 12] = [
+pub const CATALOG: [Scenario; 14] = [
     edge::SCENARIO,
     commit::SCENARIO,
     chat::SCENARIO,
@@ -157,6 +159,8 @@ pub const CATALOG: [Scenario; 12] = [
     refresh::SCENARIO,
     vaults::SCENARIO,
     actors::SCENARIO,
+    authorise::SCENARIO,
+    revoke::SCENARIO,
     faults::SCENARIO,
     baseline::SCENARIO,
 ];
@@ -203,6 +207,8 @@ async fn measure(scenario: &Scenario, subject: &Subject, settings: &Settings) ->
         "refresh" => refresh::run(subject.refresh.as_deref().ok_or(absent)?, settings).await,
         "vaults" => vaults::run(settings).await,
         "actors" => actors::run(settings).await,
+        "authorise" => authorise::run(settings).await,
+        "revoke" => revoke::run(settings).await,
         "faults" => faults::run(settings).await,
         "baseline" => baseline::run(settings).await,
         name => Err(LoadError::UnknownScenario(name.to_owned())),
