@@ -1,8 +1,8 @@
 //! An account: the person, and the orgs they belong to.
 
 use canopy_domain::{
-    Address, Code, Context, Draft, Id, Mask, Module, Name, Order, PageRequest, Prepared, Principal, Refusal, Secret,
-    State, Step, Table, Wire, Words, decode,
+    Address, Code, Context, Draft, Id, Mask, Module, Name, PageRequest, Prepared, Principal, Refusal, Secret, State,
+    Step, Table, Wire, Words, decode,
 };
 use canopy_proto::identity::v1::{Account, GetAccountRequest, RegisterRequest, UpdateAccountRequest};
 use canopy_proto::methods::{

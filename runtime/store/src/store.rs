@@ -154,7 +154,8 @@ impl Store {
     /// Whether the keys of an address were destroyed, alone or with its org's.
     pub async fn is_shredded(&self, address: &Address) -> bool {
         let handle = self.handle(address);
-        self.0.node.catalog.is_shredded(org_of(&handle.vault))
+        // Where that cannot be read, nothing is known to be gone.
+        self.0.node.catalog.is_shredded(org_of(&handle.vault)).unwrap_or(false)
             || matches!(self.snapshot(&handle).await, Err(StoreError::Shredded(_)))
     }
 

@@ -182,7 +182,7 @@ async fn a_grace_that_ran_out_destroys_the_org() {
     ada.grant(&bob.account, &project, Role::ProjectUser).await;
     ada.create_backup(&org).await;
     let node = &server.running.node;
-    let fingerprints: Vec<_> = node.store().org_keys().into_iter().filter(|key| key.of == org).collect();
+    let fingerprints: Vec<_> = node.store().org_keys().unwrap().into_iter().filter(|key| key.of == org).collect();
     assert_eq!(fingerprints.len(), 1);
     assert_eq!(code(certificate(&ada, &org).await), Code::NotFound, "it lives");
 
@@ -197,7 +197,7 @@ async fn a_grace_that_ran_out_destroys_the_org() {
     assert_eq!(listed.into_inner().certificates.len(), 1);
 
     // Neither key nor file nor wake-up is left, and nothing of it answers.
-    assert!(node.store().org_keys().iter().all(|key| key.of != org));
+    assert!(node.store().org_keys().unwrap().iter().all(|key| key.of != org));
     for address in [&org, &project, &format!("{project}/chat")] {
         assert!(node.store().is_shredded(&Address::parse(address).unwrap()).await, "{address}");
     }
