@@ -226,6 +226,8 @@ async fn whoever_squats_on_an_address_loses_it_to_whoever_reads_its_mail() {
     let server = required().await;
     let nobody = server.nobody().await;
     register(&nobody, "ada@example.org", "").await.expect("by somebody else");
+    // From here on the address is claimed.
+    letter_in(&dir(&server), "ada@example.org", 0).await;
     ask_reset(&nobody, "ada@example.org").await;
     let letter = letter_in(&dir(&server), "ada@example.org", 1).await;
     reset(&nobody, &letter.token(), NEW_PASSWORD).await.expect("it is hers now");
