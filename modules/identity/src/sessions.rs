@@ -136,7 +136,7 @@ pub(crate) fn record_session(
     cx: &Context<'_>,
     draft: &mut Draft,
 ) -> Result<RecordSessionResponse, Refusal> {
-    the_account(state, cx)?;
+    let is_disabled = decode(&the_account(state, cx)?)?.disable_time_ms > 0;
     let row = request.session.unwrap_or_default();
     let mut session = decode(&row)?;
     let id = id_of(&session.name)?;
@@ -144,8 +144,9 @@ pub(crate) fn record_session(
         // What the account has ended stays so, whatever is still on its way.
         Some(before) if session.end_time_ms == 0 && decode(&before)?.end_time_ms > 0 => {}
         Some(before) => draft.put(&SESSIONS, *id.as_bytes(), Some(&before), &row),
-        None if request.password_version < password::version(state)? && session.end_time_ms == 0 => {
-            // It was opened with a password that was changed meanwhile.
+        None if (is_disabled || request.password_version < password::version(state)?) && session.end_time_ms == 0 => {
+            // It was opened with a password that was changed meanwhile, or
+            // before the account was disabled.
             session.end_time_ms = cx.now_ms;
             session.end = SessionEnd::PasswordChange.into();
             draft.insert(&SESSIONS, *id.as_bytes(), &row.updated(&session, None));
