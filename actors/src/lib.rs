@@ -4,12 +4,14 @@
 //! wakes when it asked to, and passivates when idle.
 
 mod attempts;
+mod audit;
 mod backup;
 mod backup_queue;
 mod call;
 mod clock;
 mod completion;
 mod delivery;
+mod denials;
 mod mail;
 mod node;
 mod password;
@@ -23,9 +25,10 @@ pub use attempts::{AttemptLimits, Attempts};
 pub use backup::Backups;
 pub use call::{Call, CommitHook, Turn};
 pub use clock::{now_ms, random_bytes};
+pub use denials::{Denial, Denials};
 pub use mail::{Delivering, Mails, Outbound, Post, Undelivered};
 pub use node::{Limits, Node, NodeParts};
 pub use password::PasswordHashing;
 pub use periodic::{sweeper, wake_clock};
 pub use purge::Purges;
-pub use token::{SignUpPolicy, TokenError, Tokens};
+pub use token::{SignUpPolicy, TokenError, Tokens, is_attested};

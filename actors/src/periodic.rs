@@ -1,9 +1,10 @@
-//! Two system actors that do something again and again.
+//! System actors that do something again and again.
 //!
 //! - They own nothing.
 //! - They send themselves a tick; nobody else sends them anything.
 //! - They exit with the node, and are restarted if they crash.
-//! - If one dies, idle actors stay longer, or wake-ups come later.
+//! - If one dies, idle actors stay longer, wake-ups come later, or what was
+//!   denied stands in audits later.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -27,13 +28,15 @@ const WAKE_WAIT_MS_MAX: i64 = 5_000;
 /// Wake-ups handled in one look.
 const WAKES_MAX: u32 = 500;
 
-type Tick = Arc<dyn Fn(Node) -> Pin<Box<dyn Future<Output = Duration> + Send>> + Send + Sync>;
+pub(crate) type Tick = Arc<dyn Fn(Node) -> Pin<Box<dyn Future<Output = Duration> + Send>> + Send + Sync>;
 
 struct Periodic;
 
 struct State {
     node: Node,
     tick: Tick,
+    /// Whether it is done once more at the end.
+    ticks_last: bool,
     probe: Arc<Probe>,
 }
 
@@ -47,6 +50,13 @@ impl Actor for Periodic {
         Ok(state)
     }
 
+    async fn post_stop(&self, _: ActorRef<()>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        if state.ticks_last {
+            (state.tick)(state.node.clone()).await;
+        }
+        Ok(())
+    }
+
     async fn handle(&self, myself: ActorRef<()>, (): (), state: &mut State) -> Result<(), ActorProcessingErr> {
         let wait = (state.tick)(state.node.clone()).await;
         state.probe.handled();
@@ -55,11 +65,11 @@ impl Actor for Periodic {
     }
 }
 
-fn periodic(id: &'static str, node: Node, tick: Tick) -> ChildSpec {
+pub(crate) fn periodic(id: &'static str, node: Node, tick: Tick, ticks_last: bool) -> ChildSpec {
     let probe = Probe::new();
     let shared = Arc::clone(&probe);
     ChildSpec::worker(id, move |supervisor| {
-        let state = State { node: node.clone(), tick: Arc::clone(&tick), probe: Arc::clone(&shared) };
+        let state = State { node: node.clone(), tick: Arc::clone(&tick), ticks_last, probe: Arc::clone(&shared) };
         async move {
             let spawned = Actor::spawn_linked(None, Periodic, state, supervisor).await;
             let (actor, _) = spawned.map_err(|e| StartError::Failed { error: e.to_string() })?;
@@ -84,13 +94,14 @@ pub fn sweeper(node: Node, every: Duration) -> ChildSpec {
                 wait
             })
         }),
+        false,
     )
 }
 
 /// Activates addresses when their time has come.
 pub fn wake_clock(node: Node) -> ChildSpec {
     let started = Arc::new(AtomicBool::new(false));
-    periodic("wake clock", node, Arc::new(move |node| Box::pin(wake_due(node, Arc::clone(&started)))))
+    periodic("wake clock", node, Arc::new(move |node| Box::pin(wake_due(node, Arc::clone(&started)))), false)
 }
 
 async fn wake_due(node: Node, started: Arc<AtomicBool>) -> Duration {

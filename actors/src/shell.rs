@@ -23,7 +23,7 @@ use tracing::Instrument;
 use crate::call::{Call, Command, Reply, given_up};
 use crate::completion::{Completion, Completions};
 use crate::delivery::{Delivery, Outgoing, Settled};
-use crate::{Node, clock};
+use crate::{Node, audit, clock};
 
 /// Undelivered effects read at once after a restart.
 const EFFECTS_READ_MAX: usize = 1_000;
@@ -238,12 +238,28 @@ impl Shell {
             // Even a refusal may rest on what is not durable yet.
             other => return self.answer_when_durable(other, reply.take()),
         };
-        let parts = draft.into_parts();
+        let mut parts = draft.into_parts();
+        self.audit(call, now_ms, &mut parts);
         self.register_wake(&parts, now_ms).await?;
         let record = request
             .filter(|_| parts.verdict.is_none())
             .map(|(key, digest)| (key, RequestRecord { payload_digest: digest, reply: answer.clone(), seq: 0 }));
         self.commit(call, now_ms, parts, record, answer, reply.take())
+    }
+
+    /// Has what stands in an audit stand there: committed with the decision, it
+    /// can be neither forgotten nor told of what never was.
+    fn audit(&self, call: &Call, now_ms: i64, parts: &mut DraftParts) {
+        let is_audited = canopy_proto::rules().get(call.method).is_some_and(|rule| rule.audited);
+        let Some(writer) = self.writer.as_ref().filter(|_| is_audited) else { return };
+        let mut entry = audit::entry(call, &self.address, now_ms);
+        entry.target_seq = writer.next_seq();
+        entry.details = parts.details.drain(..).map(|(name, value)| audit::detail(name, value)).collect();
+        if let Some(refusal) = &parts.verdict {
+            audit::deny(&mut entry, refusal.code);
+        }
+        parts.effects.push(audit::effect(&self.address.audit(), &entry));
+        parts.settle = true;
     }
 
     fn answer_when_durable(&mut self, answer: Result<Bytes, Refusal>, reply: Option<Reply>) -> Result<(), Refusal> {
@@ -298,7 +314,8 @@ impl Shell {
         let Some(due_ms) = for_effects.into_iter().chain(for_time).min() else { return Ok(()) };
         let registered = self.wake_registered_ms;
         let suffices = registered > now_ms + WAKE_MARGIN_MS / 4 && registered <= due_ms;
-        if suffices || matches!(self.address.kind(), Some(Kind::System(_))) {
+        // Who keeps the wake-ups cannot wait for itself.
+        if suffices || self.address.kind() == Some(Kind::System("wakes")) {
             return Ok(());
         }
         self.node.set_wake(&self.address, due_ms).await?;

@@ -19,7 +19,7 @@ use pasetors::keys::{AsymmetricPublicKey, AsymmetricSecretKey};
 use pasetors::token::UntrustedToken;
 use pasetors::version4::{PublicToken, V4};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::clock;
@@ -93,6 +93,8 @@ pub struct Tokens {
     /// What each day's keys are derived from.
     secret: Zeroizing<[u8; 32]>,
     days: RwLock<Vec<Arc<DayKeys>>>,
+    /// Signs statements, and no tokens; the same every day.
+    attestation: ed25519_compact::KeyPair,
     /// Bound into every signature: a token of another installation never
     /// verifies, whatever its key.
     installation: String,
@@ -115,9 +117,13 @@ impl Tokens {
         sign_up: SignUpPolicy,
     ) -> Result<Self, Refusal> {
         let first = Arc::new(DayKeys::derive(secret, clock::now_ms().div_euclid(DAY_MS))?);
+        let mut hash = Sha256::new_with_prefix(b"canopy attestations");
+        hash.update(secret);
+        let attestation = ed25519_compact::KeyPair::from_seed(ed25519_compact::Seed::new(hash.finalize().into()));
         let secret = Zeroizing::new(*secret);
         let days = RwLock::new(vec![first]);
-        Ok(Self { secret, days, installation, access_ttl_ms, refresh_ttl_ms, sign_up, policy: Policy::default() })
+        let policy = Policy::default();
+        Ok(Self { secret, days, attestation, installation, access_ttl_ms, refresh_ttl_ms, sign_up, policy })
     }
 
     fn keys(&self, day: i64) -> Arc<DayKeys> {
@@ -171,6 +177,13 @@ impl Tokens {
     }
 }
 
+/// Whether a statement was signed by who holds the private half of a key.
+pub fn is_attested(key: &[u8], statement: &[u8], signature: &[u8]) -> bool {
+    let key = ed25519_compact::PublicKey::from_slice(key);
+    let signature = ed25519_compact::Signature::from_slice(signature);
+    matches!((key, signature), (Ok(key), Ok(signature)) if key.verify(statement, &signature).is_ok())
+}
+
 impl TokenIssuer for Tokens {
     fn access_ttl_ms(&self) -> i64 {
         self.access_ttl_ms
@@ -196,6 +209,18 @@ impl TokenIssuer for Tokens {
 
     fn policy(&self) -> Policy {
         self.policy
+    }
+
+    fn installation(&self) -> &str {
+        &self.installation
+    }
+
+    fn attestation_key(&self) -> [u8; 32] {
+        *self.attestation.pk
+    }
+
+    fn attest(&self, statement: &[u8]) -> [u8; 64] {
+        *self.attestation.sk.sign(statement, None)
     }
 
     fn admit_sign_up(&self, sign_up_token: &str) -> Result<bool, Refusal> {

@@ -61,6 +61,8 @@ pub struct Rule {
     pub reach: Reach,
     /// Whether a role at any project of the org that is named counts, too.
     pub within: bool,
+    /// Whether it stands in the audit.
+    pub audited: bool,
     /// Request and answer, for checks.
     pub descriptor: MethodDescriptor,
 }
@@ -119,5 +121,12 @@ fn read(method: MethodDescriptor) -> Result<Rule, String> {
     }
     let reach = number("reach").and_then(|n| Reach::try_from(n).ok()).unwrap_or_default();
     let within = is("within");
-    Ok(Rule { path: path.leak(), owner, address, access, requires, reach, within, descriptor: method })
+    let stated = rule.has_field_by_name("audited").then(|| is("audited"));
+    let audited = stated.unwrap_or(access == Access::Command && is_administrative(requires));
+    Ok(Rule { path: path.leak(), owner, address, access, requires, reach, within, audited, descriptor: method })
+}
+
+/// What only those may do who administer something.
+fn is_administrative(requires: Requirement) -> bool {
+    matches!(requires, Requirement::Least(least) if least as i32 >= Role::ProjectAdmin as i32)
 }

@@ -159,6 +159,7 @@ pub fn effects(seed: u64, partition: usize, op: u64) -> Vec<Effect> {
         target: Address::system("directory"),
         method: METHOD,
         request: format!("{PLANTED} effect {partition}.{op}.{n}").into(),
+        outlives_subjects: false,
     };
     (0..count).map(effect).collect()
 }

@@ -89,6 +89,7 @@ pub(crate) fn create(
     take_slug(state, draft, &channel.slug, &channel.name)?;
     let row = sent.with(&channel);
     draft.insert(&CHANNELS, *id.as_bytes(), &row);
+    draft.detail("channel", &channel.name);
     Ok(row)
 }
 
@@ -136,6 +137,7 @@ pub(crate) fn update(
     channel.etag = cx.etag();
     let after = before.updated(&channel, mask.takes_unknown().then_some(&sent));
     draft.put(&CHANNELS, *id.as_bytes(), Some(&before), &after);
+    draft.detail("channel", &channel.name);
     Ok(after)
 }
 
@@ -154,6 +156,7 @@ pub(crate) fn delete(
     free_slug(state, draft, &channel.slug)?;
     draft.insert(&CLEARING, *id.as_bytes(), &row);
     draft.wake_at_ms(cx.now_ms);
+    draft.detail("channel", &channel.name);
     Ok(row)
 }
 

@@ -53,6 +53,7 @@ pub(crate) fn open(state: &State<'_>, request: &Bytes, cx: &Context<'_>) -> Resu
             prefix: id.as_bytes().to_vec(),
             label: format!("{}/channel/{id}", cx.address),
             cursor: position.cursor,
+            end: None,
         });
     }
     Ok(watches)

@@ -84,6 +84,7 @@ impl Address {
             ("account", _, None, ..) => Kind::Account,
             ("session", _, None, ..) => Kind::Session,
             ("org", _, None, ..) => Kind::Org,
+            ("org", _, Some("audit"), None, ..) => Kind::Audit,
             ("org", _, Some("project"), Some(_), None) => Kind::Project,
             ("org", _, Some("project"), Some(_), Some(module)) => Kind::Module(module),
             ("org", _, Some("job"), Some(job), Some(_)) => Kind::Job(job),
@@ -96,6 +97,15 @@ impl Address {
     /// The org that this address belongs to.
     pub fn org_address(&self) -> Option<Address> {
         self.prefix(2).filter(|a| a.0.starts_with("org/"))
+    }
+
+    /// The audit that what is done here stands in: the org's, else the
+    /// installation's.
+    pub fn audit(&self) -> Address {
+        match self.org_address() {
+            Some(org) => Self(format!("{org}/audit").into()),
+            None => Self::system("audit"),
+        }
     }
 
     /// The project that this address belongs to.
@@ -168,6 +178,8 @@ pub enum Kind<'a> {
     Project,
     /// A module's instance in a project.
     Module(&'a str),
+    /// What was done in an org.
+    Audit,
     /// A job of an org, by what it does.
     Job(&'a str),
     /// Part of the installation itself.
@@ -182,6 +194,7 @@ impl<'a> Kind<'a> {
             Kind::Session => "session",
             Kind::Org => "org",
             Kind::Project => "project",
+            Kind::Audit => "audit",
             Kind::Module(name) | Kind::Job(name) | Kind::System(name) => name,
         }
     }
@@ -251,6 +264,9 @@ impl<'a> Name<'a> {
             "account" => &["account", "*"],
             "session" => &["session", "*"],
             "org" => &["org", "*"],
+            // The installation's own, or an org's.
+            "audit" if self.segment(0) == Some(SYSTEM) => &[SYSTEM, "audit"],
+            "audit" => &["org", "*", "audit"],
             "project" => &["org", "*", "project", "*"],
             "backup" => &["org", "*", "job", "backup", "*"],
             module => &["org", "*", "project", "*", module],

@@ -123,6 +123,13 @@ pub trait TokenIssuer: Send + Sync {
     fn refresh_ttl_ms(&self) -> i64;
     /// The signed token.
     fn issue(&self, claims: &TokenClaims) -> String;
+    /// Opaque id of the installation.
+    fn installation(&self) -> &str;
+    /// Ed25519 key that verifies what [`TokenIssuer::attest`] signed.
+    fn attestation_key(&self) -> [u8; 32];
+    /// Signs a statement of the installation's, with a key that signs nothing
+    /// else.
+    fn attest(&self, statement: &[u8]) -> [u8; 64];
     /// Whether a sign-up with this token may proceed, and whether the token
     /// was the installation's (where sign-up is open, it need not be).
     ///

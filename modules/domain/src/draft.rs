@@ -35,6 +35,9 @@ pub struct Effect {
     pub method: &'static str,
     /// The encoded request.
     pub request: Bytes,
+    /// Tells nothing that goes with a subject: it is delivered even where all
+    /// that the commit was about is shredded before.
+    pub outlives_subjects: bool,
 }
 
 /// What a decision is about to commit. Empty, it commits nothing.
@@ -46,6 +49,7 @@ pub struct Draft {
     settle: bool,
     verdict: Option<Refusal>,
     shreds: Vec<[u8; 16]>,
+    details: Vec<(&'static str, String)>,
 }
 
 impl Draft {
@@ -85,7 +89,7 @@ impl Draft {
     /// Sends a message to another actor once this is committed.
     pub fn effect<Q: Message, R>(&mut self, target: Address, method: Method<Q, R>, request: &Q) {
         let request = request.encode_to_vec().into();
-        self.effects.push(Effect { target, method: method.path, request });
+        self.effects.push(Effect { target, method: method.path, request, outlives_subjects: false });
     }
 
     /// Asks for the answer to wait until the effects have been delivered, so
@@ -113,6 +117,13 @@ impl Draft {
         self.verdict = Some(refusal);
     }
 
+    /// Says in the audit, where the method stands there, what it was about
+    /// beside the actor itself. Ids, roles and numbers, never what people
+    /// wrote: the audit outlives it.
+    pub fn detail(&mut self, name: &'static str, value: impl Into<String>) {
+        self.details.push((name, value.into()));
+    }
+
     /// What is to be committed.
     pub fn changes(&self) -> &[Change] {
         &self.changes
@@ -132,6 +143,7 @@ impl Draft {
             settle: self.settle,
             verdict: self.verdict,
             shreds: self.shreds,
+            details: self.details,
         }
     }
 }
@@ -151,4 +163,6 @@ pub struct DraftParts {
     pub verdict: Option<Refusal>,
     /// Subjects whose keys are destroyed.
     pub shreds: Vec<[u8; 16]>,
+    /// What the audit says of it.
+    pub details: Vec<(&'static str, String)>,
 }

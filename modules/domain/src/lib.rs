@@ -22,7 +22,7 @@ pub use context::{Attempt, Context, PasswordFit, Policy, Prepared, Secret, Step,
 pub use draft::{Change, Draft, DraftParts, Effect};
 pub use id::Id;
 pub use mask::Mask;
-pub use module::{Module, Modules, Subscription, Watch};
+pub use module::{Module, Modules, Subscription, Watch, WatchEnd};
 pub use page::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, PageRequest};
 pub use principal::{Origin, Principal};
 pub use reader::{Order, Reader, Span, State, decode};

@@ -40,6 +40,18 @@ pub struct Watch {
     pub label: String,
     /// Show what came after; absent, what comes from now on.
     pub cursor: Option<u64>,
+    /// Where it ends by itself; absent, it goes on for as long as somebody
+    /// follows.
+    pub end: Option<WatchEnd>,
+}
+
+/// A watch that shows what there is now, and ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchEnd {
+    /// The last transaction that is shown.
+    pub seq: u64,
+    /// The first answer, in place of [`Subscription::opened`].
+    pub opened: Bytes,
 }
 
 /// How a subscription is answered.

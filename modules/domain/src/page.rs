@@ -27,6 +27,14 @@ pub struct PageRequest<'a> {
 }
 
 impl PageRequest<'_> {
+    /// Rows on the page at most.
+    pub fn rows(&self) -> usize {
+        match usize::try_from(self.size) {
+            Ok(0) | Err(_) => PAGE_SIZE_DEFAULT,
+            Ok(size) => size.min(PAGE_SIZE_MAX),
+        }
+    }
+
     /// Reads a page of `table` below `prefix`, and the token for the next one.
     ///
     /// A token holds the last key and a proof keyed by the partition: one of
@@ -41,10 +49,7 @@ impl PageRequest<'_> {
         prefix: &[u8],
         order: Order,
     ) -> Result<(Vec<(Bytes, Bytes)>, String), Refusal> {
-        let size = match usize::try_from(self.size) {
-            Ok(0) | Err(_) => PAGE_SIZE_DEFAULT,
-            Ok(size) => size.min(PAGE_SIZE_MAX),
-        };
+        let size = self.rows();
         let after = match self.token {
             "" => None,
             token => Some(self.open(reader, table, prefix, order, token)?),

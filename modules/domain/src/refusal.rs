@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::Address;
+
 /// Why a call was refused: a subset of gRPC's status codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
@@ -55,12 +57,15 @@ pub struct Refusal {
     pub fields: Vec<FieldViolation>,
     /// When trying again makes sense, in milliseconds.
     pub retry_after_ms: Option<u64>,
+    /// The account that should know of it: somebody tried to come in as its
+    /// holder. Never told to the caller.
+    pub concerns: Option<Address>,
 }
 
 impl Refusal {
     /// A refusal with a message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None, fields: Vec::new(), retry_after_ms: None }
+        Self { code, message: message.into(), hint: None, fields: Vec::new(), retry_after_ms: None, concerns: None }
     }
 
     /// The request's field is wrong.
@@ -80,6 +85,13 @@ impl Refusal {
     pub fn stale_etag() -> Self {
         Self::new(Code::Aborted, "it was changed since you read it")
             .hint("read it again and repeat the change with the new etag")
+    }
+
+    /// Adds the account that should know of it.
+    #[must_use]
+    pub fn concerning(mut self, account: Address) -> Self {
+        self.concerns = Some(account);
+        self
     }
 
     /// Adds what to do next.

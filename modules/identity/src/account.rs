@@ -7,7 +7,7 @@ use canopy_domain::{
 use canopy_proto::identity::v1::{Account, GetAccountRequest, RegisterRequest, UpdateAccountRequest};
 use canopy_proto::methods::{
     account_admin, account_effects, account_emails, accounts, api_keys as api_key_methods, directory, identity,
-    installation_grants, invitation_checks, orgs, verification,
+    installation_grants, invitation_checks, orgs, security as security_methods, security_effects, verification,
 };
 use canopy_proto::org::v1::{ListOrgsRequest, ListOrgsResponse, Org, SearchOrgsRequest};
 use canopy_proto::system::v1::{
@@ -17,7 +17,7 @@ use canopy_proto::system::v1::{
 use prost::Message;
 
 use crate::proof::{self, Purpose};
-use crate::{access, api_keys, block, email, life, password, reset, sessions, verify};
+use crate::{access, api_keys, block, email, life, password, reset, security, sessions, verify};
 
 /// The one row, under [`SELF`].
 pub(crate) const ACCOUNT: Table<Account> = Table::new(1, "account", 1);
@@ -50,6 +50,8 @@ pub fn account() -> Module {
         .command(account_effects::RECORD_MEMBERSHIP, record_membership)
         .command(account_effects::UPGRADE_VERIFIER, password::upgrade_verifier)
         .query(account_effects::GET_VERIFIER, password::get_verifier)
+        .command(security_effects::RECORD_SECURITY_EVENT, security::record)
+        .query(security_methods::LIST_SECURITY_EVENTS, security::list)
         .command(account_emails::SETTLE_EMAIL, verify::settle_email)
         .command(account_emails::BEGIN_PROOF, verify::begin_proof)
         .command(verification::VERIFY_EMAIL, verify::verify_email)

@@ -10,6 +10,7 @@ mod password;
 mod proof;
 mod refresh;
 mod reset;
+mod security;
 mod session;
 mod sessions;
 mod verify;

@@ -17,11 +17,14 @@
 //! the grace and from the same place, gets what the server would give them.
 
 use canopy_domain::{Address, Code, Context, Draft, Refusal, State, Table, TokenClaims, Wire, decode};
-use canopy_proto::identity::v1::{Credentials, RefreshRequest, RefreshResponse, Session, SessionEnd};
+use canopy_proto::identity::v1::{
+    Credentials, RefreshRequest, RefreshResponse, SecurityEventKind, Session, SessionEnd,
+};
 use canopy_proto::system::v1::RefreshVerifier;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
+use crate::security;
 use crate::session::{SELF, SESSION, end, take_use};
 
 /// The one row, under [`SELF`].
@@ -129,6 +132,7 @@ pub(crate) fn refresh(
         }
         // Guesses end nothing.
         if verifier.family == hash(family(token)) {
+            security::tell(draft, cx, &session.account, SecurityEventKind::RefreshTokenReused)?;
             end(draft, &before, session, SessionEnd::TokenReuse, cx.now_ms)?;
             draft.refuse(session_over());
             return Ok(RefreshResponse::default());

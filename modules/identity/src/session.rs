@@ -5,7 +5,7 @@ use canopy_domain::{
     decode,
 };
 use canopy_proto::identity::v1::{
-    Account, LogInRequest, LogInResponse, LogOutRequest, LogOutResponse, Session, SessionEnd,
+    Account, LogInRequest, LogInResponse, LogOutRequest, LogOutResponse, SecurityEventKind, Session, SessionEnd,
 };
 use canopy_proto::methods::{account_effects, directory, identity, session_effects};
 use canopy_proto::system::v1::{
@@ -14,7 +14,7 @@ use canopy_proto::system::v1::{
 };
 use prost::Message;
 
-use crate::refresh;
+use crate::{refresh, security};
 
 /// The one row, under [`SELF`].
 pub const SESSION: Table<Session> = Table::new(1, "session", 1);
@@ -92,6 +92,11 @@ fn log_in(
             Prepared::Password(PasswordFit::RightAndWeak),
             Prepared::PasswordHash(phc),
         ] => (answer, Some(phc)),
+        [_, Prepared::Answer(Ok(answer)), ..] => {
+            let answer = GetVerifierResponse::decode(answer.clone()).unwrap_or_default();
+            let name = decode(&answer.account.unwrap_or_default())?.name;
+            return Err(wrong_credentials().concerning(address_of(&name)?));
+        }
         _ => return Err(wrong_credentials()),
     };
     let answer = GetVerifierResponse::decode(answer.clone()).unwrap_or_default();
@@ -115,6 +120,7 @@ fn log_in(
     draft.insert(&SESSION, SELF, &session);
     draft.insert(&refresh::VERIFIER, SELF, &Wire::new(&verifier));
     tell_account(draft, &holder.name, &session, password_version)?;
+    security::tell(draft, cx, &holder.name, SecurityEventKind::LoggedIn)?;
     if let Some(phc) = stronger {
         let verifier = PasswordVerifier { phc: phc.expose().to_owned(), version: password_version };
         let upgrade = UpgradeVerifierRequest {
@@ -169,6 +175,7 @@ fn log_out(
     if session.end_time_ms > 0 {
         return Ok(LogOutResponse { session: Some(before) });
     }
+    security::tell(draft, cx, &session.account, SecurityEventKind::LoggedOut)?;
     let ended = end(draft, &before, session, SessionEnd::LogOut, cx.now_ms)?;
     Ok(LogOutResponse { session: Some(ended) })
 }

@@ -116,6 +116,7 @@ fn create(
     draft.insert(&BACKUP, SELF, &row);
     draft.wake_at_ms(cx.now_ms + LEASE_MS);
     tell_org(draft, cx, &row)?;
+    draft.detail("address", address.as_str());
     draft.settle();
     Ok(row)
 }

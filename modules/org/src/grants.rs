@@ -167,6 +167,13 @@ pub(crate) fn check(grant: &Grant, cx: &Context<'_>) -> Result<Role, Refusal> {
     Ok(role)
 }
 
+/// What the audit says of a grant.
+fn say(grant: &Grant, draft: &mut Draft) {
+    draft.detail("account", &grant.account);
+    draft.detail("on", &grant.on);
+    draft.detail("role", Role::try_from(grant.role).unwrap_or_default().as_str_name());
+}
+
 pub(crate) fn grant(
     state: &State<'_>,
     request: GrantRoleRequest,
@@ -185,6 +192,7 @@ pub(crate) fn grant(
     }
     let row = request.grant.unwrap_or_default().with(&grant);
     draft.insert(&GRANTS, key, &row);
+    say(&grant, draft);
     tell_member(draft, &grant.account, &org, true)?;
     draft.settle();
     Ok(row)
@@ -209,6 +217,7 @@ pub(crate) fn revoke(
     }
     let stays = belonging_without(state, &key)?.contains(&grant.account);
     draft.delete(&GRANTS, key, &row);
+    say(&grant, draft);
     tell_member(draft, &grant.account, &org, stays)?;
     draft.settle();
     Ok(RevokeRoleResponse { grant: Some(row) })

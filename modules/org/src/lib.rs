@@ -1,6 +1,9 @@
-//! Organisations, their projects and backups, and who may do what in them.
+//! Organisations, their projects and backups, who may do what in them, and who
+//! did.
 
 mod access;
+mod audit;
+pub mod audit_chain;
 mod backup;
 mod backups;
 mod environments;
@@ -14,6 +17,7 @@ mod project_end;
 mod projects;
 mod slugs;
 
+pub use audit::{audit, entries as audit_entries, head as audit_head};
 pub use backup::backup;
 pub use grants::GRANTS;
 pub use org::{ORG, org};

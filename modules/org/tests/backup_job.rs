@@ -65,6 +65,18 @@ impl TokenIssuer for NoTokens {
         String::new()
     }
 
+    fn installation(&self) -> &str {
+        ""
+    }
+
+    fn attestation_key(&self) -> [u8; 32] {
+        [0; 32]
+    }
+
+    fn attest(&self, _: &[u8]) -> [u8; 64] {
+        [0; 64]
+    }
+
     fn admit_sign_up(&self, _: &str) -> Result<bool, Refusal> {
         Ok(false)
     }

@@ -9,11 +9,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use canopy_actors::{
-    AttemptLimits, Backups, CommitHook, Limits, Mails, Node, NodeParts, PasswordHashing, Purges, SignUpPolicy, Tokens,
-    random_bytes, sweeper, wake_clock,
+    AttemptLimits, Backups, CommitHook, Denials, Limits, Mails, Node, NodeParts, PasswordHashing, Purges, SignUpPolicy,
+    Tokens, random_bytes, sweeper, wake_clock,
 };
 use canopy_config::{MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
-use canopy_domain::{Modules, Policy, Refusal, Secret, Settings};
+use canopy_domain::{Modules, Policy, Refusal, Secret, Settings, TokenIssuer};
 use canopy_store::{Store, StoreError, StoreOptions, Unlock};
 use canopy_supervision::{ChildSpec, StartError, Strategy, Supervisor, SupervisorSpec};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -106,17 +106,20 @@ pub fn modules() -> Modules {
         canopy_org::org(),
         canopy_org::project(),
         canopy_org::backup(),
+        canopy_org::audit(),
         canopy_chat::chat(),
     ])
 }
 
 /// The supervision tree: started in this order, stopped in reverse.
-fn tree(node: &Node, config: &NodeConfig, port: ChildSpec, workers: Vec<ChildSpec>) -> Supervisor {
+fn tree(node: &Node, config: &NodeConfig, port: ChildSpec, denials: &Denials, workers: Vec<ChildSpec>) -> Supervisor {
     let sweep_every = Duration::from_millis((config.actors.idle_passivate_ms / 4).max(10));
     let mut root = SupervisorSpec::new("canopy", Strategy::RestForOne)
         .child(node.tenants().child_spec())
         .child(wake_clock(node.clone()))
         .child(sweeper(node.clone(), sweep_every))
+        // Before the port: it writes what was denied until that is closed.
+        .child(denials.writer(node.clone()))
         .child(port);
     // Last, so that what serves does not start again when one crashes, and what
     // they do is put back before anything else stops.
@@ -161,6 +164,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
         Arc::new(purges.clone()) as _,
     ];
     hooks.extend(mails.clone().map(|mails| Arc::new(mails) as Arc<dyn CommitHook>));
+    let denials = Denials::default();
     let hashing = &config.identity;
     let node = Node::new(NodeParts {
         store,
@@ -182,16 +186,18 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
     grants.load_sys_admins(&node).await?;
 
     let (security, ca_pem, certificate) = security(config)?;
-    let hub = Hub::new(tokens);
+    let hub = Hub::new(Arc::clone(&tokens) as _);
     let observed = Arc::new(OnceLock::new());
     let edge = Arc::new(Edge {
         node: node.clone(),
         callers,
         grants,
+        denials: denials.clone(),
         admission: admission(config),
         hub: Arc::clone(&hub),
         local: Local {
             installation_id: node.store().installation_id().to_string(),
+            attestation_key: tokens.attestation_key(),
             sign_up: config.identity.sign_up.to_string(),
             tree: Arc::clone(&observed),
             keys: Keys(node.store().clone()),
@@ -217,7 +223,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
     let port = port(listener_options(config, security), front, Arc::clone(&address));
     let mut workers = vec![purges.worker(node.clone()), backups.worker(node.clone())];
     workers.extend(mails.map(|mails| mails.worker(node.clone())));
-    let tree = tree(&node, config, port, workers);
+    let tree = tree(&node, config, port, &denials, workers);
     drop(observed.set(tree.clone()));
     tree.start(None).await?;
     let address = *address.get().ok_or(BootError::NoAddress)?;
@@ -299,7 +305,11 @@ async fn open_store(config: &NodeConfig) -> Result<Store, BootError> {
     Ok(opened.map_err(|e| BootError::File(config.data_dir.display().to_string(), io::Error::other(e)))??)
 }
 
-fn tokens(config: &NodeConfig, store: &Store, sign_up_token: Secret) -> Result<Tokens, BootError> {
+/// What signs tokens and statements.
+///
+/// # Errors
+/// The store's key is no key.
+pub(crate) fn tokens(config: &NodeConfig, store: &Store, sign_up_token: Secret) -> Result<Tokens, BootError> {
     let policy = match config.identity.sign_up {
         SignUp::Token => SignUpPolicy::Token(sign_up_token),
         SignUp::Open => SignUpPolicy::Open(sign_up_token),

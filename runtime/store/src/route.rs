@@ -25,7 +25,7 @@ pub(crate) fn vault_of(address: &Address) -> VaultName {
             let [first, ..] = digest;
             format!("shard/{:02}", first % SHARDS).into()
         }
-        Some(Kind::Job(_)) | None => parent(text).into(),
+        Some(Kind::Audit | Kind::Job(_)) | None => parent(text).into(),
     }
 }
 
@@ -66,6 +66,7 @@ mod tests {
         check(format!("org/{A}/project/{A}"), format!("org/{A}/project/{A}"));
         check(format!("org/{A}/project/{A}/chat"), format!("org/{A}/project/{A}/chat"));
         check(format!("org/{A}/job/backup/{A}"), format!("org/{A}"));
+        check(format!("org/{A}/audit"), format!("org/{A}"));
         check("system/directory".into(), "system".into());
         let shard = vault_of(&Address::parse(&format!("account/{A}")).unwrap());
         assert!(shard.starts_with("shard/"), "{shard}");

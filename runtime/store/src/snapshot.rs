@@ -37,6 +37,27 @@ impl Snapshot {
         self.durable().map_or(Ok(0), |durable| Ok(durable.meta()?.seq))
     }
 
+    /// Checks that the feed is chained from its first entry to its last, and
+    /// says how many there are.
+    ///
+    /// # Errors
+    /// It is not; the store cannot be read.
+    pub fn check_feed(&self) -> Result<u64, StoreError> {
+        let Some(durable) = self.durable() else { return Ok(0) };
+        let meta = durable.meta()?;
+        let mut chain = Vec::new();
+        for seq in 1..=meta.seq {
+            let broken = |reason: &str| durable.damaged(&format!("transaction {seq}: {reason}"));
+            let stored = durable.entry(seq)?.ok_or_else(|| broken("is not there"))?;
+            (_, chain) = durable.partition.check_link(&chain, seq, &stored).map_err(broken)?;
+        }
+        if chain == meta.chain {
+            Ok(meta.seq)
+        } else {
+            Err(durable.damaged("the feed ends elsewhere than its rows say"))
+        }
+    }
+
     fn durable(&self) -> Option<&Durable> {
         match &self.0 {
             State::There(durable) => Some(durable),

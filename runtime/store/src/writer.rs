@@ -144,8 +144,8 @@ impl Writer {
                 }
             }
         }
-        draft.subjects = &keys.subjects;
         for (n, effect) in (0u32..).zip(commit.effects) {
+            draft.subjects = if effect.outlives_subjects { &[] } else { &keys.subjects };
             let effect = proto::Effect {
                 target: effect.target.to_string(),
                 method: effect.method.into(),
@@ -153,6 +153,7 @@ impl Writer {
             };
             draft.set(EFFECTS, &effect_key(seq, n), SCHEMA_VERSION, Some(effect.encode_to_vec().into()));
         }
+        draft.subjects = &keys.subjects;
         if let Some((key, mut record)) = commit.record {
             if record.seq == 0 {
                 record.seq = seq;

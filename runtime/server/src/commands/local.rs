@@ -59,6 +59,7 @@ pub(super) fn command() -> Command {
                 .args(super::config_args())
                 .arg(output()),
         )
+        .subcommand(super::audit::command())
         .subcommands(recovery::commands())
 }
 
@@ -77,6 +78,7 @@ pub(super) async fn run(matches: &ArgMatches, terminal: &mut Terminal) -> Exit {
         Some(("ca", inner)) => ca(inner, terminal),
         Some(("verify", inner)) => verify(inner, terminal).await,
         Some(("salvage", inner)) => salvage(inner, terminal).await,
+        Some(("audit", inner)) => super::audit::run(inner, terminal).await,
         Some((name, inner)) => recovery::run(name, inner, terminal).await,
         None => return Exit::Usage,
     };

@@ -1,5 +1,6 @@
 //! Commands that need no running server: `serve`, `doctor`, `local`.
 
+mod audit;
 mod doctor;
 mod keys;
 mod local;

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use canopy_actors::{Call, Node, Turn};
+use canopy_actors::{Call, Denials, Node, Turn};
 use canopy_domain::{Code, Origin, Principal, Refusal};
 use canopy_proto::{Access, Requirement};
 use http::HeaderMap;
@@ -22,6 +22,7 @@ use tower::Service;
 use tracing::Instrument;
 
 use super::admission::{Admission, Denied};
+use super::attempt::{Attempt, origin};
 use super::callers::{Caller, Callers};
 use super::exchange::{self, ReadLimits};
 use super::gate::{self, Admitted};
@@ -33,9 +34,6 @@ use super::pool::Part;
 use super::route::{Destination, Route, routes};
 use super::status::status;
 use crate::subscription::{EventStream, Hub};
-
-/// Characters of a client's own name that are kept.
-const CLIENT_CHARS_MAX: usize = 120;
 
 /// Limits of a call.
 #[derive(Debug, Clone)]
@@ -56,6 +54,8 @@ pub struct Edge {
     pub callers: Arc<Callers>,
     /// What they may.
     pub grants: Arc<Grants>,
+    /// What was denied.
+    pub denials: Denials,
     /// How much at once.
     pub admission: Admission,
     /// How long calls take, by the route's number.
@@ -169,6 +169,11 @@ impl Edge {
             drop(arrival);
             let started = Instant::now();
             let org = checked.admitted.orgs.first().map(Arc::clone);
+            let principal = checked.call.principal.clone();
+            let attempt = Attempt::new(route.rule, &principal, &peer, &metadata, &checked.destination);
+            if route.rule.audited && checked.destination.owner.is_none() {
+                attempt.record(&self.node).await?;
+            }
             let answer = match (&checked.destination.owner, route.rule.access) {
                 (None, _) => self.local.answer(route.rule.path, &checked.call.request).await,
                 (Some(owner), Access::Query) => self.node.query(owner, &checked.call).await,
@@ -177,8 +182,9 @@ impl Edge {
             if let Some(pace) = pace {
                 pace.took(started.elapsed());
             }
-            if let (Some(org), Ok(answer)) = (org, &answer) {
-                org.party.sent(answer.len());
+            match &answer {
+                Ok(answer) => org.iter().for_each(|org| org.party.sent(answer.len())),
+                Err(refusal) => attempt.refused(&self.denials, refusal),
             }
             Ok::<_, Denied>(answer?)
         };
@@ -224,6 +230,10 @@ impl Edge {
         let _place = self.place(&peer, &checked, request_bytes)?;
         drop(arrival);
         let caller = checked.caller.ok_or_else(|| gate::unserved(route.rule.path))?;
+        if route.rule.audited {
+            let attempt = Attempt::new(route.rule, &caller.principal, &peer, &metadata, &checked.destination);
+            attempt.record(&self.node).await?;
+        }
         let stream = self.hub.open(&self.node, &checked.call, &checked.destination.scopes).await?;
         let grants = Arc::clone(&self.grants);
         Ok(stream.guarded(caller, grants, route.rule, checked.destination, checked.admitted, permit))
@@ -261,8 +271,15 @@ impl Edge {
             }
             _ => refusal,
         })?;
-        let admitted = gate::admit(&self.node, &self.grants, route.rule, caller.as_deref(), &destination).await?;
-        // A query leaves no trace that names its origin.
+        let admitted = gate::admit(&self.node, &self.grants, route.rule, caller.as_deref(), &destination).await;
+        let admitted = admitted.map_err(|turned| {
+            if let Some(audit) = turned.audit {
+                let attempt = Attempt::new(route.rule, principal, peer, metadata, &destination);
+                attempt.deny(&self.denials, audit, turned.refusal.code);
+            }
+            turned.refusal
+        })?;
+        // A query that is let in leaves no trace that names its origin.
         let origin = if route.rule.access == Access::Command { origin(peer, metadata) } else { Origin::default() };
         let call = Call {
             method: route.rule.path,
@@ -302,11 +319,6 @@ pub fn grpc_timeout(text: &str) -> Option<Duration> {
         "n" => Some(Duration::from_nanos(value)),
         _ => None,
     }
-}
-
-fn origin(peer: &Peer, metadata: &MetadataMap) -> Origin {
-    let client = metadata.get("user-agent").and_then(|text| text.to_str().ok()).unwrap_or_default();
-    Origin { peer: peer.remote.to_string(), client: client.chars().take(CLIENT_CHARS_MAX).collect() }
 }
 
 fn peer(head: &Parts) -> Result<Peer, Refusal> {

@@ -18,6 +18,28 @@ pub struct Admitted {
     pub orgs: Vec<Arc<OrgGrants>>,
 }
 
+/// A call that may not.
+#[derive(Debug)]
+pub struct Turned {
+    /// What the caller is told.
+    pub refusal: Refusal,
+    /// The audit that it stands in: what was asked for is there, and the caller
+    /// lacks the role.
+    pub audit: Option<Address>,
+}
+
+impl From<Refusal> for Turned {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, audit: None }
+    }
+}
+
+impl From<Turned> for Refusal {
+    fn from(turned: Turned) -> Self {
+        turned.refusal
+    }
+}
+
 /// Whether a caller may call a method at a destination.
 ///
 /// # Errors
@@ -29,7 +51,7 @@ pub async fn admit(
     rule: &Rule,
     caller: Option<&Caller>,
     destination: &Destination,
-) -> Result<Admitted, Refusal> {
+) -> Result<Admitted, Turned> {
     let nobody = || nobody(rule);
     let free = Admitted { role: None, orgs: Vec::new() };
     match rule.requires {
@@ -38,37 +60,42 @@ pub async fn admit(
             let caller = caller.ok_or_else(nobody)?;
             match &caller.bounds {
                 // What is nowhere in particular, to whom no place is set.
-                Some(bounds) if rule.access != Access::Query || bounds.scope.is_some() => Err(not_for_keys()),
+                Some(bounds) if rule.access != Access::Query || bounds.scope.is_some() => Err(not_for_keys().into()),
                 _ => Ok(Admitted { role: is_sys_admin(grants, caller).then_some(Role::SysAdmin), ..free }),
             }
         }
         Requirement::Own => {
             let caller = caller.ok_or_else(nobody)?;
             if caller.bounds.is_some() {
-                return Err(not_for_keys());
+                return Err(not_for_keys().into());
             }
             let own = destination.owner.as_ref().is_some_and(|owner| is_own(owner, &caller.principal));
-            if own { Ok(free) } else { Err(not_own()) }
+            if own { Ok(free) } else { Err(not_own().into()) }
         }
-        Requirement::Internal => Err(unserved(rule.path)),
+        Requirement::Internal => Err(unserved(rule.path).into()),
         Requirement::Least(least) => {
             let caller = caller.ok_or_else(nobody)?;
             let sys_admin = is_sys_admin(grants, caller);
             if destination.scopes.is_empty() {
                 let role = sys_admin.then_some(Role::SysAdmin);
-                return enough(role, least).map(|()| Admitted { role, orgs: Vec::new() });
+                return match enough(role, least) {
+                    Ok(()) => Ok(Admitted { role, orgs: Vec::new() }),
+                    Err(refusal) => Err(Turned { refusal, audit: Some(Address::system("audit")) }),
+                };
             }
             let mut admitted = Admitted { role: None, orgs: Vec::new() };
             for (scope, asked) in destination.scopes.iter().zip(&destination.asked) {
                 let absent = || Refusal::not_found(asked);
                 let org = grants.org(node, &scope.org_address().ok_or_else(absent)?).await?;
                 let found = org.standing(Some(caller.account), scope, rule.within);
-                let role = if found.life == Life::Absent && caller.bounds.is_none() && may_repeat(rule, destination) {
+                let is_there = found.life != Life::Absent;
+                let turned = |refusal| Turned { refusal, audit: is_there.then(|| scope.audit()) };
+                let role = if !is_there && caller.bounds.is_none() && may_repeat(rule, destination) {
                     let role = found.role.or(sys_admin.then_some(Role::SysAdmin)).ok_or_else(absent)?;
                     enough(Some(role), least)?;
                     role
                 } else {
-                    may(&org, rule, least, caller, sys_admin, (scope, asked))?
+                    may(&org, rule, least, caller, sys_admin, (scope, asked)).map_err(turned)?
                 };
                 // With several scopes, what holds at all of them.
                 let lowest =

@@ -22,6 +22,8 @@ const CHILDREN_DEFAULT: usize = 100;
 pub struct Local {
     /// Opaque id of the installation.
     pub installation_id: String,
+    /// Verifies what the installation signs.
+    pub attestation_key: [u8; 32],
     /// token, open or closed.
     pub sign_up: String,
     /// The root of the supervision tree, from its start on.
@@ -42,6 +44,7 @@ impl Local {
                 version: env!("CARGO_PKG_VERSION").into(),
                 sign_up: self.sign_up.clone(),
                 server_time_ms: now_ms(),
+                attestation_key: self.attestation_key.to_vec().into(),
             };
             return Ok(answer.encode_to_vec().into());
         }

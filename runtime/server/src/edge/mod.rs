@@ -14,6 +14,7 @@ pub mod admission;
 mod age;
 mod answer;
 pub mod api_key;
+mod attempt;
 pub mod authority;
 pub mod callers;
 pub mod certificate;

@@ -295,6 +295,10 @@ impl Route {
             let known = ids.into_iter().flatten().all(|id| Id::parse(id).is_some());
             if known { Ok(address) } else { Err(Refusal::not_found(name.as_str())) }
         };
+        // Parts of the installation have names and no ids.
+        if name.segment(0) == Some(canopy_domain::SYSTEM) {
+            return Address::parse(name.as_str()).map_err(internal);
+        }
         // Programs call with ids, and most often.
         if let Ok(address) = parse(name.as_str()) {
             return Ok(address);

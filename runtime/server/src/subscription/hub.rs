@@ -52,7 +52,6 @@ impl Hub {
         for owner in owners.iter().collect::<BTreeSet<_>>() {
             let module = Arc::clone(node.module(owner)?);
             let subscription = module.subscription_of(call.method)?;
-            expiring = Some(subscription.expiring);
             let snapshot = node.snapshot(owner).await?;
             let cx = Context {
                 now_ms: now_ms(),
@@ -69,11 +68,18 @@ impl Hub {
             let watches = (subscription.open)(&State(&snapshot), &call.request, &cx)?;
             for watch in watches {
                 let position = start(&snapshot, &watch)?;
-                greetings.push((subscription.opened)(&watch.label, position));
-                let (tail, topic) = self.topic(node, owner, &watch, subscription.show).await?;
-                topic.follow(&waker);
                 let show = subscription.show;
-                followers.push(Follower::new(owner.clone(), watch, show, tail, topic, Arc::clone(&waker), position));
+                if let Some(end) = &watch.end {
+                    greetings.push(end.opened.clone());
+                    followers.push(Follower::new(owner.clone(), watch, show, None, Arc::clone(&waker), position));
+                    continue;
+                }
+                greetings.push((subscription.opened)(&watch.label, position));
+                expiring = Some(subscription.expiring);
+                let (tail, topic) = self.topic(node, owner, &watch, show).await?;
+                topic.follow(&waker);
+                let live = Some((tail, topic));
+                followers.push(Follower::new(owner.clone(), watch, show, live, Arc::clone(&waker), position));
             }
         }
         Ok(OpenedStream { hub: Arc::clone(self), node: node.clone(), waker, followers, greetings, expiring })

@@ -33,8 +33,8 @@ pub(crate) struct Follower {
     address: Address,
     watch: Watch,
     show: Show,
-    tail: Arc<Tail>,
-    topic: Option<Arc<Topic>>,
+    /// Absent where the watch ends by itself: all of it is read from the feed.
+    live: Option<(Arc<Tail>, Arc<Topic>)>,
     waker: Arc<AtomicWaker>,
     position: u64,
     reading: Option<BoxFuture<'static, Result<Stretch, Refusal>>>,
@@ -45,12 +45,22 @@ impl Follower {
         address: Address,
         watch: Watch,
         show: Show,
-        tail: Arc<Tail>,
-        topic: Arc<Topic>,
+        live: Option<(Arc<Tail>, Arc<Topic>)>,
         waker: Arc<AtomicWaker>,
         position: u64,
     ) -> Self {
-        Self { address, watch, show, tail, topic: Some(topic), waker, position, reading: None }
+        Self { address, watch, show, live, waker, position, reading: None }
+    }
+
+    /// Whether everything has been read and nothing will come.
+    fn is_over(&self) -> bool {
+        self.watch.end.as_ref().is_some_and(|end| self.position >= end.seq)
+    }
+
+    fn read(&mut self, node: &Node) {
+        let (node, address) = (node.clone(), self.address.clone());
+        let (watch, show, position) = (self.watch.clone(), self.show, self.position);
+        self.reading = Some(Box::pin(async move { history::read(&node, &address, &watch, show, position).await }));
     }
 
     /// What there is after the position, without waiting for it.
@@ -61,8 +71,11 @@ impl Follower {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(stretch) => {
                         self.reading = None;
-                        let stretch = stretch?;
+                        let mut stretch = stretch?;
                         self.position = self.position.max(stretch.position);
+                        if let Some(end) = &self.watch.end {
+                            stretch.events.retain(|event| event.seq <= end.seq);
+                        }
                         let any = !stretch.events.is_empty();
                         out.extend(stretch.events.into_iter().map(|event| event.bytes));
                         if any {
@@ -71,7 +84,13 @@ impl Follower {
                     }
                 }
             }
-            let Some(topic) = &self.topic else { return Ok(()) };
+            let Some((_, topic)) = &self.live else {
+                if self.is_over() {
+                    return Ok(());
+                }
+                self.read(node);
+                continue;
+            };
             match topic.after(self.position) {
                 Found::Nothing => return Ok(()),
                 Found::Events(events) => {
@@ -79,12 +98,7 @@ impl Follower {
                     out.extend(events.into_iter().map(|event| event.bytes));
                     return Ok(());
                 }
-                Found::Behind => {
-                    let (node, address) = (node.clone(), self.address.clone());
-                    let (watch, show, position) = (self.watch.clone(), self.show, self.position);
-                    self.reading =
-                        Some(Box::pin(async move { history::read(&node, &address, &watch, show, position).await }));
-                }
+                Found::Behind => self.read(node),
             }
         }
     }
@@ -92,10 +106,11 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        if let Some(topic) = self.topic.take() {
+        if let Some((tail, topic)) = self.live.take() {
             topic.unfollow(&self.waker);
+            drop(topic);
+            tail.leave();
         }
-        self.tail.leave();
     }
 }
 
@@ -280,6 +295,10 @@ impl Stream for EventStream {
         }
         if let Some(bytes) = this.ready.pop_front() {
             return Poll::Ready(Some(Ok(bytes)));
+        }
+        if !this.followers.is_empty() && this.followers.iter().all(Follower::is_over) {
+            this.ended = true;
+            return Poll::Ready(None);
         }
         if this.hub.is_closing() {
             let refusal = Refusal::new(Code::Unavailable, "the server is going down")

@@ -1,6 +1,7 @@
 //! The program's life: start, use, kill, drain.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
+mod audit;
 mod backups;
 mod command_line;
 mod crash;

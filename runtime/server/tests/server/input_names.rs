@@ -148,6 +148,8 @@ async fn names_of_another_kind() {
                 vec![here.org.clone()]
             }
             ("CreateApiKey" | "ListApiKeys" | "LogOutEverywhere" | "ChangePassword", _) => vec!["account/me".into()],
+            // The request adds `/audit`.
+            ("ListAuditEntries" | "ExportAudit", _) => vec![here.org.clone()],
             ("ListGrants" | "GrantRole" | "RevokeRole", _) => vec![here.org.clone(), here.project.clone()],
             ("CreateChannel" | "ListChannels" | "ListShredCertificates", _) => vec![format!("{}/chat", here.project)],
             (_, "session") => vec!["session/me".into()],
@@ -159,7 +161,9 @@ async fn names_of_another_kind() {
                 vec![here.channel.clone()]
             }
             (name, _) if name.ends_with("Message") => vec![here.message.clone()],
-            (name, _) if name.ends_with("Account") || name == "ListSessions" => vec!["account/me".into()],
+            (name, _) if name.ends_with("Account") || ["ListSessions", "ListSecurityEvents"].contains(&name) => {
+                vec!["account/me".into()]
+            }
             ("ChangeEmail" | "ListBlocked", _) => vec!["account/me".into()],
             ("CreateInvitation" | "ListInvitations" | "RevokeInvitation", _) => {
                 vec![here.org.clone(), here.project.clone()]
@@ -239,6 +243,7 @@ async fn somebody_elses_ids() {
         }
         for (n, target) in borrowed.iter().enumerate() {
             let of_org = rule.path.contains("OrgKey")
+                || rule.owner == "audit"
                 || rule.owner == "org" && !rule.address.contains("grant") && !rule.path.ends_with("ListGrants");
             if n == 1 && (of_org || rule.path.ends_with("CreateProject")) {
                 continue;

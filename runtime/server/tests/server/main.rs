@@ -1,6 +1,7 @@
 //! The whole server in the test's process, reached as clients reach it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
+mod audit;
 mod chat_live;
 mod chat_shred;
 mod compat_unknown;
@@ -9,6 +10,7 @@ mod identity_access;
 mod identity_api_keys;
 mod identity_attempts;
 mod identity_mail;
+mod identity_security;
 mod identity_sessions;
 mod identity_tokens;
 mod input_bad;

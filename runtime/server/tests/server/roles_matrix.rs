@@ -184,6 +184,7 @@ impl<'a> Stage<'a> {
             ("DeleteChannel", _) => {
                 target.channel = self.owner.create_channel(&target.project, &format!("gone-{n}")).await;
             }
+            (_, "system") => target.org = "system".into(),
             ("GetBackup", "absent") => target.backup = absent_backup(&target.org),
             ("DeleteBackup", _) => target.backup = self.owner.create_backup(&target.org).await.name,
             ("TransferOwnership", _) => self.owner.grant(&target.grantee, &target.org, Role::Guest).await,

@@ -21,7 +21,12 @@ async fn fill(store: &Store, address: &Address, commits: u32) {
     let mut tickets = Vec::new();
     for n in 0..commits {
         let record = RequestRecord { payload_digest: "digest".into(), reply: n.to_string().into(), seq: 0 };
-        let effect = Effect { target: org(9), method: "canopy.test.v1.Test/Do", request: "please".into() };
+        let effect = Effect {
+            target: org(9),
+            method: "canopy.test.v1.Test/Do",
+            request: "please".into(),
+            outlives_subjects: false,
+        };
         tickets.push(writer.submit(Commit {
             record: Some((RequestKey::new("somebody", "canopy.test.v1.Test/Write", &n.to_string()), record)),
             effects: vec![effect],

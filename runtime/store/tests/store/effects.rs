@@ -10,6 +10,7 @@ fn with_effects(texts: &[&str], wake_at_ms: Option<i64>) -> Commit {
         target: org(2),
         method: "canopy.test.v1.TestEffects/Take",
         request: bytes::Bytes::copy_from_slice(text.as_bytes()),
+        outlives_subjects: false,
     };
     Commit { effects: texts.iter().map(effect).collect(), wake_at_ms, ..commit(&[]) }
 }

@@ -79,7 +79,7 @@ pub(crate) fn record(n: i64) -> RequestRecord {
 
 pub(crate) fn effect(n: i64) -> Effect {
     let request = format!("request of effect {n}").into_bytes().into();
-    Effect { target: Address::account(id(4)), method: "canopy.test.v1.Test/Tell", request }
+    Effect { target: Address::account(id(4)), method: "canopy.test.v1.Test/Tell", request, outlives_subjects: false }
 }
 
 fn commit(n: i64, changes: Vec<Change>) -> Commit {

@@ -36,7 +36,8 @@ async fn no_plaintext_reaches_the_disk() {
     for n in 0..200u32 {
         let text = format!("{MARKER} {n} ").repeat(if n % 2 == 0 { 1 } else { 500 });
         let record = RequestRecord { payload_digest: MARKER.into(), reply: MARKER.into(), seq: 0 };
-        let effect = Effect { target: org(2), method: "canopy.test.v1.T/M", request: MARKER.into() };
+        let effect =
+            Effect { target: org(2), method: "canopy.test.v1.T/M", request: MARKER.into(), outlives_subjects: false };
         let sealed = Commit {
             principal: MARKER.into(),
             request_id: MARKER.into(),

@@ -33,11 +33,12 @@ fn request(subject: [u8; 16]) -> RequestKey {
 fn row(subject: [u8; 16], n: u8) -> Commit {
     let text = format!("text {n} of {}", subject[0]);
     let record = RequestRecord { payload_digest: vec![1; 16].into(), reply: text.clone().into(), seq: 0 };
-    let effect = Effect { target: org(9), method: "m", request: text.clone().into() };
+    let effect = Effect { target: org(9), method: "m", request: text.clone().into(), outlives_subjects: false };
+    let news = Effect { target: org(9), method: "news", request: "no text".into(), outlives_subjects: true };
     let key = key(subject, n);
     Commit {
         record: Some((request(subject), record)),
-        effects: vec![effect],
+        effects: vec![effect, news],
         ..about(&[(&key, Some(text.as_bytes()))])
     }
 }
@@ -86,7 +87,9 @@ async fn check_gone(store: &Store) {
     drop(snapshot);
     let mut writer = store.writer(&org(1), &[COPIES]).await.unwrap();
     let effects = writer.pending_effects(100).unwrap();
-    assert_eq!(effects.len(), 3, "those about the others");
+    let (outliving, others) = effects.into_iter().partition::<Vec<_>, _>(|pending| pending.effect.method == "news");
+    assert_eq!(others.len(), 3, "those about the others");
+    assert_eq!(outliving.len(), 6, "and those that tell nothing of it");
     let now_ms = 1_700_000_000_000;
     let error = writer.request_record(&request(FIRST), now_ms).unwrap_err();
     assert!(matches!(error, StoreError::AnswerShredded));

@@ -9,9 +9,10 @@ use canopy_proto::chat::v1::{
 use canopy_proto::identity::v1::{
     Account, ApiKey, BlockAccountRequest, ChangeEmailRequest, ChangePasswordRequest, ConfirmEmailRequest,
     CreateApiKeyRequest, DisableAccountRequest, EndSessionRequest, ExportAccountRequest, GetAccountRequest,
-    ListApiKeysRequest, ListBlockedRequest, ListSessionsRequest, LogInRequest, LogOutEverywhereRequest, LogOutRequest,
-    RefreshRequest, RegisterRequest, RequestPasswordResetRequest, RequestVerificationRequest, ResetPasswordRequest,
-    RevokeApiKeyRequest, UnblockAccountRequest, UndoChangeEmailRequest, UpdateAccountRequest, VerifyEmailRequest,
+    ListApiKeysRequest, ListBlockedRequest, ListSecurityEventsRequest, ListSessionsRequest, LogInRequest,
+    LogOutEverywhereRequest, LogOutRequest, RefreshRequest, RegisterRequest, RequestPasswordResetRequest,
+    RequestVerificationRequest, ResetPasswordRequest, RevokeApiKeyRequest, UnblockAccountRequest,
+    UndoChangeEmailRequest, UpdateAccountRequest, VerifyEmailRequest,
 };
 use canopy_proto::ops::v1::{
     AddKeySlotRequest, CreateBackupRequest, DeleteBackupRequest, DeleteMailRequest, EnableAccountRequest,
@@ -21,11 +22,11 @@ use canopy_proto::ops::v1::{
 use canopy_proto::org::v1::{
     AcceptInvitationRequest, ArchiveOrgRequest, CreateEnvironmentRequest, CreateInvitationRequest, CreateOrgRequest,
     CreateProjectRequest, DeleteEnvironmentRequest, DeleteOrgRequest, DeleteProjectRequest, Environment,
-    ExplainAccessRequest, GetEnvironmentRequest, GetInvitationRequest, GetOrgRequest, GetProjectRequest,
-    GetShredCertificateRequest, Grant, GrantRoleRequest, Invitation, LeaveOrgRequest, ListEnvironmentsRequest,
-    ListGrantsRequest, ListInvitationsRequest, ListMembersRequest, ListProjectsRequest, Org, Project, PurgeOrgRequest,
-    RevokeInvitationRequest, RevokeRoleRequest, SearchOrgsRequest, SearchProjectsRequest, TransferOwnershipRequest,
-    UpdateEnvironmentRequest, UpdateOrgRequest, UpdateProjectRequest,
+    ExplainAccessRequest, ExportAuditRequest, GetEnvironmentRequest, GetInvitationRequest, GetOrgRequest,
+    GetProjectRequest, GetShredCertificateRequest, Grant, GrantRoleRequest, Invitation, LeaveOrgRequest,
+    ListAuditEntriesRequest, ListEnvironmentsRequest, ListGrantsRequest, ListInvitationsRequest, ListMembersRequest,
+    ListProjectsRequest, Org, Project, PurgeOrgRequest, RevokeInvitationRequest, RevokeRoleRequest, SearchOrgsRequest,
+    SearchProjectsRequest, TransferOwnershipRequest, UpdateEnvironmentRequest, UpdateOrgRequest, UpdateProjectRequest,
 };
 use prost::Message;
 use prost_types::FieldMask;
@@ -57,6 +58,15 @@ pub struct Target {
     pub unique: String,
     /// Of what is purged.
     pub etag: String,
+}
+
+impl Target {
+    fn audit(&self) -> String {
+        match self.org.as_str() {
+            "system" => "system/audit".into(),
+            org => format!("{org}/audit"),
+        }
+    }
 }
 
 fn mask(path: &str) -> Option<FieldMask> {
@@ -142,6 +152,15 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
         "chat.v1.Chat/Subscribe" => {
             let channels = vec![ChannelPosition { name: t.channel, cursor: None }];
             SubscribeRequest { channels }.encode_to_vec()
+        }
+        "identity.v1.Security/ListSecurityEvents" => {
+            ListSecurityEventsRequest { parent: t.account, ..ListSecurityEventsRequest::default() }.encode_to_vec()
+        }
+        "org.v1.Audit/ListAuditEntries" => {
+            ListAuditEntriesRequest { parent: t.audit(), ..ListAuditEntriesRequest::default() }.encode_to_vec()
+        }
+        "org.v1.Audit/ExportAudit" => {
+            ExportAuditRequest { parent: t.audit(), ..ExportAuditRequest::default() }.encode_to_vec()
         }
         "ops.v1.Ops/GetInstallation" | "ops.v1.Ops/Observe" => Vec::new(),
         method if method.starts_with("identity.v1.Verification/") => of_verification(method, target),

@@ -1,0 +1,73 @@
+//! What a person may know of the safety of their account: log-ins, log-outs,
+//! refused attempts, and the reuse of a refresh token.
+
+use canopy_domain::{Address, Code, Context, Draft, Order, PageRequest, Refusal, Span, State, Table, Wire};
+use canopy_proto::identity::v1::{
+    ListSecurityEventsRequest, ListSecurityEventsResponse, SecurityEvent, SecurityEventKind,
+};
+use canopy_proto::methods::security_effects;
+use canopy_proto::system::v1::{RecordSecurityEventRequest, RecordSecurityEventResponse};
+
+/// By number, which counts from 1 without gaps.
+const SECURITY_EVENTS: Table<SecurityEvent> = Table::new(40, "security_events", 1);
+
+/// Events of an account that are kept; the oldest go.
+const EVENTS_MAX: u64 = 1_000;
+
+/// Tells an account what happened to one of its sessions.
+pub(crate) fn tell(draft: &mut Draft, cx: &Context<'_>, account: &str, kind: SecurityEventKind) -> Result<(), Refusal> {
+    let target = Address::parse(account).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
+    let event = Some(Wire::new(&event(cx, kind, cx.address.as_str())));
+    let request = RecordSecurityEventRequest { account: account.to_owned(), event, request_id: String::new() };
+    draft.effect(target, security_effects::RECORD_SECURITY_EVENT, &request);
+    Ok(())
+}
+
+fn event(cx: &Context<'_>, kind: SecurityEventKind, session: &str) -> SecurityEvent {
+    SecurityEvent {
+        kind: kind.into(),
+        time_ms: cx.now_ms,
+        session: session.to_owned(),
+        peer: cx.origin.peer.clone(),
+        client: cx.origin.client.clone(),
+        count: 1,
+        last_time_ms: cx.now_ms,
+    }
+}
+
+pub(crate) fn record(
+    state: &State<'_>,
+    request: RecordSecurityEventRequest,
+    cx: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<RecordSecurityEventResponse, Refusal> {
+    crate::account::the_account(state, cx)?;
+    add(state, draft, &request.event.unwrap_or_default())?;
+    Ok(RecordSecurityEventResponse {})
+}
+
+/// Adds an event to the account's own, and lets the oldest go.
+fn add(state: &State<'_>, draft: &mut Draft, event: &Wire<SecurityEvent>) -> Result<(), Refusal> {
+    let end = |order| state.scan(&SECURITY_EVENTS, Span { prefix: &[], after: None, order, limit: 1 });
+    let number = |key: &[u8]| key.try_into().map_or(0, u64::from_be_bytes);
+    let next = end(Order::Descending)?.first().map_or(1, |(key, _)| number(key) + 1);
+    draft.insert(&SECURITY_EVENTS, next.to_be_bytes(), event);
+    if let Some((key, oldest)) = end(Order::Ascending)?.first()
+        && next - number(key) >= EVENTS_MAX
+    {
+        draft.delete(&SECURITY_EVENTS, key.to_vec(), oldest);
+    }
+    Ok(())
+}
+
+pub(crate) fn list(
+    state: &State<'_>,
+    request: ListSecurityEventsRequest,
+    cx: &Context<'_>,
+) -> Result<ListSecurityEventsResponse, Refusal> {
+    let [] = cx.address.held("parent", &request.parent, [])?;
+    let page = PageRequest { size: request.page_size, token: &request.page_token };
+    let (rows, next_page_token) = page.read(state.0, SECURITY_EVENTS.id, &[], Order::Descending)?;
+    let events = rows.into_iter().map(|(_, row)| SECURITY_EVENTS.row(row)).collect();
+    Ok(ListSecurityEventsResponse { events, next_page_token })
+}
