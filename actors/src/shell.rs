@@ -250,8 +250,8 @@ impl Shell {
     /// Has what stands in an audit stand there: committed with the decision, it
     /// can be neither forgotten nor told of what never was.
     fn audit(&self, call: &Call, now_ms: i64, parts: &mut DraftParts) {
-        let is_audited = canopy_proto::rules().get(call.method).is_some_and(|rule| rule.audited);
-        let Some(writer) = self.writer.as_ref().filter(|_| is_audited) else { return };
+        let rule = canopy_proto::rules().get(call.method).filter(|rule| rule.audited);
+        let (Some(writer), Some(rule)) = (&self.writer, rule) else { return };
         let mut entry = audit::entry(call, &self.address, now_ms);
         entry.target_seq = writer.next_seq();
         entry.details = parts.details.drain(..).map(|(name, value)| audit::detail(name, value)).collect();
@@ -259,6 +259,9 @@ impl Shell {
             audit::deny(&mut entry, refusal.code);
         }
         parts.effects.push(audit::effect(&self.address.audit(), &entry));
+        if rule.audited_above {
+            parts.effects.push(audit::effect(&Address::system("audit"), &entry));
+        }
         parts.settle = true;
     }
 

@@ -63,6 +63,8 @@ pub struct Rule {
     pub within: bool,
     /// Whether it stands in the audit.
     pub audited: bool,
+    /// Whether it stands in the installation's audit as well.
+    pub audited_above: bool,
     /// Request and answer, for checks.
     pub descriptor: MethodDescriptor,
 }
@@ -123,7 +125,19 @@ fn read(method: MethodDescriptor) -> Result<Rule, String> {
     let within = is("within");
     let stated = rule.has_field_by_name("audited").then(|| is("audited"));
     let audited = stated.unwrap_or(access == Access::Command && is_administrative(requires));
-    Ok(Rule { path: path.leak(), owner, address, access, requires, reach, within, audited, descriptor: method })
+    let audited_above = is("audited_above");
+    Ok(Rule {
+        path: path.leak(),
+        owner,
+        address,
+        access,
+        requires,
+        reach,
+        within,
+        audited,
+        audited_above,
+        descriptor: method,
+    })
 }
 
 /// What only those may do who administer something.

@@ -17,7 +17,7 @@ use canopy_proto::system::v1::{
 use prost::Message;
 
 use crate::proof::{self, Purpose};
-use crate::{access, api_keys, block, email, life, password, reset, security, sessions, verify};
+use crate::{access, api_keys, block, email, life, password, reset, second_factor, security, sessions, verify};
 
 /// The one row, under [`SELF`].
 pub(crate) const ACCOUNT: Table<Account> = Table::new(1, "account", 1);
@@ -32,7 +32,7 @@ pub(crate) const SELF: [u8; 1] = [0];
 
 /// The module of `account/<id>`.
 pub fn account() -> Module {
-    Module::new("account")
+    let module = Module::new("account")
         .prepared_command(identity::REGISTER, prepare_register, register)
         .query(identity::GET_ACCOUNT, get_account)
         .command(identity::UPDATE_ACCOUNT, update_account)
@@ -67,7 +67,8 @@ pub fn account() -> Module {
         .command(accounts::UNBLOCK_ACCOUNT, block::unblock)
         .query(accounts::LIST_BLOCKED, block::list)
         .query(account_emails::CHECK_SENDER, block::check_sender)
-        .on_wake(life::woken)
+        .on_wake(life::woken);
+    second_factor::methods(module)
 }
 
 /// Whether somebody may sign up: by the installation's token, which is told,

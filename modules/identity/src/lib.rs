@@ -10,9 +10,11 @@ mod password;
 mod proof;
 mod refresh;
 mod reset;
+mod second_factor;
 mod security;
 mod session;
 mod sessions;
+mod totp;
 mod verify;
 
 pub use account::{MEMBERSHIPS, account};

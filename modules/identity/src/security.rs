@@ -1,7 +1,9 @@
 //! What a person may know of the safety of their account: log-ins, log-outs,
 //! refused attempts, and the reuse of a refresh token.
 
-use canopy_domain::{Address, Code, Context, Draft, Order, PageRequest, Refusal, Span, State, Table, Wire};
+use canopy_domain::{
+    Address, Code, Context, Draft, Order, Origin, PageRequest, Principal, Refusal, Span, State, Table, Wire,
+};
 use canopy_proto::identity::v1::{
     ListSecurityEventsRequest, ListSecurityEventsResponse, SecurityEvent, SecurityEventKind,
 };
@@ -17,19 +19,19 @@ const EVENTS_MAX: u64 = 1_000;
 /// Tells an account what happened to one of its sessions.
 pub(crate) fn tell(draft: &mut Draft, cx: &Context<'_>, account: &str, kind: SecurityEventKind) -> Result<(), Refusal> {
     let target = Address::parse(account).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
-    let event = Some(Wire::new(&event(cx, kind, cx.address.as_str())));
+    let event = Some(Wire::new(&event(cx, cx.origin, kind, cx.address.as_str())));
     let request = RecordSecurityEventRequest { account: account.to_owned(), event, request_id: String::new() };
     draft.effect(target, security_effects::RECORD_SECURITY_EVENT, &request);
     Ok(())
 }
 
-fn event(cx: &Context<'_>, kind: SecurityEventKind, session: &str) -> SecurityEvent {
+fn event(cx: &Context<'_>, from: &Origin, kind: SecurityEventKind, session: &str) -> SecurityEvent {
     SecurityEvent {
         kind: kind.into(),
         time_ms: cx.now_ms,
         session: session.to_owned(),
-        peer: cx.origin.peer.clone(),
-        client: cx.origin.client.clone(),
+        peer: from.peer.clone(),
+        client: from.client.clone(),
         count: 1,
         last_time_ms: cx.now_ms,
     }
@@ -44,6 +46,22 @@ pub(crate) fn record(
     crate::account::the_account(state, cx)?;
     add(state, draft, &request.event.unwrap_or_default())?;
     Ok(RecordSecurityEventResponse {})
+}
+
+/// Notes in the account's own partition what happened to it. Once a decision:
+/// the events are numbered by what is there.
+pub(crate) fn note(
+    state: &State<'_>,
+    draft: &mut Draft,
+    cx: &Context<'_>,
+    from: &Origin,
+    kind: SecurityEventKind,
+) -> Result<(), Refusal> {
+    let session = match cx.principal {
+        Principal::Person { session, .. } => session.as_str(),
+        Principal::Nobody | Principal::Key { .. } | Principal::Actor(_) => "",
+    };
+    add(state, draft, &Wire::new(&event(cx, from, kind, session)))
 }
 
 /// Adds an event to the account's own, and lets the oldest go.

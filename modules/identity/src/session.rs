@@ -1,5 +1,6 @@
 //! A session: one log-in and its end.
 
+use bytes::Bytes;
 use canopy_domain::{
     Address, Attempt, Code, Context, Draft, Module, PasswordFit, Prepared, Refusal, Secret, State, Step, Table, Wire,
     decode,
@@ -14,7 +15,7 @@ use canopy_proto::system::v1::{
 };
 use prost::Message;
 
-use crate::{refresh, security};
+use crate::{refresh, second_factor, security};
 
 /// The one row, under [`SELF`].
 pub const SESSION: Table<Session> = Table::new(1, "session", 1);
@@ -74,8 +75,22 @@ fn prepare_log_in(_: &State<'_>, request: &LogInRequest, cx: &Context<'_>) -> Re
         [_, Prepared::Answer(Ok(_)), Prepared::Password(PasswordFit::RightAndWeak)] => {
             Ok(Some(Step::HashPassword(Secret::new(request.password.as_str()))))
         }
+        [_, Prepared::Answer(Ok(answer)), Prepared::Password(PasswordFit::Right), done @ ..]
+        | [
+            _,
+            Prepared::Answer(Ok(answer)),
+            Prepared::Password(PasswordFit::RightAndWeak),
+            Prepared::PasswordHash(_),
+            done @ ..,
+        ] => second_factor::next_step(&holder(answer)?, &request.code, cx, done),
         _ => Ok(None),
     }
+}
+
+/// Whose account was found.
+fn holder(answer: &Bytes) -> Result<Address, Refusal> {
+    let account = GetVerifierResponse::decode(answer.clone()).unwrap_or_default().account.unwrap_or_default();
+    Address::parse(&decode(&account)?.name).map_err(|e| Refusal::new(Code::Internal, e.to_string()))
 }
 
 fn log_in(
@@ -84,21 +99,19 @@ fn log_in(
     cx: &Context<'_>,
     draft: &mut Draft,
 ) -> Result<LogInResponse, Refusal> {
-    let (answer, stronger) = match cx.prepared {
-        [_, Prepared::Answer(Ok(answer)), Prepared::Password(PasswordFit::Right)] => (answer, None),
+    let (answer, stronger, done) = match cx.prepared {
+        [_, Prepared::Answer(Ok(answer)), Prepared::Password(PasswordFit::Right), done @ ..] => (answer, None, done),
         [
             _,
             Prepared::Answer(Ok(answer)),
             Prepared::Password(PasswordFit::RightAndWeak),
             Prepared::PasswordHash(phc),
-        ] => (answer, Some(phc)),
-        [_, Prepared::Answer(Ok(answer)), ..] => {
-            let answer = GetVerifierResponse::decode(answer.clone()).unwrap_or_default();
-            let name = decode(&answer.account.unwrap_or_default())?.name;
-            return Err(wrong_credentials().concerning(address_of(&name)?));
-        }
+            done @ ..,
+        ] => (answer, Some(phc), done),
+        [_, Prepared::Answer(Ok(answer)), ..] => return Err(wrong_credentials().concerning(holder(answer)?)),
         _ => return Err(wrong_credentials()),
     };
+    second_factor::check(done)?;
     let answer = GetVerifierResponse::decode(answer.clone()).unwrap_or_default();
     let password_version = answer.verifier.unwrap_or_default().version;
     let account = answer.account.ok_or_else(wrong_credentials)?;

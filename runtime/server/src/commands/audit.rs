@@ -19,6 +19,7 @@ use super::recovery::{open_existing, print};
 use crate::boot;
 use crate::cli::Terminal;
 use crate::cli::output::{Format, Style, event};
+use crate::cli::request::from_json;
 
 /// Longest line that is read, in bytes: an entry has a few short texts.
 const LINE_BYTES_MAX: u64 = 1 << 20;
@@ -238,9 +239,7 @@ fn descriptor() -> MessageDescriptor {
 }
 
 fn parse(line: &str) -> Result<Line, String> {
-    let mut json = serde_json::Deserializer::from_str(line);
-    let message = DynamicMessage::deserialize(descriptor(), &mut json).map_err(|e| e.to_string())?;
-    json.end().map_err(|e| e.to_string())?;
+    let message = from_json(descriptor(), line).map_err(|e| e.to_string())?;
     let response = ExportAuditResponse::decode(&message.encode_to_vec()[..]).map_err(|e| e.to_string())?;
     response.line.ok_or_else(|| "neither a head nor an entry".into())
 }
@@ -257,8 +256,7 @@ fn decoded_key(text: &str) -> Result<Vec<u8>, String> {
     let json = serde_json::json!({ "attestation_key": text }).to_string();
     let installation = canopy_proto::pool().get_message_by_name("canopy.ops.v1.Installation");
     let installation = installation.ok_or("no installation is known")?;
-    let message = DynamicMessage::deserialize(installation, &mut serde_json::Deserializer::from_str(&json));
-    let message = message.map_err(|_| format!("`{text}` is no base64"))?;
+    let message = from_json(installation, &json).map_err(|_| format!("`{text}` is no base64"))?;
     let decoded = canopy_proto::ops::v1::Installation::decode(&message.encode_to_vec()[..]);
     Ok(decoded.map_err(|e| e.to_string())?.attestation_key.to_vec())
 }

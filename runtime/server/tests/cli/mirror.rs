@@ -187,6 +187,12 @@ Fields:
       --request-id <TEXT>
           At most 64 characters. A random one where absent.
 
+      --code <TEXT>
+          Where the account has a second factor: what the authenticator app shows now,
+          or a recovery code. `FAILED_PRECONDITION` asks for it.
+          At most 40 characters.
+          Secret: better @FILE, @- or the prompt than on the command line.
+
 Request:
       --json <JSON>
           The whole request as JSON, or @FILE, or @- for standard input. Flags override it.

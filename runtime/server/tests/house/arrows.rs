@@ -120,8 +120,20 @@ const KEEPERS: &[Keeper] = &[
 
 /// Libraries without I/O, clocks, threads or randomness: all that a module may
 /// use beside the domain.
-const PURE_LIBRARIES: &[&str] =
-    &["bytes", "prost", "prost-types", "sha2", "hmac", "thiserror", "zeroize", "serde", "strsim", "regex-lite"];
+const PURE_LIBRARIES: &[&str] = &[
+    "bytes",
+    "prost",
+    "prost-types",
+    "sha1",
+    "sha2",
+    "hmac",
+    "subtle",
+    "thiserror",
+    "zeroize",
+    "serde",
+    "strsim",
+    "regex-lite",
+];
 /// What a module's tests may use as well.
 const PURE_TEST_LIBRARIES: &[&str] = &["proptest", "serde_json"];
 const PURE_CRATES: &[&str] = &["canopy-domain", "canopy-system", "canopy-identity", "canopy-org", "canopy-chat"];

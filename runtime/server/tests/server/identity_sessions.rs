@@ -103,7 +103,7 @@ async fn sessions_tell_device_place_and_last_use() {
         email: EMAIL.into(),
         password: PASSWORD.into(),
         device: "a phone".into(),
-        request_id: String::new(),
+        ..LogInRequest::default()
     };
     let opened = server.nobody().await.identity().log_in(request).await.expect("a log-in").into_inner();
     let phone = Caller::of(server.channel().await, &opened);

@@ -134,6 +134,7 @@ async fn damaged_requests_never_break_the_server() {
                     Code::AlreadyExists,
                     // Wrong passwords make the next ones wait.
                     Code::ResourceExhausted,
+                    // Without a second factor, none can be changed.
                     Code::FailedPrecondition,
                 ],
             };

@@ -161,7 +161,11 @@ async fn names_of_another_kind() {
                 vec![here.channel.clone()]
             }
             (name, _) if name.ends_with("Message") => vec![here.message.clone()],
-            (name, _) if name.ends_with("Account") || ["ListSessions", "ListSecurityEvents"].contains(&name) => {
+            (name, _)
+                if name.ends_with("Account")
+                    || ["ListSessions", "ListSecurityEvents"].contains(&name)
+                    || rule.path.contains("SecondFactors") =>
+            {
                 vec!["account/me".into()]
             }
             ("ChangeEmail" | "ListBlocked", _) => vec!["account/me".into()],

@@ -10,6 +10,7 @@ mod identity_access;
 mod identity_api_keys;
 mod identity_attempts;
 mod identity_mail;
+mod identity_second_factor;
 mod identity_security;
 mod identity_sessions;
 mod identity_tokens;

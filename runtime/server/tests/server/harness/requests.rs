@@ -8,9 +8,10 @@ use canopy_proto::chat::v1::{
 };
 use canopy_proto::identity::v1::{
     Account, ApiKey, BlockAccountRequest, ChangeEmailRequest, ChangePasswordRequest, ConfirmEmailRequest,
-    CreateApiKeyRequest, DisableAccountRequest, EndSessionRequest, ExportAccountRequest, GetAccountRequest,
-    ListApiKeysRequest, ListBlockedRequest, ListSecurityEventsRequest, ListSessionsRequest, LogInRequest,
-    LogOutEverywhereRequest, LogOutRequest, RefreshRequest, RegisterRequest, RequestPasswordResetRequest,
+    ConfirmTotpRequest, CreateApiKeyRequest, DisableAccountRequest, EndSessionRequest, EnrollTotpRequest,
+    ExportAccountRequest, GetAccountRequest, GetSecondFactorsRequest, ListApiKeysRequest, ListBlockedRequest,
+    ListSecurityEventsRequest, ListSessionsRequest, LogInRequest, LogOutEverywhereRequest, LogOutRequest,
+    RefreshRequest, RegenerateRecoveryCodesRequest, RegisterRequest, RemoveTotpRequest, RequestPasswordResetRequest,
     RequestVerificationRequest, ResetPasswordRequest, RevokeApiKeyRequest, UnblockAccountRequest,
     UndoChangeEmailRequest, UpdateAccountRequest, VerifyEmailRequest,
 };
@@ -153,6 +154,7 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
             let channels = vec![ChannelPosition { name: t.channel, cursor: None }];
             SubscribeRequest { channels }.encode_to_vec()
         }
+        method if method.starts_with("identity.v1.SecondFactors/") => of_second_factors(method, target),
         "identity.v1.Security/ListSecurityEvents" => {
             ListSecurityEventsRequest { parent: t.account, ..ListSecurityEventsRequest::default() }.encode_to_vec()
         }
@@ -176,6 +178,23 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
     }
 }
 
+fn of_second_factors(method: &str, t: &Target) -> Vec<u8> {
+    let (name, password) = (t.account.clone(), PASSWORD.to_owned());
+    let (code, request_id) = ("none".to_owned(), String::new());
+    match method {
+        "identity.v1.SecondFactors/GetSecondFactors" => GetSecondFactorsRequest { name }.encode_to_vec(),
+        "identity.v1.SecondFactors/EnrollTotp" => EnrollTotpRequest { name, password, request_id }.encode_to_vec(),
+        "identity.v1.SecondFactors/ConfirmTotp" => ConfirmTotpRequest { name, code, request_id }.encode_to_vec(),
+        "identity.v1.SecondFactors/RemoveTotp" => {
+            RemoveTotpRequest { name, password, code, request_id }.encode_to_vec()
+        }
+        "identity.v1.SecondFactors/RegenerateRecoveryCodes" => {
+            RegenerateRecoveryCodesRequest { name, password, code, request_id }.encode_to_vec()
+        }
+        other => panic!("no request is known for {other}: add one here"),
+    }
+}
+
 fn of_identity(method: &str, target: &Target) -> Vec<u8> {
     let t = target.clone();
     let request_id = String::new();
@@ -193,10 +212,14 @@ fn of_identity(method: &str, target: &Target) -> Vec<u8> {
             request_id,
         }
         .encode_to_vec(),
-        "identity.v1.Identity/LogIn" => {
-            LogInRequest { email: t.email, password: PASSWORD.into(), device: "a test".into(), request_id }
-                .encode_to_vec()
+        "identity.v1.Identity/LogIn" => LogInRequest {
+            email: t.email,
+            password: PASSWORD.into(),
+            device: "a test".into(),
+            request_id,
+            code: String::new(),
         }
+        .encode_to_vec(),
         "identity.v1.Identity/Refresh" => {
             RefreshRequest { session: t.session, refresh_token: t.refresh_token, request_id }.encode_to_vec()
         }
