@@ -93,7 +93,7 @@ impl Checks {
         let start_ns = now_ns();
         for _ in 0..count {
             let admitted = gate::admit(&self.node, &self.grants, rule, Some(caller), destination).await;
-            std::hint::black_box(admitted.map_err(subject)?.role);
+            std::hint::black_box(admitted.map_err(|turned| subject(turned.refusal))?.role);
         }
         Ok(seconds_between(start_ns, now_ns()) * 1e6 / f64::from(count))
     }

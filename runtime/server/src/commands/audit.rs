@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 
 use canopy_actors::{is_attested, now_ms};
-use canopy_domain::{Address, Context, Id, Origin, Principal, Secret, State, TokenIssuer, Wire};
+use canopy_domain::{Address, Context, Id, Origin, Principal, Secret, Settings, State, TokenIssuer, Wire};
 use canopy_org::audit_chain::{self, Chain};
 use canopy_proto::org::v1::export_audit_response::Line;
 use canopy_proto::org::v1::{AuditEntry, AuditHead, ExportAuditResponse};
@@ -123,6 +123,7 @@ async fn in_directory(
         seq: 0,
         prepared: &[],
         issuer: &tokens,
+        settings: Settings::default(),
     };
     let head = canopy_org::audit_head(&State(&snapshot), 0, &cx).map_err(|e| e.to_string())?;
     let mut followed = Followed::before(&head)?;
