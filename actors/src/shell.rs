@@ -258,10 +258,11 @@ impl Shell {
         if let Some(refusal) = &parts.verdict {
             audit::deny(&mut entry, refusal.code);
         }
-        parts.effects.push(audit::effect(&self.address.audit(), &entry));
-        if rule.audited_above {
-            parts.effects.push(audit::effect(&Address::system("audit"), &entry));
-        }
+        // Before the decision's own effects, which are delivered in order and may
+        // be the end of the org.
+        let above = rule.audited_above.then(|| Address::system("audit"));
+        let audits = [self.address.audit()].into_iter().chain(above);
+        parts.effects.splice(0..0, audits.map(|audit| audit::effect(&audit, &entry)));
         parts.settle = true;
     }
 

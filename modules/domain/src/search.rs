@@ -44,7 +44,8 @@ mod tests {
         check("GRÖ", true);
         check("op", false);
         check("web nothing", false);
-        check("acme's", false);
+        check("acme's", true);
+        check("acme'x", false);
         check(&"web ".repeat(Words::MAX), true);
     }
 }

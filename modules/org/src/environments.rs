@@ -67,7 +67,7 @@ fn all(state: &State<'_>, cx: &Context<'_>) -> Result<Vec<Found>, Refusal> {
         let (id, environment) = first(cx, project.create_time_ms)?;
         found.push(Found { id, row: Wire::new(&environment), environment, is_written: false });
     }
-    found.sort_by(|a, b| (a.environment.order, a.id).cmp(&(b.environment.order, b.id)));
+    found.sort_by_key(|found| (found.environment.order, found.id));
     Ok(found)
 }
 

@@ -384,6 +384,10 @@ pub(crate) fn accept(
 ) -> Result<Wire<Grant>, Refusal> {
     let org = the_org(state, cx).map_err(|_| no_good())?;
     let (place, before, mut invitation) = open(state, &request.token, cx)?;
+    if decode(&org)?.archive_time_ms > 0 {
+        return Err(Refusal::new(Code::FailedPrecondition, "the org is archived: nobody joins it")
+            .hint("ask whoever invited you"));
+    }
     let account = caller(cx)?;
     if !invitation.email.is_empty() {
         if !same(&invitation.email, &account.email) {

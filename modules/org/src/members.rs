@@ -46,8 +46,11 @@ fn apply(_: u64, _: u32, change: &Change, writes: &mut Vec<ViewWrite>) {
     }));
 }
 
-/// All grants of an account: their keys in [`GRANTS`], and the rows.
-pub(crate) fn grants_of(state: &State<'_>, account: Id) -> Result<Vec<(Vec<u8>, Wire<Grant>)>, Refusal> {
+/// A grant: its key in [`GRANTS`], and the row.
+type Held = (Vec<u8>, Wire<Grant>);
+
+/// All grants of an account.
+pub(crate) fn grants_of(state: &State<'_>, account: Id) -> Result<Vec<Held>, Refusal> {
     let span = Span { prefix: account.as_bytes(), after: None, order: Order::Ascending, limit: GRANTS_OF_ONE_MAX };
     let rows = state.0.scan(GRANTS_BY_ACCOUNT.id, span)?;
     Ok(rows.into_iter().filter_map(|(key, row)| Some((exchanged(&key)?, GRANTS.row(row)))).collect())

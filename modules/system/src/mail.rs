@@ -412,9 +412,12 @@ fn bury(
     Ok(())
 }
 
+/// A stored row, with its key.
+type Keyed<K, T> = (K, Wire<T>);
+
 /// A day that is over, of which nothing is left. An hour later, so that a clock
 /// that is set back writes nothing of a day that is gone.
-fn over(state: &State<'_>, now_ms: i64) -> Result<Option<([u8; 16], Wire<MailDay>)>, Refusal> {
+fn over(state: &State<'_>, now_ms: i64) -> Result<Option<Keyed<[u8; 16], MailDay>>, Refusal> {
     let span = Span { prefix: &[], after: None, order: Order::Ascending, limit: DAYS_LOOKED_AT_MAX };
     let is_empty = |day: &[u8]| -> Result<bool, Refusal> {
         let span = Span { prefix: day, after: None, order: Order::Ascending, limit: 1 };
@@ -428,7 +431,7 @@ fn over(state: &State<'_>, now_ms: i64) -> Result<Option<([u8; 16], Wire<MailDay
     Ok(None)
 }
 
-fn old_counts(state: &State<'_>, now_ms: i64, limit: usize) -> Result<Vec<(Vec<u8>, Wire<LetterCount>)>, Refusal> {
+fn old_counts(state: &State<'_>, now_ms: i64, limit: usize) -> Result<Vec<Keyed<Vec<u8>, LetterCount>>, Refusal> {
     let span = Span { prefix: &[], after: None, order: Order::Ascending, limit };
     let hour = (now_ms / HOUR_MS).max(0).to_be_bytes();
     let rows = state.scan(&COUNTS, span)?.into_iter();

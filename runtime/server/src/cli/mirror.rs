@@ -114,8 +114,9 @@ pub fn path(method: &MethodDescriptor) -> String {
 pub struct Area {
     /// `chat`, of `canopy.chat.v1`.
     pub name: String,
-    /// What the services' comments say.
-    pub about: String,
+    /// What the services' comments say, a sentence each: first of the one that
+    /// is named as the area.
+    pub about: Vec<String>,
     /// In the order of the `.proto` files.
     pub methods: Vec<MethodEntry>,
 }
@@ -129,7 +130,8 @@ impl Area {
     fn command(&self) -> Command {
         let methods = self.methods.iter().map(|m| m.command(&self.name));
         Command::new(self.name.clone())
-            .about(self.about.clone())
+            .about(self.about.first().cloned().unwrap_or_default())
+            .long_about(self.about.join(" "))
             .subcommand_required(true)
             .arg_required_else_help(true)
             .subcommand_value_name("METHOD")
@@ -164,7 +166,9 @@ pub fn areas_of(pool: &DescriptorPool, is_served: impl Fn(&MethodDescriptor) -> 
             let about = comment::first_sentence(&comment::of(&service.parent_file(), service.path()));
             let lines = abouts.entry(area.to_owned()).or_default();
             if !about.is_empty() && !lines.contains(&about) {
-                lines.push(about);
+                let name = service.name().to_lowercase();
+                let is_areas = name.strip_suffix('s').unwrap_or(&name) == area.strip_suffix('s').unwrap_or(area);
+                lines.insert(if is_areas { 0 } else { lines.len() }, about);
             }
             let methods = newest.entry(area.to_owned()).or_default();
             match methods.iter_mut().find(|(_, other)| other.name() == method.name()) {
@@ -177,7 +181,7 @@ pub fn areas_of(pool: &DescriptorPool, is_served: impl Fn(&MethodDescriptor) -> 
     newest
         .into_iter()
         .map(|(name, methods)| Area {
-            about: abouts.remove(&name).unwrap_or_default().join(" "),
+            about: abouts.remove(&name).unwrap_or_default(),
             methods: methods.into_iter().map(|(_, method)| MethodEntry::new(method)).collect(),
             name,
         })

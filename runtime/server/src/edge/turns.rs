@@ -253,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_lost_or_reordered_in_either_direction() {
-        let bytes: Vec<u8> = (0..MANY_BYTES).map(|n| (n / 251 % 256) as u8).collect();
+        let bytes: Vec<u8> = (0..MANY_BYTES).map(|n| u8::try_from(n / 251 % 256).unwrap()).collect();
         let mut pair = Pair::new().await;
         pair.refuse(true);
         pair.send(0).await;

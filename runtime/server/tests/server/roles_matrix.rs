@@ -149,7 +149,7 @@ impl<'a> Stage<'a> {
             }
             (_, "another") => target.account = self.other.account.clone(),
             ("GetAccount" | "SuspendAccount" | "EnableAccount", "absent") => {
-                target.account = "account/nobody-has@this.example".into()
+                target.account = "account/nobody-has@this.example".into();
             }
             ("DeleteEnvironment", _) => {
                 let environment = Environment { slug: format!("gone-{n}"), ..Environment::default() };
