@@ -234,7 +234,12 @@ impl Edge {
             let attempt = Attempt::new(route.rule, &caller.principal, &peer, &metadata, &checked.destination);
             attempt.record(&self.node).await?;
         }
-        let stream = self.hub.open(&self.node, &checked.call, &checked.destination.scopes).await?;
+        let owners = match (checked.destination.scopes.as_slice(), &checked.destination.owner) {
+            // What belongs to no org has no scope.
+            ([], Some(owner)) => std::slice::from_ref(owner),
+            (scopes, _) => scopes,
+        };
+        let stream = self.hub.open(&self.node, &checked.call, owners).await?;
         let grants = Arc::clone(&self.grants);
         Ok(stream.guarded(caller, grants, route.rule, checked.destination, checked.admitted, permit))
     }

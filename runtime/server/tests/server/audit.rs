@@ -194,6 +194,8 @@ async fn keys_stand_in_the_audit_before_they_change() {
     assert_eq!(told[0], ("CreateOrg", &ada.account[..], AuditOutcome::Allowed));
     assert_eq!(told[1], ("RotateRootKey", &root.account[..], AuditOutcome::Allowed));
     assert_eq!(told[2], ("RotateRootKey", &ada.account[..], AuditOutcome::Denied));
+    let lines = exported(&root, "system/audit", 0).await;
+    assert!(matches!(&lines[..], [Line::Head(head), .., Line::Entry(_)] if head.seq == 4), "{lines:?}");
     server.stop().await;
 }
 
