@@ -102,6 +102,10 @@ impl Slots {
             failed.check_writable()?;
         }
         self.give_up_failed(name)?;
+        // Whoever was idle meanwhile may have it open for a while.
+        if self.node.catalog.is_shredded(org_of(name))? {
+            return Err(StoreError::Shredded(name.to_string()));
+        }
         self.wait_until_closed(name).await?;
         self.make_room(name)?;
         let opened = self.open_here(name).await;
