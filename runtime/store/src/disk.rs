@@ -137,6 +137,11 @@ impl Disk {
             return Err(OpenError::Damaged("its database is missing".into()));
         }
         let db = open_database(&path, template).map_err(|e| OpenError::fjall(&e))?;
+        let is_used = acknowledged.is_some_and(|acknowledged| noted.max(acknowledged) > 0);
+        if let Some(missing) = KEYSPACES.iter().find(|name| is_used && !db.keyspace_exists(name)) {
+            // fjall would make a new, empty one.
+            return Err(OpenError::Damaged(format!("its database has lost the keyspace `{missing}`")));
+        }
         let this = Self::assemble(db, keyring, head, noted).map_err(|e| OpenError::fjall(&e))?;
         let Some(acknowledged) = acknowledged else {
             this.writer.lock().group = this.stored_group(sealer).map_or(0, |(group, _)| group);
@@ -323,9 +328,13 @@ impl Drop for Disk {
     }
 }
 
-/// Rows and feed, made where they are not there; always in this order.
+/// Rows and feed.
+const KEYSPACES: [&str; 2] = ["data", "feed"];
+
+/// Both, made where they are not there; always in this order.
 pub(crate) fn keyspaces(db: &Database) -> Result<[Keyspace; 2], fjall::Error> {
-    Ok([db.keyspace("data", keyspace_options)?, db.keyspace("feed", keyspace_options)?])
+    let [data, feed] = KEYSPACES;
+    Ok([db.keyspace(data, keyspace_options)?, db.keyspace(feed, keyspace_options)?])
 }
 
 /// The number in a vault's group record, and how many records its keyring had

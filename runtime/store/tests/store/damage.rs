@@ -83,6 +83,19 @@ async fn a_flipped_bit_in_the_journal() {
     }
 }
 
+/// It then names an earlier version of the list of keyspaces, in which the
+/// feed's is missing: fjall would make a new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_what_names_the_keyspaces() {
+    check("has lost the keyspace", |vault| {
+        let path = vault.join("db/keyspaces/0/current");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[0] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_rolled_back_behind_its_head() {
     let dir = tempfile::tempdir().unwrap();
