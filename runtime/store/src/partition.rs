@@ -269,8 +269,8 @@ impl Partition {
     }
 
     /// The digest of a long text for its chain MAC: Poly1305 (RFC 8439, 2.5),
-    /// a universal hash, at a third of what SHA-256 takes. Its key may serve
-    /// more than once here, for HMAC hides what it gives: to forge the MAC is
+    /// a universal hash, quicker than SHA-256. Its key may serve more than once
+    /// here, for HMAC hides what it gives: to forge the MAC is
     /// to find two texts of one digest without the key (hash, then PRF: Wegman
     /// and Carter, 1981).
     fn digest_into(&self, hmac: &mut Hmac256, version: u32, text: &[u8]) {
