@@ -50,12 +50,10 @@ pub(crate) enum OpenError {
 
 impl OpenError {
     pub(crate) fn io(what: &str, error: &io::Error) -> Self {
-        match error.kind() {
-            // Files that must be there, or are cut short, were damaged.
-            io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
-                Self::Damaged(format!("{what}: {error}"))
-            }
-            _ => Self::Transient(StoreError::Io { what: what.into(), reason: error.to_string() }),
+        if tells_of_damage(error) {
+            Self::Damaged(format!("{what}: {error}"))
+        } else {
+            Self::Transient(StoreError::Io { what: what.into(), reason: error.to_string() })
         }
     }
 
@@ -69,6 +67,21 @@ impl OpenError {
             other => Self::Damaged(format!("its database: {other:?}")),
         }
     }
+}
+
+/// Whether what is stored is wrong, rather than the disk that should read it:
+/// files that must be there are not, or are cut short, or what they say leads
+/// nowhere: to an offset below zero, for instance, or a file that is none.
+pub(crate) fn tells_of_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+    )
 }
 
 /// The I/O error within one of fjall's.

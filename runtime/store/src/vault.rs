@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use crate::StoreError;
 use crate::catalog::VaultId;
 use crate::commit::Ticket;
-use crate::disk::{Disk, OpenError, io_error};
+use crate::disk::{Disk, OpenError, io_error, tells_of_damage};
 use crate::group::{Committer, Pushed, Queue, Submission};
 use crate::key::random;
 use crate::keyring::{Keyring, NewKey, PartitionName, PartitionRecords};
@@ -372,7 +372,7 @@ impl Vault {
     /// An error of a read.
     pub(crate) fn read_error(&self, error: fjall::Error) -> StoreError {
         match error {
-            fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e)) => {
+            fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e)) if !tells_of_damage(&e) => {
                 StoreError::Io { what: format!("cannot read vault `{}`", self.name), reason: e.to_string() }
             }
             other => self.corrupt(&format!("{other:?}")),

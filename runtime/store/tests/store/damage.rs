@@ -96,6 +96,24 @@ async fn a_flipped_bit_in_what_names_the_keyspaces() {
     .await;
 }
 
+/// It leads to an offset that no file has: the disk says that the call is
+/// wrong, and it is the vault that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_where_a_table_has_its_contents() {
+    const OFFSET_FROM_END: usize = 16;
+    for bit in [62, 63] {
+        check("its database", |vault| {
+            let tables = fs::read_dir(vault.join("db/keyspaces/0/tables")).unwrap();
+            let table = tables.map(|entry| entry.unwrap().path()).next().expect("the list of keyspaces has a table");
+            let mut bytes = fs::read(&table).unwrap();
+            let at = bytes.len() - OFFSET_FROM_END + bit / 8;
+            bytes[at] ^= 1 << (bit % 8);
+            fs::write(&table, bytes).unwrap();
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_rolled_back_behind_its_head() {
     let dir = tempfile::tempdir().unwrap();
