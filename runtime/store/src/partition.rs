@@ -19,8 +19,8 @@ use canopy_proto::system::v1::Transaction;
 use fjall::{UserKey, UserValue};
 use hmac::Mac;
 use parking_lot::{Mutex, RwLock};
-use poly1305::Poly1305;
-use poly1305::universal_hash::KeyInit;
+use poly1305::universal_hash::{KeyInit, UniversalHash};
+use poly1305::{Block, Poly1305};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -277,8 +277,11 @@ impl Partition {
         if version < ENTRY_VERSION {
             return hmac.update(&Sha256::digest(text));
         }
-        let poly = <Poly1305 as KeyInit>::new(self.chain_digests.expose().into());
-        hmac.update(&poly.compute_unpadded(text));
+        let mut poly = <Poly1305 as KeyInit>::new(self.chain_digests.expose().into());
+        // Whole blocks are hashed several at once.
+        let (blocks, rest) = Block::slice_as_chunks(text);
+        poly.update(blocks);
+        hmac.update(&poly.compute_unpadded(rest));
     }
 
     /// Seals a feed entry behind the chain MAC `before`; gives its stored
@@ -307,10 +310,10 @@ impl Partition {
             parts.extend_from_slice(&part);
         }
         let mut chain = Vec::new();
-        let len = transaction.encoded_len();
-        let sealed = self.sealer().seal_written(Space::Feed, &key, ENTRY_VERSION, len, nonces.take(), |text| {
-            transaction.encode(&mut &mut *text).expect("there is room for its length");
-            let mac = self.link(ENTRY_VERSION, before, seq, text, &parts);
+        let sealed = self.sealer().seal_written(Space::Feed, &key, ENTRY_VERSION, nonces.take(), |to| {
+            let start = to.len();
+            transaction.encode(to).expect("a vector grows");
+            let mac = self.link(ENTRY_VERSION, before, seq, to.get(start..).unwrap_or_default(), &parts);
             chain = mac.to_vec();
             mac
         });

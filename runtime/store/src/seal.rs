@@ -9,7 +9,8 @@
 //! data binds vault, keyspace, these first nine bytes and the whole key, so
 //! that no value passes for another's. Versions are big-endian.
 
-use byteview::ByteView;
+use std::cell::Cell;
+
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 use fjall::UserValue;
@@ -30,9 +31,6 @@ const COMPRESS_BYTES_MIN: usize = 512;
 /// Key versions name one of a partition's keys: its own, counted from 1 with
 /// each rotation, and from here on those of subjects.
 pub(crate) const SUBJECT_VERSIONS: u32 = 1 << 31;
-
-/// Bytes that sealing adds.
-pub(crate) const OVERHEAD_BYTES: usize = HEADER_BYTES + NONCE_BYTES + TAG_BYTES;
 
 /// Which of the two keyspaces.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,24 +95,23 @@ impl Sealer {
         text: &[u8],
         nonce: [u8; NONCE_BYTES],
     ) -> UserValue {
-        self.seal_written(space, key, schema_version, text.len(), nonce, |to| {
-            to.copy_from_slice(text);
+        self.seal_written(space, key, schema_version, nonce, |to| {
+            to.extend_from_slice(text);
             []
         })
     }
 
-    /// Seals a text of `len` bytes where `write` puts it down: it is copied no
-    /// further. What `write` gives stands behind the seal as it is.
+    /// Seals the text that `write` appends: it is copied no further before it
+    /// is sealed. What `write` gives stands behind the seal as it is.
     pub(crate) fn seal_written<const TAIL: usize>(
         &self,
         space: Space,
         key: &[u8],
         schema_version: u32,
-        len: usize,
         nonce: [u8; NONCE_BYTES],
-        write: impl FnOnce(&mut [u8]) -> [u8; TAIL],
+        write: impl FnOnce(&mut Vec<u8>) -> [u8; TAIL],
     ) -> UserValue {
-        self.put(SUITE, space, key, schema_version, len, nonce, write)
+        self.put(SUITE, space, key, schema_version, nonce, write)
     }
 
     /// Seals a sealed value under another key.
@@ -126,52 +123,46 @@ impl Sealer {
         sealed: &[u8],
         nonce: [u8; NONCE_BYTES],
     ) -> UserValue {
-        self.put(SUITE | NESTED, space, key, schema_version, sealed.len(), nonce, |to| {
-            to.copy_from_slice(sealed);
+        self.put(SUITE | NESTED, space, key, schema_version, nonce, |to| {
+            to.extend_from_slice(sealed);
             []
         })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the parts of a sealed value's header, in their order")]
     fn put<const TAIL: usize>(
         &self,
-        mut suite: u8,
+        suite: u8,
         space: Space,
         key: &[u8],
         schema_version: u32,
-        len: usize,
         nonce: [u8; NONCE_BYTES],
-        write: impl FnOnce(&mut [u8]) -> [u8; TAIL],
+        write: impl FnOnce(&mut Vec<u8>) -> [u8; TAIL],
     ) -> UserValue {
-        let mut stored = ByteView::with_size(OVERHEAD_BYTES + len + TAIL);
-        let (tail, packed) = {
-            let mut bytes = stored.get_mut().expect("nobody else has it yet");
-            let text = bytes.get_mut(TEXT_AT..TEXT_AT + len).expect("made for it");
-            let tail = write(text);
-            (tail, if suite & NESTED == 0 { compress(text) } else { None })
-        };
-        if let Some(packed) = packed {
-            suite |= COMPRESSED;
-            stored = ByteView::with_size(OVERHEAD_BYTES + packed.len() + TAIL);
-            let mut bytes = stored.get_mut().expect("nobody else has it yet");
-            bytes.get_mut(TEXT_AT..TEXT_AT + packed.len()).expect("made for it").copy_from_slice(&packed);
-        }
-        let mut header = [suite; HEADER_BYTES];
-        let versions = self.key_version.to_be_bytes().into_iter().chain(schema_version.to_be_bytes());
-        header.iter_mut().skip(1).zip(versions).for_each(|(to, from)| *to = from);
-        let associated = self.associated(space, &header, key);
+        let mut stored = Scratch::take();
+        stored.push(suite);
+        stored.extend_from_slice(&self.key_version.to_be_bytes());
+        stored.extend_from_slice(&schema_version.to_be_bytes());
+        stored.extend_from_slice(&nonce);
+        let tail = write(&mut stored);
+        if suite & NESTED == 0
+            && let Some(packed) = stored.get(TEXT_AT..).and_then(compress)
         {
-            let mut bytes = stored.get_mut().expect("nobody else has it yet");
-            let (front, rest) = bytes.split_at_mut(TEXT_AT);
-            front.iter_mut().zip(header.into_iter().chain(nonce)).for_each(|(to, from)| *to = from);
-            let (text, behind) = rest.split_at_mut(rest.len() - TAG_BYTES - TAIL);
-            let tag = self
-                .cipher
-                .encrypt_inout_detached(&XNonce::from(nonce), associated.as_slice(), text.into())
-                .expect("rows are shorter than 256 GiB");
-            behind.iter_mut().zip(tag.into_iter().chain(tail)).for_each(|(to, from)| *to = from);
+            stored.truncate(TEXT_AT);
+            stored.extend_from_slice(&packed);
+            stored.iter_mut().take(1).for_each(|suite| *suite |= COMPRESSED);
         }
-        stored.into()
+        let (front, text) = stored.split_at_mut(TEXT_AT);
+        let header = front.get(..HEADER_BYTES).expect("it begins with one");
+        let associated = self.associated(space, header, key);
+        let tag = self
+            .cipher
+            .encrypt_inout_detached(&XNonce::from(nonce), associated.as_slice(), text.into())
+            .expect("rows are shorter than 256 GiB");
+        stored.extend_from_slice(&tag);
+        stored.extend_from_slice(&tail);
+        let value = UserValue::from(stored.as_slice());
+        Scratch::give_back(stored);
+        value
     }
 
     /// The text, or what is wrong with the stored bytes.
@@ -215,6 +206,30 @@ impl Sealer {
             .map(Text::Plain)
             .map_err(|_| "a stored value does not decompress")
     }
+}
+
+/// Memory of a thread in which values are sealed: it stays in the processor's
+/// cache, and a value's own memory is written once, when all of it is known.
+struct Scratch;
+
+impl Scratch {
+    /// Kept no longer than this between two values.
+    const KEPT_BYTES_MAX: usize = 256 << 10;
+
+    fn take() -> Vec<u8> {
+        SCRATCH.take()
+    }
+
+    fn give_back(mut memory: Vec<u8>) {
+        if memory.capacity() <= Self::KEPT_BYTES_MAX {
+            memory.clear();
+            SCRATCH.set(memory);
+        }
+    }
+}
+
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// Associated data, put together on the stack where it fits: all but the
@@ -284,6 +299,9 @@ fn compress(text: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::key::random;
+
+    /// Bytes that sealing adds.
+    const OVERHEAD_BYTES: usize = HEADER_BYTES + NONCE_BYTES + TAG_BYTES;
 
     fn check(text: &[u8], compressed: bool) {
         let sealer = Sealer::new(&Key::random(), [7; 16], 3);
