@@ -210,7 +210,7 @@ impl<'a> Name<'a> {
     pub const BYTES_MAX: usize = 300;
 
     /// Checks the form, which leaves no room for `..`, empty segments,
-    /// control characters or encoded slashes.
+    /// control characters, backslashes or encoded slashes.
     ///
     /// # Errors
     /// Too long, or not of the form.
@@ -224,7 +224,7 @@ impl<'a> Name<'a> {
                 && (segment.bytes().all(plain)
                     // An e-mail address, which may hold what others may not.
                     || (segment.contains('@')
-                        && segment.chars().all(|c| !c.is_control() && !c.is_whitespace() && c != '%')))
+                        && segment.chars().all(|c| !c.is_control() && !c.is_whitespace() && c != '%' && c != '\\')))
         };
         if text.split('/').all(well_formed) {
             Ok(Self(text))

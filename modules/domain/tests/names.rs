@@ -65,6 +65,7 @@ fn names_are_checked() {
         "org/a b",
         "org/a%2e",
         "account/a@b c",
+        "account/a\\b@c",
         "org/é",
     ] {
         assert!(matches!(Name::parse(bad), Err(AddressError::Malformed(_))), "{bad}");
