@@ -17,6 +17,7 @@ use crate::keyring::{Keyring, PartitionName, PartitionRecords};
 use crate::layout;
 use crate::partition::SCHEMA_VERSION;
 use crate::seal::{Sealer, Space};
+use crate::versions;
 
 /// File descriptors that an open vault keeps for its tables.
 const CACHED_FILES_MAX: usize = 64;
@@ -149,8 +150,9 @@ impl Disk {
             // fjall would make a new, empty database here.
             return Err(OpenError::Damaged("its database is missing".into()));
         }
-        let db = open_database(&path, template).map_err(|e| OpenError::fjall(&e))?;
         let is_used = acknowledged.is_some_and(|acknowledged| noted.max(acknowledged) > 0);
+        versions::check(&path, is_used)?;
+        let db = open_database(&path, template).map_err(|e| OpenError::fjall(&e))?;
         if let Some(missing) = KEYSPACES.iter().find(|name| is_used && !db.keyspace_exists(name)) {
             // fjall would make a new, empty one.
             return Err(OpenError::Damaged(format!("its database has lost the keyspace `{missing}`")));

@@ -54,6 +54,7 @@ mod subject;
 mod vault;
 mod vault_keys;
 mod verify;
+mod versions;
 mod views;
 mod writer;
 

@@ -19,14 +19,12 @@ use crate::mirror;
 use crate::node::Node;
 use crate::route::VaultName;
 use crate::vault::Vault;
+use crate::versions;
 
 /// Where fjall has keyspaces, within a vault's directory.
 const KEYSPACES: &str = "db/keyspaces";
 /// The keyspace in which it keeps the names of the others.
 const NAMES: &str = "0";
-/// Without this file, fjall takes a keyspace for one that never was complete,
-/// and removes it.
-const KEYSPACE_MARKER: &str = "current";
 
 /// Where a journal is cut: its file name, and the bytes that stay.
 type Cut = (PathBuf, u64);
@@ -122,7 +120,7 @@ impl Remains<'_> {
                 layout::make_dir(&names)?;
                 mirror::copy(&self.blank.join(KEYSPACES).join(NAMES), &names, false)
             }
-            Some(path) => fs::remove_file(path.join(KEYSPACE_MARKER)),
+            Some(path) => fs::remove_file(path.join(versions::CURRENT)),
         }
     }
 

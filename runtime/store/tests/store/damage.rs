@@ -26,6 +26,13 @@ fn written(journal: &Path) -> u64 {
     bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64
 }
 
+/// Flips the lowest bit of a byte.
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
 /// Damages the vault of `org(1)`; it must be quarantined for `reason`, and
 /// `org(2)` served.
 async fn check(reason: &str, damage: impl Fn(&Path)) {
@@ -87,13 +94,7 @@ async fn a_flipped_bit_in_the_journal() {
 /// feed's is missing: fjall would make a new one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_in_what_names_the_keyspaces() {
-    check("has lost the keyspace", |vault| {
-        let path = vault.join("db/keyspaces/0/current");
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[0] ^= 1;
-        fs::write(&path, bytes).unwrap();
-    })
-    .await;
+    check("fails its checksum", |vault| flip(&vault.join("db/keyspaces/0/current"), 0)).await;
 }
 
 /// It leads to an offset that no file has: the disk says that the call is
@@ -109,6 +110,35 @@ async fn a_flipped_bit_in_where_a_table_has_its_contents() {
             let at = bytes.len() - OFFSET_FROM_END + bit / 8;
             bytes[at] ^= 1 << (bit % 8);
             fs::write(&table, bytes).unwrap();
+        })
+        .await;
+    }
+}
+
+/// fjall asserts what it finds there, and an assertion that fails while a
+/// database is opened may end the process: it is looked at before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_what_a_keyspace_says_of_itself() {
+    for keyspace in ["0", "1", "2"] {
+        for at in [0, 7, 8, 9, 20] {
+            check("its database", |vault| {
+                let directory = vault.join("db/keyspaces").join(keyspace);
+                let current = fs::read(directory.join("current")).unwrap();
+                let number = u64::from_le_bytes(*current.first_chunk().unwrap());
+                flip(&directory.join(format!("v{number}")), at);
+            })
+            .await;
+            check("its database", |vault| flip(&vault.join("db/keyspaces").join(keyspace).join("current"), at)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyspace_that_is_gone() {
+    for keyspace in ["0", "1", "2"] {
+        check("its database", |vault| {
+            let path = vault.join("db/keyspaces").join(keyspace);
+            fs::remove_file(path.join("current")).unwrap();
         })
         .await;
     }
