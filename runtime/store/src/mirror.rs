@@ -34,10 +34,9 @@ pub(crate) async fn open(node: &Arc<Node>, name: VaultName, id: VaultId) -> Resu
     let opened = tokio::task::spawn_blocking(move || {
         copy(&node.catalog.vault_dir(&id), &path, false).map_err(|e| OpenError::io("its directory", &e))?;
         let acknowledged = node.heads.acknowledged(&id);
-        Vault::open_at(node, name, id, &path, Some(acknowledged))
+        Vault::open_whole(&node, &name, id, &path, acknowledged)
     });
-    let panicked = |_| Err(OpenError::Damaged("its database panicked while it was opened".into()));
-    Ok((mirror, opened.await.unwrap_or_else(panicked)?))
+    Ok((mirror, opened.await.unwrap_or(Err(OpenError::Transient(StoreError::Closed)))?))
 }
 
 /// Removes mirrors that an interrupted run left.

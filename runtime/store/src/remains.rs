@@ -1,4 +1,5 @@
-//! Has a damaged vault open, on copies of it, with as much in it as will.
+//! Has a damaged vault open, on copies of it, with as much in it as will; and
+//! tells damage from a batch that a crash tore.
 //!
 //! fjall refuses a database of which one journal fails a checksum, or one
 //! table cannot be read. Here, a journal is cut before what keeps it from
@@ -73,6 +74,39 @@ pub(crate) fn open(
     Err(OpenError::Damaged(refused))
 }
 
+/// Cuts a batch off the end of a vault's last journal, where that batch is all
+/// that keeps the vault from being opened with everything it acknowledged: one
+/// that was written when power went, of which some sectors are there and others
+/// are not. Gives whether that was so; otherwise, the vault is left as it was
+/// found. Blocks.
+pub(crate) fn cut_torn(
+    node: &Arc<Node>,
+    name: &VaultName,
+    id: VaultId,
+    dir: &Path,
+    acknowledged: u64,
+) -> Result<bool, OpenError> {
+    let failed = |e: io::Error| OpenError::io("its journal", &e);
+    let [blank, to] = [mirror::directory(node), mirror::directory(node)];
+    let (blank, to) = (blank.map_err(OpenError::Transient)?, to.map_err(OpenError::Transient)?);
+    make_blank(node, blank.path()).map_err(|e| OpenError::io("a new database", &e))?;
+    let this = Remains { node, from: dir.to_owned(), blank: blank.path(), to: to.path() };
+    let Some(last) = journals(&this.from).map_err(failed)?.pop() else { return Ok(false) };
+    let cuts = this.cuts().map_err(failed)?;
+    let [(path, len)] = cuts.as_slice() else { return Ok(false) };
+    if *path != last {
+        return Ok(false);
+    }
+    this.copy_without(&cuts, None).map_err(failed)?;
+    if let Err(error) = quietly(|| Vault::open_at(Arc::clone(node), name.clone(), id, this.to, Some(acknowledged))) {
+        return if matches!(error, OpenError::Transient(_)) { Err(error) } else { Ok(false) };
+    }
+    tracing::warn!(vault = %name, journal = %path.display(), byte = len, "cut off a batch torn by a crash");
+    let journal = OpenOptions::new().write(true).open(this.from.join(path)).map_err(failed)?;
+    journal.set_len(*len).and_then(|()| journal.sync_all()).map_err(failed)?;
+    Ok(true)
+}
+
 /// Makes a database as those of vaults are, and takes its journal away.
 fn make_blank(node: &Node, to: &Path) -> io::Result<()> {
     let db = open_database(&to.join("db"), &node.template).map_err(io_error)?;
@@ -84,13 +118,13 @@ fn make_blank(node: &Node, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What panics is damaged: fjall trusts some of what it reads.
-fn quietly<T>(open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+/// What panics is damaged: fjall asserts where it finds itself inconsistent.
+pub(crate) fn quietly<T>(open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
     let opened = catch_unwind(AssertUnwindSafe(open));
     opened.unwrap_or_else(|_| Err(OpenError::Damaged("its database panicked while it was opened".into())))
 }
 
-/// The journals of a vault, within its directory.
+/// The journals of a vault, within its directory, oldest first.
 fn journals(vault: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(vault.join("db"))? {
@@ -99,7 +133,8 @@ fn journals(vault: &Path) -> io::Result<Vec<PathBuf>> {
             found.push(path);
         }
     }
-    found.sort();
+    // They are numbered, without leading zeros.
+    found.sort_by_cached_key(|path| (path.as_os_str().len(), path.clone()));
     Ok(found)
 }
 

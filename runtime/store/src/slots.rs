@@ -219,14 +219,8 @@ impl Slots {
             }
             return Ok(Vault::unborn(node, name));
         };
-        match tokio::task::spawn_blocking(move || Vault::open(node, name, id)).await {
-            Ok(opened) => opened,
-            // fjall asserts where it finds itself inconsistent.
-            Err(error) if error.is_panic() => {
-                Err(OpenError::Damaged("its database panicked while it was opened".into()))
-            }
-            Err(_) => Err(OpenError::Transient(StoreError::Closed)),
-        }
+        let opened = tokio::task::spawn_blocking(move || Vault::open(node, name, id)).await;
+        opened.unwrap_or(Err(OpenError::Transient(StoreError::Closed)))
     }
 
     /// Open vaults.

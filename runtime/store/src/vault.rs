@@ -20,6 +20,7 @@ use crate::keyring::{Keyring, NewKey, PartitionName, PartitionRecords};
 use crate::layout;
 use crate::node::Node;
 use crate::partition::Partition;
+use crate::remains;
 use crate::resync;
 use crate::route::{VaultName, org_of};
 use crate::vault_keys::{self, VaultKeys, open_error};
@@ -68,11 +69,11 @@ impl Vault {
         let dir = node.catalog.vault_dir(&id);
         let acknowledged = node.heads.acknowledged(&id);
         if !resync::is_marked(&dir) && !node.unsynced.lock().contains(&id) {
-            return Self::open_at(node, name, id, &dir, Some(acknowledged));
+            return Self::open_whole(&node, &name, id, &dir, acknowledged);
         }
         tracing::warn!(vault = %name, "a commit failed: what is there is written to new files first");
         let settled = resync::settle(&dir);
-        let vault = Self::open_at(node, name, id, &dir, Some(acknowledged))?;
+        let vault = Self::open_whole(&node, &name, id, &dir, acknowledged)?;
         match settled {
             Ok(()) => drop(vault.node.unsynced.lock().remove(&id)),
             Err(error) => drop(vault.unsettled.set(error)),
@@ -80,8 +81,30 @@ impl Vault {
         Ok(vault)
     }
 
-    /// Opens a vault, or a mirror of it, in a directory. Blocks. What it is
-    /// known to have acknowledged must be there; see [`Disk::open`].
+    /// Opens a vault, or a mirror of it, in a directory. Blocks. A crash may
+    /// have left it with a torn batch at its end, for which fjall refuses all
+    /// of it.
+    pub(crate) fn open_whole(
+        node: &Arc<Node>,
+        name: &VaultName,
+        id: VaultId,
+        dir: &std::path::Path,
+        acknowledged: u64,
+    ) -> Result<Arc<Self>, OpenError> {
+        let open = || Self::open_at(Arc::clone(node), name.clone(), id, dir, Some(acknowledged));
+        let opened = remains::quietly(open);
+        if !matches!(opened, Err(OpenError::Damaged(_))) {
+            return opened;
+        }
+        match remains::cut_torn(node, name, id, dir, acknowledged) {
+            Ok(true) => open(),
+            Ok(false) | Err(OpenError::Damaged(_)) => opened,
+            Err(OpenError::Transient(error)) => Err(OpenError::Transient(error)),
+        }
+    }
+
+    /// Opens a vault as it stands in a directory. Blocks. What it is known to
+    /// have acknowledged must be there; see [`Disk::open`].
     pub(crate) fn open_at(
         node: Arc<Node>,
         name: VaultName,

@@ -90,6 +90,84 @@ async fn a_flipped_bit_in_the_journal() {
     }
 }
 
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// A batch that was being written when power went: of any of its sectors, the
+/// disk may have the new bytes or the old ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_batch_at_the_end_of_the_journal() {
+    const SECTOR: usize = 512;
+    let (dir, later) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(dir.path());
+    for _ in 0..20 {
+        put(&store, &org(1), b"acknowledged").await;
+    }
+    store.close().await.unwrap();
+    let vault = vault_dir(dir.path(), None);
+    let before = fs::read(journal(&vault)).unwrap();
+    copy(dir.path(), later.path());
+    let store = open(later.path());
+    let row: Vec<u8> = (0..4 * SECTOR).map(|at| at.wrapping_mul(2_654_435_761) as u8).collect();
+    put(&store, &org(1), &row).await;
+    store.close().await.unwrap();
+    let after = fs::read(journal(&vault_dir(later.path(), None))).unwrap();
+    let end = after.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let start = before.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let sectors: Vec<usize> = (start / SECTOR..end.div_ceil(SECTOR)).collect();
+    assert!(sectors.len() > 4);
+    for lost in 1..1u32 << sectors.len().min(7) {
+        let mut torn = after.clone();
+        for (_, sector) in sectors.iter().enumerate().filter(|(n, _)| lost & 1 << n != 0) {
+            let bytes = sector * SECTOR..(sector + 1) * SECTOR;
+            torn.resize(torn.len().max(bytes.end), 0);
+            let old: Vec<u8> = bytes.clone().map(|at| before.get(at).copied().unwrap_or(0)).collect();
+            torn[bytes].copy_from_slice(&old);
+        }
+        let at = tempfile::tempdir().unwrap();
+        copy(dir.path(), at.path());
+        fs::write(journal(&vault_dir(at.path(), None)), torn).unwrap();
+        let store = open(at.path());
+        let reader = store.reader(&org(1)).await.unwrap_or_else(|error| panic!("lost {lost:b}: {error}"));
+        assert_eq!(reader.snapshot().await.unwrap().seq().unwrap(), 20, "lost {lost:b}");
+        drop(reader);
+        assert_eq!(put(&store, &org(1), b"goes on").await, 21);
+        store.close().await.unwrap();
+        let store = open(at.path());
+        assert_eq!(store.reader(&org(1)).await.unwrap().snapshot().await.unwrap().seq().unwrap(), 21, "lost {lost:b}");
+    }
+}
+
+/// Where it is acknowledged groups that do not come back, nothing is cut off
+/// that somebody may want to look at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_was_acknowledged_is_not_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for _ in 0..20 {
+        put(&store, &org(1), &[7; 2000]).await;
+    }
+    store.close().await.unwrap();
+    let path = journal(&vault_dir(dir.path(), None));
+    // In the row of the last batch.
+    let at = usize::try_from(written(&path)).unwrap() - 1000;
+    flip(&path, at);
+    let damaged = fs::read(&path).unwrap();
+    let store = open(dir.path());
+    assert!(matches!(store.reader(&org(1)).await, Err(StoreError::Quarantined { .. })));
+    assert!(fs::read(&path).unwrap() == damaged, "it is left as it was found");
+}
+
 /// It then names an earlier version of the list of keyspaces, in which the
 /// feed's is missing: fjall would make a new one.
 #[tokio::test(flavor = "multi_thread")]
