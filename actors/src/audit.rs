@@ -45,6 +45,7 @@ pub(crate) fn deny(entry: &mut AuditEntry, code: Code) {
     entry.code = match code {
         Code::NotFound => "NOT_FOUND",
         Code::Unauthenticated => "UNAUTHENTICATED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
         _ => "PERMISSION_DENIED",
     }
     .to_owned();

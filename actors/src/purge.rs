@@ -1,4 +1,4 @@
-//! The worker that destroys the keys of purged orgs and projects.
+//! The worker that destroys the keys of purged accounts, orgs and projects.
 //!
 //! - It owns nothing: what there is to do stands in `system/purges`.
 //! - A hook on that actor's commits tells it to look there.
@@ -22,6 +22,9 @@ use crate::call::CommitHook;
 
 /// Purges read at once.
 const READ_MAX: u32 = 100;
+/// Parts whose keys are destroyed at once: their vaults serve nobody else
+/// meanwhile.
+const PARTS_AT_ONCE: usize = 32;
 /// Wait before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -38,7 +41,7 @@ pub struct Purges(Arc<Inner>);
 impl Purges {
     /// For a node that keeps its backups in `backup_dir`.
     pub fn new(backup_dir: PathBuf) -> Self {
-        metrics::describe_counter!("canopy_purges_total", "Orgs and projects whose keys were destroyed");
+        metrics::describe_counter!("canopy_purges_total", "Accounts, orgs and projects whose keys were destroyed");
         Self(Arc::new(Inner { backup_dir, worker: Mutex::default() }))
     }
 
@@ -121,7 +124,7 @@ impl State {
                 let address = Address::parse(&purge.address);
                 let address = address.map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
                 self.probe.set_state(format!("destroying the keys of {address}"));
-                let key_fingerprints = self.shred(&address).await?;
+                let key_fingerprints = self.shred(&address, &purge.parts).await?;
                 let finish = FinishPurgeRequest { address: purge.address, key_fingerprints, request_id: String::new() };
                 let request = finish.encode_to_vec().into();
                 self.node.ask(&this, methods::FINISH_PURGE.path, request, &this, "").await?;
@@ -131,11 +134,19 @@ impl State {
         }
     }
 
-    async fn shred(&self, address: &Address) -> Result<Vec<bytes::Bytes>, Refusal> {
+    async fn shred(&self, address: &Address, parts: &[String]) -> Result<Vec<bytes::Bytes>, Refusal> {
         let store = self.node.store();
         let fingerprints = if address.kind() == Some(Kind::Org) {
             let fingerprints = store.shred_org(address).await?;
             self.remove_backups(address).await?;
+            fingerprints
+        } else if address.kind() == Some(Kind::Account) {
+            let parts = parts.iter().filter_map(|part| Address::parse(part).ok());
+            let all: Vec<_> = [address.clone()].into_iter().chain(parts).collect();
+            let mut fingerprints = Vec::new();
+            for some in all.chunks(PARTS_AT_ONCE) {
+                fingerprints.extend(store.shred_partitions(some).await?);
+            }
             fingerprints
         } else {
             // Of kinds that it never had there is no vault.

@@ -155,6 +155,9 @@ node_config! {
         /// address: behind a proxy set it high.
         failed_log_ins_per_address_max: u32 = 50,
             "log-ins" in FAILED_LOG_INS_PER_ADDRESS = 1..=1_000_000;
+        /// Time between the deletion of an account and its purge, in which its holder can undelete
+        /// it. After it, its keys are destroyed.
+        delete_grace_s: u64 = 1_209_600, "s" in DELETE_GRACE_S = 1..=31_536_000;
     }
 
     /// Mail: how the server reaches people to verify an address, to set a new password, to invite.

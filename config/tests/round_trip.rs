@@ -145,6 +145,7 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
         IdentityConfig::ARGON2_PASSES,
         IdentityConfig::FAILED_LOG_INS_PER_ACCOUNT,
         IdentityConfig::FAILED_LOG_INS_PER_ADDRESS,
+        IdentityConfig::DELETE_GRACE_S,
     )
         .prop_map(|values| IdentityConfig {
             sign_up: values.0,
@@ -154,6 +155,7 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
             argon2_passes: values.4,
             failed_log_ins_per_account_max: values.5,
             failed_log_ins_per_address_max: values.6,
+            delete_grace_s: values.7,
         })
 }
 

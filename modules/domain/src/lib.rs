@@ -15,6 +15,7 @@ mod refusal;
 mod search;
 mod settings;
 mod table;
+mod time;
 mod view;
 
 pub use address::{Address, AddressError, Kind, Name, SYSTEM};
@@ -30,6 +31,7 @@ pub use refusal::{Code, FieldViolation, Refusal};
 pub use search::Words;
 pub use settings::Settings;
 pub use table::{Row, Table};
+pub use time::{civil, utc};
 pub use view::{View, ViewWrite};
 
 pub use canopy_proto::Wire;

@@ -5,11 +5,13 @@
 pub struct Settings {
     /// Milliseconds between the deletion of an org or project and its purge.
     pub delete_grace_ms: i64,
+    /// Milliseconds between the deletion of an account and its purge.
+    pub account_delete_grace_ms: i64,
 }
 
 impl Default for Settings {
     /// What the configuration's own defaults say.
     fn default() -> Self {
-        Self { delete_grace_ms: 30 * 24 * 3_600_000 }
+        Self { delete_grace_ms: 30 * 24 * 3_600_000, account_delete_grace_ms: 14 * 24 * 3_600_000 }
     }
 }

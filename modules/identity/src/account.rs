@@ -6,8 +6,9 @@ use canopy_domain::{
 };
 use canopy_proto::identity::v1::{Account, GetAccountRequest, RegisterRequest, UpdateAccountRequest};
 use canopy_proto::methods::{
-    account_admin, account_effects, account_emails, accounts, api_keys as api_key_methods, directory, identity,
-    installation_grants, invitation_checks, orgs, security as security_methods, security_effects, verification,
+    account_admin, account_deletions, account_effects, account_emails, accounts, api_keys as api_key_methods,
+    directory, identity, installation_grants, invitation_checks, orgs, security as security_methods, security_effects,
+    verification,
 };
 use canopy_proto::org::v1::{ListOrgsRequest, ListOrgsResponse, Org, SearchOrgsRequest};
 use canopy_proto::system::v1::{
@@ -17,7 +18,9 @@ use canopy_proto::system::v1::{
 use prost::Message;
 
 use crate::proof::{self, Purpose};
-use crate::{access, api_keys, block, email, life, password, reset, second_factor, security, sessions, verify};
+use crate::{
+    access, api_keys, block, deletion, email, life, password, reset, second_factor, security, sessions, verify,
+};
 
 /// The one row, under [`SELF`].
 pub(crate) const ACCOUNT: Table<Account> = Table::new(1, "account", 1);
@@ -62,6 +65,8 @@ pub fn account() -> Module {
         .command(accounts::DISABLE_ACCOUNT, access::disable)
         .command(account_admin::SUSPEND_ACCOUNT, access::suspend)
         .command(account_admin::ENABLE_ACCOUNT, access::enable)
+        .prepared_command(accounts::DELETE_ACCOUNT, deletion::prepare_delete, deletion::delete)
+        .command(account_deletions::RESTORE_ACCOUNT, deletion::restore)
         .query(accounts::EXPORT_ACCOUNT, block::export)
         .command(accounts::BLOCK_ACCOUNT, block::block)
         .command(accounts::UNBLOCK_ACCOUNT, block::unblock)
@@ -198,6 +203,18 @@ fn get_account(state: &State<'_>, request: GetAccountRequest, cx: &Context<'_>) 
     }
 }
 
+const FIXED: [&str; 9] = [
+    "name",
+    "email",
+    "create_time_ms",
+    "update_time_ms",
+    "etag",
+    "email_verify_time_ms",
+    "disable_time_ms",
+    "delete_time_ms",
+    "purge_time_ms",
+];
+
 fn update_account(
     state: &State<'_>,
     request: UpdateAccountRequest,
@@ -212,9 +229,7 @@ fn update_account(
     if !wanted.etag.is_empty() && wanted.etag != account.etag {
         return Err(Refusal::stale_etag());
     }
-    let fixed =
-        ["name", "email", "create_time_ms", "update_time_ms", "etag", "email_verify_time_ms", "disable_time_ms"];
-    let mask = Mask::new(request.update_mask.as_ref(), &["display_name"], &fixed, sent.has_unknown())?;
+    let mask = Mask::new(request.update_mask.as_ref(), &["display_name"], &FIXED, sent.has_unknown())?;
     if mask.includes("display_name") {
         account.display_name = wanted.display_name;
     }

@@ -4,6 +4,7 @@ mod access;
 mod account;
 mod api_keys;
 mod block;
+mod deletion;
 mod email;
 mod life;
 mod password;

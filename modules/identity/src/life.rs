@@ -1,19 +1,31 @@
 //! What an account does of itself when its time has come.
 
-use canopy_domain::{Context, Draft, Refusal, State};
+use canopy_domain::{Context, Draft, Refusal, State, decode};
 
-use crate::email;
+use crate::account::{ACCOUNT, SELF};
 use crate::proof::{self, Purpose};
+use crate::{deletion, email};
 
-/// Has the account wake at a time, or before, where something else is due.
+/// The earliest of some times; zero where there is none.
+fn first(times: impl IntoIterator<Item = i64>) -> i64 {
+    times.into_iter().filter(|time_ms| *time_ms > 0).min().unwrap_or(0)
+}
+
+/// Has the account wake at a time, zero for none, or when addresses are due
+/// that can be taken back.
 pub(crate) fn wake_by(state: &State<'_>, time_ms: i64, draft: &mut Draft) -> Result<(), Refusal> {
-    let others = proof::all(state, Purpose::Undo)?.into_iter().map(|undo| undo.proof.expire_time_ms);
-    draft.wake_at_ms(others.fold(time_ms, i64::min));
+    let undos = proof::all(state, Purpose::Undo)?.into_iter().map(|undo| undo.proof.expire_time_ms);
+    draft.wake_at_ms(first(undos.chain([time_ms])));
     Ok(())
 }
 
 pub(crate) fn woken(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refusal> {
+    let Some(row) = state.get(&ACCOUNT, &SELF)? else { return Ok(()) };
+    let account = decode(&row)?;
+    if account.purge_time_ms > 0 && account.purge_time_ms <= cx.now_ms {
+        return deletion::end(state, cx, draft, &row, &account);
+    }
     let next_ms = email::let_go(state, cx, draft)?;
-    draft.wake_at_ms(next_ms);
+    draft.wake_at_ms(first([next_ms, account.purge_time_ms]));
     Ok(())
 }

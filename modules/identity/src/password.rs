@@ -85,7 +85,7 @@ pub(crate) fn get_verifier(
     request: GetVerifierRequest,
     cx: &Context<'_>,
 ) -> Result<GetVerifierResponse, Refusal> {
-    let account = verify::the_open_account(state, cx)?;
+    let account = verify::the_account_by_password(state, cx)?;
     let verifier = state.read(&VERIFIER, &SELF)?;
     let known_place = sessions::is_known_place(state, &request.place)?;
     Ok(GetVerifierResponse { account: Some(account), verifier, known_place })

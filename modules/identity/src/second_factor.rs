@@ -83,7 +83,7 @@ fn get(state: &State<'_>, request: GetSecondFactorsRequest, cx: &Context<'_>) ->
 }
 
 /// Has the password compared.
-fn prove(state: &State<'_>, given: &str, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
+pub(crate) fn prove(state: &State<'_>, given: &str, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
     match cx.prepared {
         [] => {
             limit(state, cx)?;
@@ -143,10 +143,10 @@ fn wrong_code() -> Refusal {
 }
 
 /// Whether the password was right. Where it was not, the draft says so.
-fn is_proven(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<bool, Refusal> {
+pub(crate) fn is_proven(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<bool, Refusal> {
     limit(state, cx)?;
     match cx.prepared {
-        [Prepared::Password(PasswordFit::Right | PasswordFit::RightAndWeak)] => Ok(true),
+        [Prepared::Password(PasswordFit::Right | PasswordFit::RightAndWeak), ..] => Ok(true),
         [Prepared::Password(PasswordFit::Wrong)] => {
             let wrong = Refusal::new(Code::PermissionDenied, "the password is wrong").hint("check it");
             fail(state, cx, draft, cx.origin, wrong)?;
@@ -332,7 +332,7 @@ fn redeem_code(
     Ok(RedeemCodeResponse {})
 }
 
-/// What a log-in asks the account for once the password was right: whether
+/// What an account is asked for once its password was right: whether
 /// there is a second factor, and then to use the code up. `done` is what came
 /// of it so far.
 pub(crate) fn next_step(
@@ -351,7 +351,7 @@ pub(crate) fn next_step(
         [Prepared::Answer(Ok(answer))] if HasSecondFactorResponse::decode(answer.clone()).unwrap_or_default().has => {
             if code.is_empty() {
                 return Err(Refusal::new(Code::FailedPrecondition, "this account asks for a code beside the password")
-                    .hint("log in again with `code`: what the authenticator app shows now, or a recovery code"));
+                    .hint("try again with `code`: what the authenticator app shows now, or a recovery code"));
             }
             let request = RedeemCodeRequest {
                 account: account.to_string(),
@@ -366,24 +366,40 @@ pub(crate) fn next_step(
     }
 }
 
-/// Whether the account has got what it asks for.
+/// What came of [`next_step`]'s steps, and of those after them.
+pub(crate) fn split(done: &[Prepared]) -> (&[Prepared], &[Prepared]) {
+    let has = match done {
+        [Prepared::Answer(Ok(has)), ..] => HasSecondFactorResponse::decode(has.clone()).unwrap_or_default().has,
+        _ => false,
+    };
+    done.split_at_checked(1 + usize::from(has)).unwrap_or((done, &[]))
+}
+
+/// Whether the account has got what it asks for, by [`next_step`]'s steps.
 ///
 /// # Errors
-/// It has not, and there is no log-in.
-pub(crate) fn check(done: &[Prepared]) -> Result<(), Refusal> {
+/// It has not.
+pub(crate) fn check_code(done: &[Prepared]) -> Result<(), Refusal> {
     match done {
         [Prepared::Answer(Ok(has)), rest @ ..] => {
             match (HasSecondFactorResponse::decode(has.clone()).unwrap_or_default().has, rest) {
                 (false, []) | (true, [Prepared::Answer(Ok(_))]) => Ok(()),
-                (true, [Prepared::Answer(Err(refusal))]) if refusal.code == Code::PermissionDenied => {
-                    // Nobody is signed in yet.
-                    Err(Refusal { code: Code::Unauthenticated, ..refusal.clone() })
-                }
                 (true, [Prepared::Answer(Err(refusal))]) => Err(refusal.clone()),
-                _ => Err(Refusal::new(Code::Internal, "a log-in came without its prepared steps")),
+                _ => Err(Refusal::new(Code::Internal, "a command came without its prepared steps")),
             }
         }
         [Prepared::Answer(Err(refusal))] => Err(refusal.clone()),
-        _ => Err(Refusal::new(Code::Internal, "a log-in came without its prepared steps")),
+        _ => Err(Refusal::new(Code::Internal, "a command came without its prepared steps")),
     }
+}
+
+/// The same, where nobody is signed in yet.
+///
+/// # Errors
+/// It has not, and there is no log-in.
+pub(crate) fn check(done: &[Prepared]) -> Result<(), Refusal> {
+    check_code(done).map_err(|refusal| match refusal.code {
+        Code::PermissionDenied => Refusal { code: Code::Unauthenticated, ..refusal },
+        _ => refusal,
+    })
 }

@@ -7,15 +7,17 @@ use canopy_domain::{
 };
 use canopy_proto::identity::v1::{
     Account, LogInRequest, LogInResponse, LogOutRequest, LogOutResponse, SecurityEventKind, Session, SessionEnd,
+    UndeleteAccountRequest, UndeleteAccountResponse,
 };
-use canopy_proto::methods::{account_effects, directory, identity, session_effects};
+use canopy_proto::methods::{account_deletions, account_effects, accounts, directory, identity, session_effects};
 use canopy_proto::system::v1::{
     CloseSessionRequest, CloseSessionResponse, GetVerifierRequest, GetVerifierResponse, PasswordVerifier,
-    ReadSessionRequest, RecordSessionRequest, RefreshVerifier, Reservation, ResolveRequest, UpgradeVerifierRequest,
+    ReadSessionRequest, RecordSessionRequest, RefreshVerifier, Reservation, ResolveRequest, RestoreAccountRequest,
+    UpgradeVerifierRequest,
 };
 use prost::Message;
 
-use crate::{refresh, second_factor, security};
+use crate::{deletion, refresh, second_factor, security};
 
 /// The one row, under [`SELF`].
 pub const SESSION: Table<Session> = Table::new(1, "session", 1);
@@ -27,6 +29,7 @@ pub(crate) const SELF: [u8; 1] = [0];
 pub fn session() -> Module {
     Module::new("session")
         .prepared_command(identity::LOG_IN, prepare_log_in, log_in)
+        .prepared_command(accounts::UNDELETE_ACCOUNT, prepare_undelete, undelete)
         .command(identity::REFRESH, refresh::refresh)
         .command(identity::LOG_OUT, log_out)
         .command(session_effects::CLOSE_SESSION, close_session)
@@ -40,14 +43,11 @@ fn wrong_credentials() -> Refusal {
 
 /// Finds the account, then compares the password: in the same time whether or
 /// not the account exists.
-fn prepare_log_in(_: &State<'_>, request: &LogInRequest, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
-    let verify = |phc, attempt| {
-        let password = Secret::new(request.password.as_str());
-        Ok(Some(Step::VerifyPassword { phc, password, attempt }))
-    };
+fn compare(email: &str, password: &str, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
+    let verify = |phc, attempt| Ok(Some(Step::VerifyPassword { phc, password: Secret::new(password), attempt }));
     match cx.prepared {
         [] => {
-            let resolve = ResolveRequest { space: "email".into(), key: request.email.clone() };
+            let resolve = ResolveRequest { space: "email".into(), key: email.to_owned() };
             Ok(Some(Step::Ask {
                 target: Address::system("directory"),
                 method: directory::RESOLVE.path,
@@ -63,7 +63,7 @@ fn prepare_log_in(_: &State<'_>, request: &LogInRequest, cx: &Context<'_>) -> Re
         }
         [Prepared::Answer(Err(refusal))] | [_, Prepared::Answer(Err(refusal))] => match refusal.code {
             // Without regard to case, as the directory looks for it.
-            Code::NotFound => verify(None, Attempt { account: request.email.to_lowercase(), is_known_place: false }),
+            Code::NotFound => verify(None, Attempt { account: email.to_lowercase(), is_known_place: false }),
             _ => Err(refusal.clone()),
         },
         [_, Prepared::Answer(Ok(answer))] => {
@@ -71,6 +71,20 @@ fn prepare_log_in(_: &State<'_>, request: &LogInRequest, cx: &Context<'_>) -> Re
             let account = decode(&answer.account.unwrap_or_default())?.name;
             let attempt = Attempt { account, is_known_place: answer.known_place };
             verify(answer.verifier.map(|verifier| Secret::new(verifier.phc)), attempt)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn prepare_log_in(_: &State<'_>, request: &LogInRequest, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
+    if let Some(step) = compare(&request.email, &request.password, cx)? {
+        return Ok(Some(step));
+    }
+    match cx.prepared {
+        [_, Prepared::Answer(Ok(answer)), Prepared::Password(PasswordFit::Right | PasswordFit::RightAndWeak)]
+            if account_of(answer)?.delete_time_ms > 0 =>
+        {
+            Err(deletion::being_deleted(&account_of(answer)?))
         }
         [_, Prepared::Answer(Ok(_)), Prepared::Password(PasswordFit::RightAndWeak)] => {
             Ok(Some(Step::HashPassword(Secret::new(request.password.as_str()))))
@@ -87,10 +101,72 @@ fn prepare_log_in(_: &State<'_>, request: &LogInRequest, cx: &Context<'_>) -> Re
     }
 }
 
+/// The account that was found.
+fn account_of(answer: &Bytes) -> Result<Account, Refusal> {
+    decode(&GetVerifierResponse::decode(answer.clone()).unwrap_or_default().account.unwrap_or_default())
+}
+
 /// Whose account was found.
 fn holder(answer: &Bytes) -> Result<Address, Refusal> {
-    let account = GetVerifierResponse::decode(answer.clone()).unwrap_or_default().account.unwrap_or_default();
-    Address::parse(&decode(&account)?.name).map_err(|e| Refusal::new(Code::Internal, e.to_string()))
+    address_of(&account_of(answer)?.name)
+}
+
+/// As a log-in, then has the account restored. The partition of the session
+/// that it would be writes nothing.
+fn prepare_undelete(
+    _: &State<'_>,
+    request: &UndeleteAccountRequest,
+    cx: &Context<'_>,
+) -> Result<Option<Step>, Refusal> {
+    if let Some(step) = compare(&request.email, &request.password, cx)? {
+        return Ok(Some(step));
+    }
+    let [
+        _,
+        Prepared::Answer(Ok(answer)),
+        Prepared::Password(PasswordFit::Right | PasswordFit::RightAndWeak),
+        done @ ..,
+    ] = cx.prepared
+    else {
+        return Ok(None);
+    };
+    let account = holder(answer)?;
+    if let Some(step) = second_factor::next_step(&account, &request.code, cx, done)? {
+        return Ok(Some(step));
+    }
+    let (codes, done) = second_factor::split(done);
+    second_factor::check(codes)?;
+    if !done.is_empty() {
+        return Ok(None);
+    }
+    let restore = RestoreAccountRequest {
+        account: account.to_string(),
+        peer: cx.origin.peer.clone(),
+        client: cx.origin.client.clone(),
+        request_id: String::new(),
+    };
+    let method = account_deletions::RESTORE_ACCOUNT.path;
+    Ok(Some(Step::Ask { target: account, method, request: restore.encode_to_vec().into() }))
+}
+
+fn undelete(
+    _: &State<'_>,
+    _: UndeleteAccountRequest,
+    cx: &Context<'_>,
+    _: &mut Draft,
+) -> Result<UndeleteAccountResponse, Refusal> {
+    match cx.prepared {
+        [_, Prepared::Answer(Ok(answer)), Prepared::Password(PasswordFit::Wrong)] => {
+            Err(wrong_credentials().concerning(holder(answer)?))
+        }
+        [_, Prepared::Answer(Ok(_)), Prepared::Password(_), .., Prepared::Answer(restored)] => match restored {
+            Ok(account) => Ok(UndeleteAccountResponse { account: Some(Wire::from_bytes(account.clone())) }),
+            // It has ended meanwhile.
+            Err(refusal) if refusal.code == Code::NotFound => Err(wrong_credentials()),
+            Err(refusal) => Err(refusal.clone()),
+        },
+        _ => Err(wrong_credentials()),
+    }
 }
 
 fn log_in(

@@ -38,6 +38,11 @@ fn all(state: &State<'_>) -> Result<Vec<Row>, Refusal> {
     rows.into_iter().map(known).collect()
 }
 
+/// The names of all sessions that the account knows of.
+pub(crate) fn names(state: &State<'_>) -> Result<Vec<String>, Refusal> {
+    Ok(all(state)?.into_iter().map(|(_, _, session)| session.name).collect())
+}
+
 /// Whether somebody has logged in from a network address.
 pub(crate) fn is_known_place(state: &State<'_>, place: &str) -> Result<bool, Refusal> {
     Ok(!place.is_empty() && all(state)?.iter().any(|(_, _, session)| session.log_in_address == place))
@@ -136,7 +141,8 @@ pub(crate) fn record_session(
     cx: &Context<'_>,
     draft: &mut Draft,
 ) -> Result<RecordSessionResponse, Refusal> {
-    let is_disabled = decode(&the_account(state, cx)?)?.disable_time_ms > 0;
+    let account = decode(&the_account(state, cx)?)?;
+    let is_shut = account.disable_time_ms > 0 || account.delete_time_ms > 0;
     let row = request.session.unwrap_or_default();
     let mut session = decode(&row)?;
     let id = id_of(&session.name)?;
@@ -144,9 +150,9 @@ pub(crate) fn record_session(
         // What the account has ended stays so, whatever is still on its way.
         Some(before) if session.end_time_ms == 0 && decode(&before)?.end_time_ms > 0 => {}
         Some(before) => draft.put(&SESSIONS, *id.as_bytes(), Some(&before), &row),
-        None if (is_disabled || request.password_version < password::version(state)?) && session.end_time_ms == 0 => {
+        None if (is_shut || request.password_version < password::version(state)?) && session.end_time_ms == 0 => {
             // It was opened with a password that was changed meanwhile, or
-            // before the account was disabled.
+            // before the account was disabled or deleted.
             session.end_time_ms = cx.now_ms;
             session.end = SessionEnd::PasswordChange.into();
             draft.insert(&SESSIONS, *id.as_bytes(), &row.updated(&session, None));

@@ -30,8 +30,17 @@ pub(crate) fn stand(state: &State<'_>, standing: &AccountStanding, draft: &mut D
 }
 
 /// The account, where others may see that it is there: it is verified, or need
-/// not be, and nobody has disabled it.
+/// not be, and nobody has disabled or deleted it.
 pub(crate) fn the_open_account(state: &State<'_>, cx: &Context<'_>) -> Result<Wire<Account>, Refusal> {
+    let row = the_account_by_password(state, cx)?;
+    match decode(&row)?.delete_time_ms {
+        0 => Ok(row),
+        _ => Err(Refusal::not_found(cx.address.as_str())),
+    }
+}
+
+/// The same, or one that was deleted: whoever knows its password may know that.
+pub(crate) fn the_account_by_password(state: &State<'_>, cx: &Context<'_>) -> Result<Wire<Account>, Refusal> {
     let row = the_account(state, cx)?;
     if standing(state)?.pending || decode(&row)?.disable_time_ms > 0 {
         return Err(Refusal::not_found(cx.address.as_str()));

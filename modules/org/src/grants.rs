@@ -15,7 +15,7 @@ use canopy_proto::system::v1::{Reservation, ResolveRequest};
 use prost::Message;
 
 use crate::org::{tell_member, the_org};
-use crate::projects;
+use crate::{departures, projects};
 
 /// By id of the org or project, account id, and role (one byte).
 pub const GRANTS: Table<Grant> = Table::new(2, "grants", 1);
@@ -74,10 +74,12 @@ pub(crate) fn org_admins(state: &State<'_>, cx: &Context<'_>) -> Result<BTreeSet
     Ok(admins.map(|(account, _)| Address::account(account).to_string()).collect())
 }
 
-/// That somebody else runs this org.
+/// That somebody else runs this org, whose account is not being deleted.
 pub(crate) fn check_not_last(state: &State<'_>, cx: &Context<'_>, account: &str) -> Result<(), Refusal> {
-    if org_admins(state, cx)?.iter().any(|admin| admin != account) {
-        return Ok(());
+    for admin in org_admins(state, cx)?.iter().filter(|admin| *admin != account) {
+        if !departures::is_leaving(state, admin, cx)? {
+            return Ok(());
+        }
     }
     Err(Refusal::new(Code::FailedPrecondition, "this is the org's last org-admin")
         .hint("grant ROLE_ORG_ADMIN to somebody else first"))

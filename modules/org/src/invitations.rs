@@ -282,6 +282,23 @@ fn forget(state: &State<'_>, key: &[u8], row: &Wire<Invitation>, draft: &mut Dra
     Ok(())
 }
 
+/// Forgets invitations by somebody, and those that were mailed to them.
+pub(crate) fn forget_of(state: &State<'_>, account: &str, email: &str, draft: &mut Draft) -> Result<(), Refusal> {
+    let span = Span { prefix: &[], after: None, order: Order::Ascending, limit: INVITATIONS_MAX };
+    let mut gone = 0;
+    for (key, row) in state.scan(&INVITATIONS, span)? {
+        let invitation = decode(&row)?;
+        if invitation.inviter == account || same(&invitation.email, email) {
+            forget(state, &key, &row, draft)?;
+            gone += 1;
+        }
+    }
+    if gone > 0 {
+        set_total(state, total(state)?.saturating_sub(gone), draft)?;
+    }
+    Ok(())
+}
+
 pub(crate) fn list(
     state: &State<'_>,
     request: ListInvitationsRequest,

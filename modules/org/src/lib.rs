@@ -6,6 +6,7 @@ mod audit;
 pub mod audit_chain;
 mod backup;
 mod backups;
+mod departures;
 mod environments;
 mod grants;
 mod invitations;

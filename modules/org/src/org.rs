@@ -4,8 +4,8 @@ use canopy_domain::{
     Address, Code, Context, Draft, Mask, Module, Prepared, Refusal, Role, State, Step, Table, Wire, decode,
 };
 use canopy_proto::methods::{
-    account_effects, backups as backup_methods, directory, invitation_checks, invitations as invitation_methods,
-    org_effects, orgs, projects as project_methods,
+    account_effects, backups as backup_methods, departures as departure_methods, directory, invitation_checks,
+    invitations as invitation_methods, org_effects, orgs, projects as project_methods,
 };
 use canopy_proto::org::v1::{CreateOrgRequest, GetOrgRequest, Grant, Org, UpdateOrgRequest};
 use canopy_proto::system::v1::{
@@ -13,7 +13,7 @@ use canopy_proto::system::v1::{
 };
 use prost::Message;
 
-use crate::{access, backups, grants, invitations, members, org_end, projects, slugs};
+use crate::{access, backups, departures, grants, invitations, members, org_end, projects, slugs};
 
 /// The one row, under [`SELF`].
 pub const ORG: Table<Org> = Table::new(1, "org", 1);
@@ -53,6 +53,9 @@ pub fn org() -> Module {
         .query(backup_methods::LIST_BACKUPS, backups::list)
         .command(org_effects::RESERVE_BACKUP, backups::reserve)
         .command(org_effects::RECORD_BACKUP, backups::record)
+        .command(departure_methods::RESERVE_DEPARTURE, departures::reserve)
+        .command(departure_methods::SETTLE_DEPARTURE, departures::settle)
+        .command(departure_methods::FORGET_MEMBER, departures::forget)
         .on_wake(org_end::woken)
 }
 

@@ -153,6 +153,7 @@ pub(crate) fn begin_purge(
         address: cx.address.to_string(),
         readers: readers.into_iter().take(READERS_MAX).collect(),
         time_ms: cx.now_ms,
+        parts: Vec::new(),
     };
     let begin = BeginPurgeRequest { purge: Some(purge), request_id: String::new() };
     draft.effect(Address::system("purges"), purges::BEGIN_PURGE, &begin);

@@ -1,6 +1,7 @@
 //! What letters say. Every text that a person reads in a mail stands here, so
 //! that a translation is another of these files.
 
+use canopy_domain::utc;
 use canopy_proto::system::v1::{Letter, LetterKind};
 
 /// A letter in words.
@@ -71,6 +72,22 @@ pub fn message_of(letter: &Letter, link_base: &str) -> Option<Text> {
                  ends all sessions; then ask for a new password:\n\n{}\n",
                 act("undo-email-change", "undo-change-email")
             ),
+        ),
+        LetterKind::AccountDeleted => (
+            "Your account was deleted".to_owned(),
+            format!(
+                "Your account was deleted, and all its sessions were ended. Until {} you can take that back, with \
+                 your password:\n\n    canopy identity undelete-account --email <this address> --password @<file>\n\n\
+                 After that it is destroyed, and nobody can bring it back.\n\nIf it was not you, somebody knows your \
+                 password: take the deletion back, then set another password.\n",
+                utc(letter.expire_time_ms)
+            ),
+        ),
+        LetterKind::AccountUndeleted => (
+            "Your account is not deleted any more".to_owned(),
+            "The deletion of your account was taken back, and you can log in again.\n\nIf it was not you, somebody \
+             knows your password: set another one.\n"
+                .to_owned(),
         ),
         LetterKind::Invitation => (
             format!("{sender} invites you to {about}"),

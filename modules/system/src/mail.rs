@@ -133,13 +133,16 @@ fn kind_name(kind: LetterKind) -> &'static str {
         LetterKind::EmailChange => "new e-mail address",
         LetterKind::EmailWasChanged => "e-mail address was changed",
         LetterKind::Invitation => "invitation",
+        LetterKind::AccountDeleted => "account was deleted",
+        LetterKind::AccountUndeleted => "account was undeleted",
     }
 }
 
 /// Whether strangers can have such letters sent. What warns the holder of an
 /// account must not be kept away by a flood of others.
 fn is_counted(kind: LetterKind) -> bool {
-    !matches!(kind, LetterKind::PasswordReset | LetterKind::PasswordWasReset | LetterKind::EmailWasChanged)
+    use LetterKind::{AccountDeleted, AccountUndeleted, EmailWasChanged, PasswordReset, PasswordWasReset};
+    !matches!(kind, PasswordReset | PasswordWasReset | EmailWasChanged | AccountDeleted | AccountUndeleted)
 }
 
 fn totals(state: &State<'_>) -> Result<(Option<Wire<MailTotals>>, MailTotals), Refusal> {

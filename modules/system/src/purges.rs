@@ -1,4 +1,4 @@
-//! Ends of orgs and projects. Each tells its own end as the last thing that it
+//! Ends of accounts, orgs and projects. Each tells its own end as the last thing that it
 //! does; a worker of the node destroys its keys, and tells that here. What is
 //! kept holds ids and times alone: nothing of what was destroyed.
 
@@ -15,7 +15,7 @@ use canopy_proto::system::v1::{
     ListPurgesResponse, Purge,
 };
 
-/// By id of the org or project.
+/// By id of the account, org or project.
 const CERTIFICATES: Table<ShredCertificate> = Table::new(1, "shred_certificates", 1);
 /// Who may see a certificate, by the same id.
 const READERS: Table<Purge> = Table::new(2, "shred_certificate_readers", 1);
@@ -37,12 +37,13 @@ pub fn purges() -> Module {
         .query(orgs::LIST_SHRED_CERTIFICATES, list)
 }
 
-/// The id of an org or project.
+/// The id of an account, org or project.
 fn id_of(field: &str, name: &str) -> Result<Id, Refusal> {
     let address = Address::parse(name).map_err(|e| Refusal::invalid(field, e.to_string()))?;
-    let id = address.id().filter(|_| matches!(address.kind(), Some(Kind::Org | Kind::Project)));
+    let id = address.id().filter(|_| matches!(address.kind(), Some(Kind::Account | Kind::Org | Kind::Project)));
     id.ok_or_else(|| {
-        Refusal::invalid(field, format!("`{name}` is not of the form `org/*` or `org/*/project/*`, by ids"))
+        let forms = "`org/*`, `org/*/project/*` or `account/*`";
+        Refusal::invalid(field, format!("`{name}` is not of the form {forms}, by ids"))
     })
 }
 
@@ -55,7 +56,7 @@ fn begin(
     let mut purge = request.purge.unwrap_or_default();
     let id = id_of("purge.address", &purge.address)?;
     if cx.principal.as_str() != purge.address {
-        return Err(Refusal::new(Code::PermissionDenied, "an org or project decides its own end alone"));
+        return Err(Refusal::new(Code::PermissionDenied, "an account, org or project decides its own end alone"));
     }
     if state.get(&CERTIFICATES, id.as_bytes())?.is_some() {
         return Ok(BeginPurgeResponse {});
@@ -64,7 +65,8 @@ fn begin(
     let certificate =
         ShredCertificate { name: purge.address.clone(), purge_time_ms: purge.time_ms, ..ShredCertificate::default() };
     draft.insert(&CERTIFICATES, *id.as_bytes(), &Wire::new(&certificate));
-    draft.insert(&READERS, *id.as_bytes(), &Wire::new(&purge));
+    let readers = Purge { parts: Vec::new(), ..purge.clone() };
+    draft.insert(&READERS, *id.as_bytes(), &Wire::new(&readers));
     draft.insert(&PENDING_PURGES, *id.as_bytes(), &Wire::new(&Purge { readers: Vec::new(), ..purge }));
     Ok(BeginPurgeResponse {})
 }

@@ -353,7 +353,11 @@ fn sign_up_token(data_dir: &Path) -> Result<Secret, BootError> {
 }
 
 fn settings(config: &NodeConfig) -> Settings {
-    Settings { delete_grace_ms: i64::try_from(config.org.delete_grace_s.saturating_mul(1000)).unwrap_or(i64::MAX) }
+    let ms = |s: u64| i64::try_from(s.saturating_mul(1000)).unwrap_or(i64::MAX);
+    Settings {
+        delete_grace_ms: ms(config.org.delete_grace_s),
+        account_delete_grace_ms: ms(config.identity.delete_grace_s),
+    }
 }
 
 fn limits(config: &NodeConfig) -> Limits {

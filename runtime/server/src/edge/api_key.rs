@@ -52,7 +52,11 @@ pub(super) fn is_key(token: &str) -> bool {
 /// The store failed.
 pub(super) async fn verify(node: &Node, token: &str, now_ms: i64) -> Result<Option<Verified>, Refusal> {
     let Some(shown) = read_api_key(token) else { return Ok(None) };
-    let snapshot = node.snapshot(&shown.account).await?;
+    let snapshot = match node.snapshot(&shown.account).await {
+        // With its account.
+        Err(_) if node.store().is_shredded(&shown.account).await => return Ok(None),
+        other => other?,
+    };
     let key: Option<ApiKey> = good_api_key(&State(&snapshot), &shown, now_ms)?;
     Ok(key.map(|key| Verified {
         bounds: Bounds { role_max: key.role_max(), scope: Address::parse(&key.scope).ok() },

@@ -10,6 +10,7 @@ use canopy_actors::{CommitHook, Node, Tokens, now_ms};
 use canopy_domain::{Address, Change, Code, Id, Kind, Principal, Refusal, State, TokenIssuer};
 use canopy_identity::{API_KEYS, SESSION, SESSIONS};
 use canopy_proto::identity::v1::Session;
+use canopy_store::Snapshot;
 use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 use tonic::metadata::MetadataMap;
@@ -78,6 +79,15 @@ pub struct Callers {
 fn unauthenticated(message: &str) -> Refusal {
     Refusal::new(Code::Unauthenticated, message)
         .hint("log in with `canopy identity log-in` and send `authorization: Bearer <access token>`")
+}
+
+/// What stands at the address of an account or session. Its keys are destroyed
+/// with the account.
+async fn of_living(node: &Node, address: &Address) -> Result<Snapshot, Refusal> {
+    match node.snapshot(address).await {
+        Err(_) if node.store().is_shredded(address).await => Err(unauthenticated("the account is gone")),
+        other => other,
+    }
 }
 
 impl Callers {
@@ -152,9 +162,9 @@ impl Callers {
         // Registered before the session is read: an end that commits after
         // the reading finds the caller here.
         self.register(claims.session.as_str(), &caller);
-        let session = State(&node.snapshot(&claims.session).await?).read(&SESSION, &[0])?;
+        let session = State(&of_living(node, &claims.session).await?).read(&SESSION, &[0])?;
         // The account may have ended it, and the session not have heard of it.
-        let account = node.snapshot(&claims.account).await?;
+        let account = of_living(node, &claims.account).await?;
         let listed = State(&account).read(&SESSIONS, session_id.as_bytes())?;
         let is_listed = listed.is_none_or(|session| session.end_time_ms == 0);
         match session {

@@ -199,7 +199,7 @@ async fn keys_stand_in_the_audit_before_they_change() {
     server.stop().await;
 }
 
-async fn exported(caller: &Caller, parent: &str, after_seq: u64) -> Vec<Line> {
+pub(crate) async fn exported(caller: &Caller, parent: &str, after_seq: u64) -> Vec<Line> {
     let request = ExportAuditRequest { parent: parent.into(), after_seq };
     let mut stream = audit(caller).export_audit(request).await.expect("an export").into_inner();
     let mut lines = Vec::new();

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use crate::harness::{Caller, Server};
+use crate::harness::mailbox::letter_in;
+use crate::harness::{Caller, PASSWORD, Server};
 use canopy_actors::now_ms;
 use canopy_domain::{Role, Wire};
 use canopy_proto::chat::v1::{ChannelPosition, GetChannelRequest, SubscribeRequest};
 use canopy_proto::identity::v1::api_keys_client::ApiKeysClient;
 use canopy_proto::identity::v1::{
-    ApiKey, CreateApiKeyRequest, GetAccountRequest, ListApiKeysRequest, LogOutEverywhereRequest, RevokeApiKeyRequest,
+    ApiKey, ChangePasswordRequest, CreateApiKeyRequest, DisableAccountRequest, GetAccountRequest, ListApiKeysRequest,
+    LogOutEverywhereRequest, RequestPasswordResetRequest, ResetPasswordRequest, RevokeApiKeyRequest,
 };
-use canopy_proto::ops::v1::ObserveRequest;
+use canopy_proto::ops::v1::{ObserveRequest, SuspendAccountRequest};
 use canopy_proto::org::v1::{GetOrgRequest, ListOrgsRequest};
 use tonic::{Code, Status};
 
@@ -21,7 +23,7 @@ fn keys(caller: &Caller) -> ApiKeysClient<crate::harness::Authorised> {
     ApiKeysClient::with_interceptor(caller.channel.clone(), caller.token.clone())
 }
 
-fn wanted(role_max: Role, scope: &str, life_ms: i64) -> ApiKey {
+pub(crate) fn wanted(role_max: Role, scope: &str, life_ms: i64) -> ApiKey {
     ApiKey {
         display_name: "a machine".into(),
         role_max: role_max.into(),
@@ -32,7 +34,7 @@ fn wanted(role_max: Role, scope: &str, life_ms: i64) -> ApiKey {
 }
 
 /// The key, and a machine that holds it.
-async fn create(owner: &Caller, key: ApiKey) -> Result<(ApiKey, Caller), Status> {
+pub(crate) async fn create(owner: &Caller, key: ApiKey) -> Result<(ApiKey, Caller), Status> {
     let request =
         CreateApiKeyRequest { parent: "account/me".into(), api_key: Some(Wire::new(&key)), request_id: String::new() };
     let made = keys(owner).create_api_key(request).await?.into_inner();
@@ -49,6 +51,50 @@ async fn list(owner: &Caller) -> Vec<ApiKey> {
 async fn revoke(owner: &Caller, name: &str) -> Result<ApiKey, Status> {
     let request = RevokeApiKeyRequest { name: name.into(), request_id: String::new() };
     Ok(keys(owner).revoke_api_key(request).await?.into_inner().decode().expect("a key"))
+}
+
+/// Whether a machine is let in at all.
+async fn is_let_in(machine: &Caller) -> bool {
+    machine.orgs().list_orgs(ListOrgsRequest::default()).await.is_ok()
+}
+
+#[tokio::test]
+async fn what_shuts_an_account_revokes_its_keys_and_what_ends_sessions_does_not() {
+    let server = Server::start().await;
+    let root = server.sys_admin("root@example.org").await;
+    let shutting: [&str; 3] = ["disable", "suspend", "reset"];
+    for what in shutting {
+        let email = format!("{what}@example.org");
+        let owner = server.person(&email).await;
+        let (_, machine) = create(&owner, wanted(Role::Guest, "", DAY_MS)).await.expect("a key");
+        let change = ChangePasswordRequest {
+            name: "account/me".into(),
+            old_password: PASSWORD.into(),
+            new_password: PASSWORD.into(),
+            request_id: String::new(),
+        };
+        owner.identity().change_password(change).await.expect("a change");
+        let log_out = LogOutEverywhereRequest { name: "account/me".into(), keep_current: true, ..Default::default() };
+        owner.identity().log_out_everywhere(log_out).await.expect("they end");
+        assert!(is_let_in(&machine).await, "sessions are no keys");
+        let (name, request_id) = (owner.account.clone(), String::new());
+        match what {
+            "disable" => owner.accounts().disable_account(DisableAccountRequest { name, request_id }).await.map(drop),
+            "suspend" => {
+                root.account_admin().suspend_account(SuspendAccountRequest { name, request_id }).await.map(drop)
+            }
+            _ => {
+                let ask = RequestPasswordResetRequest { email: email.clone(), request_id: String::new() };
+                owner.verification().request_password_reset(ask).await.expect("it is asked for");
+                let token = letter_in(&server.config.mail_dir(), &email, 1).await.token();
+                let reset = ResetPasswordRequest { token, new_password: PASSWORD.into(), request_id };
+                owner.verification().reset_password(reset).await.map(drop)
+            }
+        }
+        .expect("it is shut");
+        assert!(!is_let_in(&machine).await, "{what}");
+    }
+    server.stop().await;
 }
 
 async fn reads(machine: &Caller, channel: &str) -> Code {

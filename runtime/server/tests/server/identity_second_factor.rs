@@ -22,7 +22,7 @@ fn client(caller: &Caller) -> SecondFactorsClient<Authorised> {
 }
 
 /// An authenticator app, written by the standard.
-struct App {
+pub(crate) struct App {
     secret: Vec<u8>,
     last: i64,
 }
@@ -44,7 +44,7 @@ impl App {
 
     /// A code that was not shown before: the present one, or the one after it.
     /// The server takes both, and no third one within half a minute.
-    fn code(&mut self) -> String {
+    pub(crate) fn code(&mut self) -> String {
         self.last = (canopy_actors::now_ms() / 30_000).max(self.last + 1);
         self.of(self.last)
     }
@@ -64,7 +64,7 @@ async fn state(caller: &Caller) -> SecondFactorState {
     client(caller).get_second_factors(request).await.expect("a state").into_inner()
 }
 
-async fn enroll(caller: &Caller, password: &str) -> Result<App, Status> {
+pub(crate) async fn enroll(caller: &Caller, password: &str) -> Result<App, Status> {
     let request = EnrollTotpRequest { name: "account/me".into(), password: password.into(), request_id: String::new() };
     let enrolled = client(caller).enroll_totp(request).await?.into_inner();
     let uri =
@@ -73,7 +73,7 @@ async fn enroll(caller: &Caller, password: &str) -> Result<App, Status> {
     Ok(App::new(&enrolled.secret))
 }
 
-async fn confirm(caller: &Caller, code: &str) -> Result<Vec<String>, Status> {
+pub(crate) async fn confirm(caller: &Caller, code: &str) -> Result<Vec<String>, Status> {
     let request = ConfirmTotpRequest { name: "account/me".into(), code: code.into(), request_id: String::new() };
     Ok(client(caller).confirm_totp(request).await?.into_inner().recovery_codes)
 }

@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::harness::{Caller, Server};
 
 /// Oldest first.
-async fn events(caller: &Caller) -> Vec<SecurityEvent> {
+pub(crate) async fn events(caller: &Caller) -> Vec<SecurityEvent> {
     let mut client = SecurityClient::with_interceptor(caller.channel.clone(), caller.token.clone());
     let request = ListSecurityEventsRequest { parent: "account/me".into(), page_size: 1_000, ..Default::default() };
     let response = client.list_security_events(request).await.expect("events").into_inner();

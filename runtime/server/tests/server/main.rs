@@ -9,6 +9,7 @@ mod harness;
 mod identity_access;
 mod identity_api_keys;
 mod identity_attempts;
+mod identity_deletion;
 mod identity_mail;
 mod identity_second_factor;
 mod identity_security;

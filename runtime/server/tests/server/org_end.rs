@@ -77,13 +77,13 @@ async fn purge_org(caller: &Caller, name: &str, etag: &str, request_id: &str) ->
     Ok(caller.orgs().purge_org(request).await?.into_inner().decode().expect("a certificate"))
 }
 
-async fn certificate(caller: &Caller, name: &str) -> Result<ShredCertificate, Status> {
+pub(crate) async fn certificate(caller: &Caller, name: &str) -> Result<ShredCertificate, Status> {
     let request = GetShredCertificateRequest { name: name.into() };
     Ok(caller.orgs().get_shred_certificate(request).await?.into_inner().decode().expect("a certificate"))
 }
 
 /// The certificate, once the keys are destroyed.
-async fn shredded(caller: &Caller, name: &str) -> ShredCertificate {
+pub(crate) async fn shredded(caller: &Caller, name: &str) -> ShredCertificate {
     let is_done = async |found: Result<ShredCertificate, Status>| found.is_ok_and(|found| found.shred_time_ms > 0);
     until("the keys are destroyed", async || is_done(certificate(caller, name).await).await).await;
     certificate(caller, name).await.expect("a certificate")

@@ -8,12 +8,12 @@ use canopy_proto::chat::v1::{
 };
 use canopy_proto::identity::v1::{
     Account, ApiKey, BlockAccountRequest, ChangeEmailRequest, ChangePasswordRequest, ConfirmEmailRequest,
-    ConfirmTotpRequest, CreateApiKeyRequest, DisableAccountRequest, EndSessionRequest, EnrollTotpRequest,
-    ExportAccountRequest, GetAccountRequest, GetSecondFactorsRequest, ListApiKeysRequest, ListBlockedRequest,
-    ListSecurityEventsRequest, ListSessionsRequest, LogInRequest, LogOutEverywhereRequest, LogOutRequest,
-    RefreshRequest, RegenerateRecoveryCodesRequest, RegisterRequest, RemoveTotpRequest, RequestPasswordResetRequest,
-    RequestVerificationRequest, ResetPasswordRequest, RevokeApiKeyRequest, UnblockAccountRequest,
-    UndoChangeEmailRequest, UpdateAccountRequest, VerifyEmailRequest,
+    ConfirmTotpRequest, CreateApiKeyRequest, DeleteAccountRequest, DisableAccountRequest, EndSessionRequest,
+    EnrollTotpRequest, ExportAccountRequest, GetAccountRequest, GetSecondFactorsRequest, ListApiKeysRequest,
+    ListBlockedRequest, ListSecurityEventsRequest, ListSessionsRequest, LogInRequest, LogOutEverywhereRequest,
+    LogOutRequest, RefreshRequest, RegenerateRecoveryCodesRequest, RegisterRequest, RemoveTotpRequest,
+    RequestPasswordResetRequest, RequestVerificationRequest, ResetPasswordRequest, RevokeApiKeyRequest,
+    UnblockAccountRequest, UndeleteAccountRequest, UndoChangeEmailRequest, UpdateAccountRequest, VerifyEmailRequest,
 };
 use canopy_proto::ops::v1::{
     AddKeySlotRequest, CreateBackupRequest, DeleteBackupRequest, DeleteMailRequest, EnableAccountRequest,
@@ -307,6 +307,14 @@ fn of_accounts(method: &str, t: &Target) -> Vec<u8> {
     let blocked = format!("account/{}", canopy_domain::Id::from_bytes([9; 16]));
     match method {
         "identity.v1.Accounts/DisableAccount" => DisableAccountRequest { name, request_id }.encode_to_vec(),
+        "identity.v1.Accounts/DeleteAccount" => {
+            let (password, code) = (PASSWORD.to_owned(), String::new());
+            DeleteAccountRequest { name, password, code, request_id }.encode_to_vec()
+        }
+        "identity.v1.Accounts/UndeleteAccount" => {
+            let (email, password, code) = (t.email.clone(), PASSWORD.to_owned(), String::new());
+            UndeleteAccountRequest { email, password, code, request_id }.encode_to_vec()
+        }
         "identity.v1.Accounts/ExportAccount" => ExportAccountRequest { name }.encode_to_vec(),
         "identity.v1.Accounts/BlockAccount" => BlockAccountRequest { name, blocked, request_id }.encode_to_vec(),
         "identity.v1.Accounts/UnblockAccount" => UnblockAccountRequest { name, blocked, request_id }.encode_to_vec(),
