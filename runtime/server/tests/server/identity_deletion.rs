@@ -255,7 +255,7 @@ async fn a_grace_that_ran_out_destroys_the_account() {
         assert_eq!(get_org(&gone, &org).await, Code::Unauthenticated);
     }
     // The org goes on without it, and with what it wrote.
-    assert_eq!(members(&bob, &org).await, [bob.account.clone()]);
+    assert_eq!(members(&bob, &org).await, std::slice::from_ref(&bob.account));
     let left: Vec<_> = invitations(&bob, &org).await.into_iter().map(|invitation| invitation.email).collect();
     assert_eq!(left, ["carl@example.org"]);
     let said = said.name;
