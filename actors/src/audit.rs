@@ -9,6 +9,8 @@ use prost::Message;
 use crate::call::Call;
 use crate::{Node, clock};
 
+/// The code of what was not looked at, for there was too much of it before.
+pub(crate) const HELD_BACK: &str = "RESOURCE_EXHAUSTED";
 /// Characters kept of a request id.
 const REQUEST_ID_CHARS_MAX: usize = 64;
 
@@ -44,6 +46,7 @@ pub(crate) fn deny(entry: &mut AuditEntry, code: Code) {
     entry.outcome = AuditOutcome::Denied.into();
     entry.code = match code {
         Code::NotFound => "NOT_FOUND",
+        Code::ResourceExhausted => HELD_BACK,
         Code::Unauthenticated => "UNAUTHENTICATED",
         Code::FailedPrecondition => "FAILED_PRECONDITION",
         _ => "PERMISSION_DENIED",

@@ -5,7 +5,10 @@
 //! An audit's window begins with a first denial, and lasts a minute. The first
 //! ones of each caller and method in it are entries of their own; the others
 //! are one entry when it ends. What is not written yet is lost with the
-//! process, and written when it stops.
+//! process, and written when it stops: what was counted, and for a moment those
+//! first ones whose callers must not learn from the time of an answer that
+//! there was something to write. The others stand there before their callers
+//! are answered.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -46,6 +49,8 @@ const WINDOWS_MAX: usize = 10_000;
 const WAITING_MAX: usize = 10_000;
 /// Beyond it, none is kept: the store has failed for long.
 const KEPT_MAX: usize = 4 * WAITING_MAX;
+/// How long an answer waits until its denial stands in an audit.
+const WRITE_WAIT: Duration = Duration::from_secs(5);
 /// Between two looks at what there is to write.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
 
@@ -62,7 +67,7 @@ pub struct Denial<'a> {
     pub code: Code,
 }
 
-/// A caller's calls of one method.
+/// A caller's calls of one method that were refused in one way.
 #[derive(Debug, Default)]
 struct Count {
     singly: u64,
@@ -75,7 +80,8 @@ struct Count {
 struct Window {
     began_ms: i64,
     singly: u64,
-    callers: HashMap<(String, &'static str), Count>,
+    /// By who called what, and how it was refused.
+    callers: HashMap<(String, &'static str, String), Count>,
     /// Of more callers than are counted apart.
     others: Option<AuditEntry>,
 }
@@ -93,7 +99,7 @@ impl Window {
 
 /// An entry on its way, under an id that makes it one however often it is
 /// sent.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Waiting {
     to: Address,
     id: Id,
@@ -115,11 +121,26 @@ pub struct Denials(Arc<Mutex<Table>>);
 impl Denials {
     /// Takes note of a denial.
     pub fn note(&self, denial: &Denial<'_>) {
+        self.take(denial);
+    }
+
+    /// The same; returns when it stands in its audit, where it is one of those
+    /// that are told apart and the audit takes it in time.
+    pub async fn note_and_write(&self, node: &Node, denial: &Denial<'_>) {
+        let Some(waiting) = self.take(denial) else { return };
+        // It stays in the queue meanwhile: who called may stop waiting.
+        if let Ok(Ok(_)) = tokio::time::timeout(WRITE_WAIT, write(node, &waiting)).await {
+            self.0.lock().written(waiting.id);
+        }
+    }
+
+    /// What waits to be written of it, if it is told apart.
+    fn take(&self, denial: &Denial<'_>) -> Option<Waiting> {
         let now_ms = clock::now_ms();
         let mut entry = audit::entry(denial.call, denial.target, now_ms);
         audit::deny(&mut entry, denial.code);
         metrics::counter!("canopy_edge_denials_total").increment(1);
-        self.0.lock().note(&denial.to, denial.call.method, entry, now_ms);
+        self.0.lock().note(&denial.to, denial.call.method, entry, now_ms)
     }
 
     /// The actor that writes them.
@@ -157,8 +178,12 @@ impl Denials {
 async fn write(node: &Node, waiting: &Waiting) -> Result<Bytes, Refusal> {
     let Waiting { to, id, entry } = waiting;
     let (method, request) = if to.kind() == Some(Kind::Account) {
+        let kind = match entry.code.as_str() {
+            audit::HELD_BACK => SecurityEventKind::AttemptHeldBack,
+            _ => SecurityEventKind::LogInRefused,
+        };
         let event = SecurityEvent {
-            kind: SecurityEventKind::LogInRefused.into(),
+            kind: kind.into(),
             time_ms: entry.time_ms,
             session: String::new(),
             peer: entry.peer.clone(),
@@ -178,37 +203,48 @@ async fn write(node: &Node, waiting: &Waiting) -> Result<Bytes, Refusal> {
 }
 
 impl Table {
-    fn note(&mut self, to: &Address, method: &'static str, entry: AuditEntry, now_ms: i64) {
+    fn note(&mut self, to: &Address, method: &'static str, entry: AuditEntry, now_ms: i64) -> Option<Waiting> {
         if self.windows.get(to).is_some_and(|window| window.is_over(now_ms)) {
             self.end(to);
         }
         let is_room = self.windows.contains_key(to) || self.windows.len() < WINDOWS_MAX;
         let to = if is_room { to.clone() } else { Address::system("audit") };
         let window = self.windows.entry(to.clone()).or_insert_with(|| Window::new(now_ms));
-        let caller = (entry.principal.clone(), method);
+        let caller = (entry.principal.clone(), method, entry.code.clone());
         let is_known = window.callers.contains_key(&caller);
         if !is_known && (!is_room || window.callers.len() >= CALLERS_MAX || self.counts >= COUNTS_MAX) {
-            return together(&mut window.others, of_several(entry, &to));
+            together(&mut window.others, of_several(entry, &to));
+            return None;
         }
         self.counts += usize::from(!is_known);
         let count = window.callers.entry(caller).or_default();
         let is_single =
             count.singly < SINGLY_MAX && window.singly < SINGLY_OF_AUDIT_MAX && self.waiting.len() < WAITING_MAX;
         if !is_single {
-            return together(&mut count.more, entry);
+            together(&mut count.more, entry);
+            return None;
         }
         count.singly += 1;
         window.singly += 1;
-        self.wait(to, entry);
+        self.wait(to, entry)
     }
 
-    fn wait(&mut self, to: Address, entry: AuditEntry) {
+    fn wait(&mut self, to: Address, entry: AuditEntry) -> Option<Waiting> {
         if self.waiting.len() >= KEPT_MAX {
             metrics::counter!("canopy_edge_denials_lost_total").increment(entry.count);
-            return;
+            return None;
         }
         let id = Id::fresh(entry.time_ms, &clock::random_bytes());
-        self.waiting.push_back(Waiting { to, id, entry });
+        let waiting = Waiting { to, id, entry };
+        self.waiting.push_back(waiting.clone());
+        Some(waiting)
+    }
+
+    /// Forgets what was written.
+    fn written(&mut self, id: Id) {
+        if let Some(at) = self.waiting.iter().rposition(|waiting| waiting.id == id) {
+            self.waiting.remove(at);
+        }
     }
 
     /// Ends a window: what was counted in it waits to be written.

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
-use canopy_domain::{Attempt, Code, PasswordFit, Refusal, Secret};
+use canopy_domain::{Address, Attempt, Code, Kind, PasswordFit, Refusal, Secret};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -109,10 +109,14 @@ impl PasswordHashing {
         attempt: Attempt,
         place: &str,
     ) -> Result<PasswordFit, Refusal> {
-        self.0.attempts.admit(&attempt, place, clock::now_ms())?;
+        let admit = |inner: &Inner, attempt: &Attempt, from: &str| {
+            let admitted = inner.attempts.admit(attempt, from, clock::now_ms());
+            admitted.map_err(|refusal| concerning_holder(refusal, attempt))
+        };
+        admit(&self.0, &attempt, place)?;
         let (inner, from) = (Arc::clone(&self.0), place.to_owned());
         self.run(place, move || {
-            inner.attempts.admit(&attempt, &from, clock::now_ms())?;
+            admit(&inner, &attempt, &from)?;
             let fits = verify(phc.as_ref().unwrap_or(&inner.decoy), &password)?;
             if !fits || phc.is_none() {
                 inner.attempts.failed(&attempt, &from, clock::now_ms());
@@ -179,6 +183,14 @@ impl Inner {
     fn is_weak(&self, phc: &Secret) -> bool {
         let stored = PasswordHash::new(phc.expose()).ok().and_then(|stored| Params::try_from(&stored).ok());
         stored.is_some_and(|stored| stored.m_cost() < self.params.m_cost() || stored.t_cost() < self.params.t_cost())
+    }
+}
+
+/// The holder of the account should know of it, where there is one.
+fn concerning_holder(refusal: Refusal, attempt: &Attempt) -> Refusal {
+    match Address::parse(&attempt.account) {
+        Ok(account) if account.kind() == Some(Kind::Account) => refusal.concerning(account),
+        _ => refusal,
     }
 }
 

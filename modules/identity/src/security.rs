@@ -64,6 +64,19 @@ pub(crate) fn note(
     add(state, draft, &Wire::new(&event(cx, from, kind, session)))
 }
 
+/// Notes that sessions were ended by another one, or by themselves: which, where
+/// it was one, and how many. Once a decision, as [`note`].
+pub(crate) fn note_ended(
+    state: &State<'_>,
+    draft: &mut Draft,
+    cx: &Context<'_>,
+    session: &str,
+    count: u64,
+) -> Result<(), Refusal> {
+    let ended = SecurityEvent { count, ..event(cx, cx.origin, SecurityEventKind::LoggedOut, session) };
+    add(state, draft, &Wire::new(&ended))
+}
+
 /// Adds an event to the account's own, and lets the oldest go.
 fn add(state: &State<'_>, draft: &mut Draft, event: &Wire<SecurityEvent>) -> Result<(), Refusal> {
     let end = |order| state.scan(&SECURITY_EVENTS, Span { prefix: &[], after: None, order, limit: 1 });

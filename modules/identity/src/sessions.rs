@@ -16,7 +16,7 @@ use canopy_proto::system::v1::{CloseSessionRequest, ReadSessionRequest, RecordSe
 use prost::Message;
 
 use crate::account::{id_of, the_account};
-use crate::password;
+use crate::{password, security};
 
 /// By session id.
 pub const SESSIONS: Table<Session> = Table::new(3, "sessions", 1);
@@ -116,6 +116,7 @@ pub(crate) fn end_session(
     if session.end_time_ms > 0 {
         return Ok(row);
     }
+    security::note_ended(state, draft, cx, &session.name, 1)?;
     draft.settle();
     end(draft, (id, row, session), SessionEnd::LogOut, cx.now_ms)
 }
@@ -130,6 +131,9 @@ pub(crate) fn log_out_everywhere(
     the_account(state, cx)?;
     let kept = current(cx).filter(|_| request.keep_current);
     let ended = end_all(state, cx, draft, kept, SessionEnd::Everywhere)?;
+    if let Some(count) = u64::try_from(ended).ok().filter(|count| *count > 0) {
+        security::note_ended(state, draft, cx, "", count)?;
+    }
     draft.settle();
     Ok(LogOutEverywhereResponse { ended })
 }

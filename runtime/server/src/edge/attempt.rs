@@ -2,7 +2,7 @@
 //! was denied, or that the edge answers itself.
 
 use canopy_actors::{Call, Denial, Denials, Node};
-use canopy_domain::{Address, Code, Origin, Principal, Refusal};
+use canopy_domain::{Address, Code, Kind, Origin, Principal, Refusal};
 use canopy_proto::Rule;
 use tonic::metadata::MetadataMap;
 
@@ -35,19 +35,27 @@ impl<'a> Attempt<'a> {
 
     /// Takes note of what its owner refused: for want of a role, or of what
     /// proves that the caller is who they say.
-    pub(super) fn refused(&self, denials: &Denials, refusal: &Refusal) {
+    pub(super) async fn refused(&self, node: &Node, denials: &Denials, refusal: &Refusal) {
         if let Some(account) = &refusal.concerns {
-            self.deny(denials, account.clone(), refusal.code);
+            self.deny(node, denials, account.clone(), refusal.code).await;
         } else if refusal.code == Code::PermissionDenied
             && let Some(scope) = self.destination.scopes.first()
         {
-            self.deny(denials, scope.audit(), refusal.code);
+            self.deny(node, denials, scope.audit(), refusal.code).await;
         }
     }
 
-    /// Takes note of a denial.
-    pub(super) fn deny(&self, denials: &Denials, to: Address, code: Code) {
-        denials.note(&Denial { to, call: &self.call(), target: &self.target(), code });
+    /// Takes note of a denial. It stands in its audit when this returns, unless
+    /// the time that this takes would tell the caller of what they may not know:
+    /// that there is such an account, or what is hidden from them.
+    pub(super) async fn deny(&self, node: &Node, denials: &Denials, to: Address, code: Code) {
+        let is_told = code == Code::PermissionDenied && to.kind() != Some(Kind::Account);
+        let (call, target) = (self.call(), self.target());
+        let denial = Denial { to, call: &call, target: &target, code };
+        match is_told {
+            true => Box::pin(denials.note_and_write(node, &denial)).await,
+            false => denials.note(&denial),
+        }
     }
 
     /// Has it stand in the audit before it is done.

@@ -184,7 +184,7 @@ impl Edge {
             }
             match &answer {
                 Ok(answer) => org.iter().for_each(|org| org.party.sent(answer.len())),
-                Err(refusal) => attempt.refused(&self.denials, refusal),
+                Err(refusal) => attempt.refused(&self.node, &self.denials, refusal).await,
             }
             Ok::<_, Denied>(answer?)
         };
@@ -277,13 +277,16 @@ impl Edge {
             _ => refusal,
         })?;
         let admitted = gate::admit(&self.node, &self.grants, route.rule, caller.as_deref(), &destination).await;
-        let admitted = admitted.map_err(|turned| {
-            if let Some(audit) = turned.audit {
-                let attempt = Attempt::new(route.rule, principal, peer, metadata, &destination);
-                attempt.deny(&self.denials, audit, turned.refusal.code);
+        let admitted = match admitted {
+            Ok(admitted) => admitted,
+            Err(turned) => {
+                if let Some(audit) = turned.audit {
+                    let attempt = Attempt::new(route.rule, principal, peer, metadata, &destination);
+                    attempt.deny(&self.node, &self.denials, audit, turned.refusal.code).await;
+                }
+                return Err(turned.refusal);
             }
-            turned.refusal
-        })?;
+        };
         // A query that is let in leaves no trace that names its origin.
         let origin = if route.rule.access == Access::Command { origin(peer, metadata) } else { Origin::default() };
         let call = Call {

@@ -170,6 +170,39 @@ async fn what_is_denied_is_told_apart_and_then_counted() {
     server.stop().await;
 }
 
+/// A process that dies after its answer has lost no such denial: it can be read
+/// at once.
+#[tokio::test]
+async fn the_first_denials_stand_there_before_they_are_told() {
+    let server = Server::start().await;
+    let root = server.sys_admin("root@example.org").await;
+    let ada = server.person("ada@example.org").await;
+    let bob = server.person("bob@example.org").await;
+    let org = ada.create_org("acme").await.name;
+    let project = ada.create_project(&org, "web").await.name;
+    let channel = ada.create_channel(&project, "general").await;
+    ada.grant(&bob.account, &org, Role::ProjectUser).await;
+    let message = ada.send(&channel, "hers").await;
+    for n in 1..=10 {
+        let delete = DeleteProjectRequest { name: project.clone(), ..DeleteProjectRequest::default() };
+        assert_eq!(bob.projects().delete_project(delete).await.expect_err("denied").code(), Code::PermissionDenied);
+        assert_eq!(listed(&ada, denied(&org)).await.len(), n);
+    }
+    // What the owner denies, and what is denied at the installation.
+    let edit = EditMessageRequest { message: Some(Wire::new(&message)), request_id: String::new() };
+    assert_eq!(bob.chat().edit_message(edit).await.expect_err("denied").code(), Code::PermissionDenied);
+    assert_eq!(listed(&ada, denied(&org)).await.len(), 11);
+    let rotate = canopy_proto::ops::v1::RotateRootKeyRequest {};
+    assert_eq!(bob.keys().rotate_root_key(rotate).await.expect_err("denied").code(), Code::PermissionDenied);
+    assert_eq!(listed(&root, denied("system")).await.len(), 1);
+    // Each is one, though the writer of those that wait saw it as well.
+    let server = server.restart().await;
+    let ada = server.log_in("ada@example.org").await;
+    let entries = listed(&ada, denied(&org)).await;
+    assert_eq!(entries.iter().map(|entry| entry.count).collect::<Vec<_>>(), [1; 11]);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn keys_stand_in_the_audit_before_they_change() {
     let server = Server::start().await;

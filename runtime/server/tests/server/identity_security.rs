@@ -2,11 +2,12 @@
 
 use canopy_proto::identity::v1::security_client::SecurityClient;
 use canopy_proto::identity::v1::{
-    ListSecurityEventsRequest, LogInRequest, LogOutRequest, RefreshRequest, SecurityEvent, SecurityEventKind,
+    EndSessionRequest, ListSecurityEventsRequest, LogInRequest, LogOutEverywhereRequest, LogOutRequest, RefreshRequest,
+    SecurityEvent, SecurityEventKind,
 };
 use tonic::Code;
 
-use crate::harness::{Caller, Server};
+use crate::harness::{Caller, PASSWORD, Server};
 
 /// Oldest first.
 pub(crate) async fn events(caller: &Caller) -> Vec<SecurityEvent> {
@@ -16,6 +17,45 @@ pub(crate) async fn events(caller: &Caller) -> Vec<SecurityEvent> {
     let mut events: Vec<_> = response.events.iter().map(|event| event.decode().expect("an event")).collect();
     events.reverse();
     events
+}
+
+#[tokio::test]
+async fn people_see_who_ended_sessions_and_what_was_held_back() {
+    let server = Server::start().await;
+    let ada = server.person("ada@example.org").await;
+    let (lost, other) = (server.log_in("ada@example.org").await, server.log_in("ada@example.org").await);
+    let end = EndSessionRequest { name: lost.session.clone(), request_id: String::new() };
+    ada.identity().end_session(end.clone()).await.expect("it ends");
+    // It has ended, and nothing more happens.
+    ada.identity().end_session(end).await.expect("it has ended");
+    let all = LogOutEverywhereRequest { name: "account/me".into(), keep_current: true, ..Default::default() };
+    for ended in [1, 0] {
+        let answer = ada.identity().log_out_everywhere(all.clone()).await.expect("they end").into_inner();
+        assert_eq!(answer.ended, ended);
+    }
+    let told = events(&ada).await;
+    let ended: Vec<_> = told.iter().filter(|event| event.kind() == SecurityEventKind::LoggedOut).collect();
+    let shown: Vec<_> = ended.iter().map(|event| (event.session.as_str(), event.count)).collect();
+    assert_eq!(shown, [(lost.session.as_str(), 1), ("", 1)], "{}", other.session);
+    assert!(ended.iter().all(|event| event.peer.starts_with("127.0.0.1:") && event.client.contains("tonic")));
+
+    // From where she has not been: five are compared, three are held back, the
+    // right one among them.
+    let guesser = Caller { channel: server.channel_from("127.0.0.2").await, ..server.nobody().await };
+    for n in 0..8 {
+        let password = if n == 7 { PASSWORD } else { "a guess" };
+        let guess = LogInRequest { email: "ada@example.org".into(), password: password.into(), ..Default::default() };
+        let expected = if n < 5 { Code::Unauthenticated } else { Code::ResourceExhausted };
+        assert_eq!(guesser.identity().log_in(guess).await.expect_err("a guess").code(), expected, "{n}");
+    }
+    let server = server.restart().await;
+    let told = events(&server.log_in("ada@example.org").await).await;
+    let count = |kind| told.iter().filter(|event| event.kind() == kind).map(|event| event.count).sum::<u64>();
+    assert_eq!(count(SecurityEventKind::LogInRefused), 5);
+    assert_eq!(count(SecurityEventKind::AttemptHeldBack), 3);
+    let held_back = told.iter().filter(|event| event.kind() == SecurityEventKind::AttemptHeldBack);
+    assert!(held_back.into_iter().all(|event| event.peer.starts_with("127.0.0.2:")));
+    server.stop().await;
 }
 
 #[tokio::test]
