@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use canopy_domain::{
     Address, Code, Context, Draft, Id, Kind, Order, PageRequest, Prepared, Refusal, Role, Span, State, Step, Table,
     Wire,
@@ -15,7 +16,7 @@ use canopy_proto::system::v1::{Reservation, ResolveRequest};
 use prost::Message;
 
 use crate::org::{tell_member, the_org};
-use crate::{departures, projects};
+use crate::{departures, members, projects};
 
 /// By id of the org or project, account id, and role (one byte).
 pub const GRANTS: Table<Grant> = Table::new(2, "grants", 1);
@@ -90,27 +91,59 @@ fn sent(grant: Option<&Wire<Grant>>) -> Result<Grant, Refusal> {
     grant.decode().map_err(|e| Refusal::invalid("grant", e.to_string()))
 }
 
+/// The e-mail address in `account/<e-mail>`.
+fn alias(named: &str) -> Option<&str> {
+    named.strip_prefix("account/").filter(|rest| rest.contains('@'))
+}
+
+fn resolve(email: &str) -> Step {
+    let resolve = ResolveRequest { space: "email".into(), key: email.to_owned() };
+    let (method, request) = (directory::RESOLVE.path, resolve.encode_to_vec().into());
+    Step::Ask { target: Address::system("directory"), method, request }
+}
+
+/// Who has an e-mail address, by the directory's answer. But for sys-admins,
+/// that is told of who belongs to the org already: whether anybody else has an
+/// account is nobody's business.
+fn holder_of(
+    state: &State<'_>,
+    field: &str,
+    email: &str,
+    answer: &Result<Bytes, Refusal>,
+    cx: &Context<'_>,
+) -> Result<Address, Refusal> {
+    if cx.role == Some(Role::SysAdmin) {
+        let holder = Reservation::decode(answer.clone()?).unwrap_or_default().holder;
+        return account_address(field, &holder);
+    }
+    let found = answer.as_ref().ok().and_then(|answer| Reservation::decode(answer.clone()).ok());
+    let found = found.and_then(|found| account_address(field, &found.holder).ok());
+    match found {
+        Some(account) if belongs(state, &account)? => Ok(account),
+        _ => Err(Refusal::new(Code::NotFound, format!("nobody in this org has the address `{email}`"))
+            .hint("invite them with `canopy org create-invitation`, or name the account by its id")),
+    }
+}
+
+fn belongs(state: &State<'_>, account: &Address) -> Result<bool, Refusal> {
+    account.id().map_or(Ok(false), |id| Ok(!members::grants_of(state, id)?.is_empty()))
+}
+
 /// The person named by `account/<id>` or `account/<e-mail>`: found in the
 /// directory, then seen to exist.
-pub(crate) fn find_account(field: &str, named: &str, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
+pub(crate) fn find_account(
+    state: &State<'_>,
+    field: &str,
+    named: &str,
+    cx: &Context<'_>,
+) -> Result<Option<Step>, Refusal> {
     let ask = |target: Address| {
         let request = GetAccountRequest { name: target.to_string() }.encode_to_vec().into();
         Ok(Some(Step::Ask { target, method: identity::GET_ACCOUNT.path, request }))
     };
-    let alias = named.strip_prefix("account/").filter(|rest| rest.contains('@'));
-    match (alias, cx.prepared) {
-        (Some(email), []) => {
-            let resolve = ResolveRequest { space: "email".into(), key: email.to_owned() };
-            Ok(Some(Step::Ask {
-                target: Address::system("directory"),
-                method: directory::RESOLVE.path,
-                request: resolve.encode_to_vec().into(),
-            }))
-        }
-        (Some(_), [Prepared::Answer(answer)]) => {
-            let holder = Reservation::decode(answer.clone()?).unwrap_or_default().holder;
-            ask(account_address(field, &holder)?)
-        }
+    match (alias(named), cx.prepared) {
+        (Some(email), []) => Ok(Some(resolve(email))),
+        (Some(email), [Prepared::Answer(answer)]) => ask(holder_of(state, field, email, answer, cx)?),
         (None, []) => ask(account_address(field, named)?),
         _ => match cx.prepared.last() {
             Some(Prepared::Answer(Err(refusal))) => Err(refusal.clone()),
@@ -132,20 +165,30 @@ pub(crate) fn found_account(cx: &Context<'_>) -> Result<String, Refusal> {
             let account = canopy_proto::identity::v1::Account::decode(account.clone());
             Ok(account.unwrap_or_default().name)
         }
-        _ => Err(Refusal::new(Code::Internal, "a grant came without its prepared steps")),
+        _ => Err(unprepared()),
     }
 }
 
-pub(crate) fn prepare(_: &State<'_>, request: &GrantRoleRequest, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
-    find_account("grant.account", &sent(request.grant.as_ref())?.account, cx)
+fn unprepared() -> Refusal {
+    Refusal::new(Code::Internal, "a grant came without its prepared steps")
 }
 
+pub(crate) fn prepare(
+    state: &State<'_>,
+    request: &GrantRoleRequest,
+    cx: &Context<'_>,
+) -> Result<Option<Step>, Refusal> {
+    find_account(state, "grant.account", &sent(request.grant.as_ref())?.account, cx)
+}
+
+/// What somebody held can be taken back whatever became of their account.
 pub(crate) fn prepare_revoke(
     _: &State<'_>,
     request: &RevokeRoleRequest,
     cx: &Context<'_>,
 ) -> Result<Option<Step>, Refusal> {
-    find_account("grant.account", &sent(request.grant.as_ref())?.account, cx)
+    let named = sent(request.grant.as_ref())?.account;
+    Ok(alias(&named).filter(|_| cx.prepared.is_empty()).map(resolve))
 }
 
 /// Nobody hands out, or takes away, more than they hold; and a role fits where
@@ -209,7 +252,13 @@ pub(crate) fn revoke(
     let org = the_org(state, cx)?;
     let mut grant = sent(request.grant.as_ref())?;
     let role = check(&grant, cx)?;
-    grant.account = found_account(cx)?;
+    let field = "grant.account";
+    let account = match (alias(&grant.account), cx.prepared) {
+        (None, _) => account_address(field, &grant.account)?,
+        (Some(email), [Prepared::Answer(answer)]) => holder_of(state, field, email, answer, cx)?,
+        _ => return Err(unprepared()),
+    };
+    grant.account = account.to_string();
     let key = key(&grant)?;
     let row = state
         .get(&GRANTS, &key)?

@@ -128,6 +128,16 @@ fn stands(state: &State<'_>, on: &Address) -> Result<bool, Refusal> {
     }
 }
 
+/// Whether a project is; of an org, its own row tells.
+fn is_archived(state: &State<'_>, on: &Address) -> Result<bool, Refusal> {
+    match (on.kind(), on.id()) {
+        (Some(Kind::Project), Some(id)) => {
+            Ok(state.read(&PROJECTS, id.as_bytes())?.is_some_and(|project| project.archive_time_ms > 0))
+        }
+        _ => Ok(false),
+    }
+}
+
 fn sent(invitation: Option<&Wire<Invitation>>) -> Result<Invitation, Refusal> {
     let invitation = invitation.ok_or_else(|| Refusal::invalid("invitation", "is required"))?;
     invitation.decode().map_err(|e| Refusal::invalid("invitation", e.to_string()))
@@ -401,8 +411,8 @@ pub(crate) fn accept(
 ) -> Result<Wire<Grant>, Refusal> {
     let org = the_org(state, cx).map_err(|_| no_good())?;
     let (place, before, mut invitation) = open(state, &request.token, cx)?;
-    if decode(&org)?.archive_time_ms > 0 {
-        return Err(Refusal::new(Code::FailedPrecondition, "the org is archived: nobody joins it")
+    if decode(&org)?.archive_time_ms > 0 || is_archived(state, &place.on)? {
+        return Err(Refusal::new(Code::FailedPrecondition, "what you are invited to is archived: nobody joins it")
             .hint("ask whoever invited you"));
     }
     let account = caller(cx)?;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use canopy_domain::{
-    Address, Change, Code, Context, Draft, Id, Order, PageRequest, Prepared, Refusal, Role, Span, State, Step, View,
-    ViewWrite, Wire, decode,
+    Address, Change, Code, Context, Draft, Id, Order, PageRequest, Refusal, Role, Span, State, Step, View, ViewWrite,
+    Wire, decode,
 };
 use canopy_proto::org::v1::{
     Grant, LeaveOrgRequest, LeaveOrgResponse, ListMembersRequest, ListMembersResponse, Member,
@@ -121,14 +121,11 @@ fn grant_of(account: &str, cx: &Context<'_>, role: Role) -> Grant {
 }
 
 pub(crate) fn prepare_transfer(
-    _: &State<'_>,
+    state: &State<'_>,
     request: &TransferOwnershipRequest,
     cx: &Context<'_>,
 ) -> Result<Option<Step>, Refusal> {
-    match cx.prepared {
-        [Prepared::Answer(Err(refusal)), ..] => Err(refusal.clone()),
-        _ => grants::find_account("account", &request.account, cx),
-    }
+    grants::find_account(state, "account", &request.account, cx)
 }
 
 pub(crate) fn transfer(

@@ -69,7 +69,7 @@ async fn what_administrators_do_is_recorded_and_what_people_write_is_not() {
     let ada = server.person("ada@example.org").await;
     let bob = server.person("bob@example.org").await;
     let org = ada.create_org("acme").await.name;
-    ada.grant("account/bob@example.org", &org, Role::ProjectUser).await;
+    ada.grant(&bob.account, &org, Role::ProjectUser).await;
     let project = ada.create_project(&org, "web").await.name;
     let channel = ada.create_channel(&project, "general").await;
     bob.send(&channel, "a text that nobody else keeps").await;

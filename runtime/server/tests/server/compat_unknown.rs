@@ -308,7 +308,7 @@ async fn grants_keep_what_this_release_does_not_know() {
     let bob = server.person("bob@example.org").await;
     ada.create_org("acme").await;
     let newer = Newer { pool: next_release(), caller: ada };
-    let grant = with_added(&json!({"account": "account/bob@example.org", "on": "org/acme", "role": "ROLE_GUEST"}));
+    let grant = with_added(&json!({"account": bob.account, "on": "org/acme", "role": "ROLE_GUEST"}));
     let granted = newer.call("org.v1.Orgs/GrantRole", json!({ "grant": grant })).await;
     check(&granted, "calm", "account", &bob.account, "granted");
     let server = server.restart().await;

@@ -10,9 +10,9 @@ use canopy_config::{MailMode, SignUp};
 use canopy_domain::{Role, Wire};
 use canopy_proto::identity::v1::{Account, RegisterRequest, VerifyEmailRequest};
 use canopy_proto::org::v1::{
-    AcceptInvitationRequest, ArchiveOrgRequest, CreateInvitationRequest, DeleteProjectRequest, GetInvitationRequest,
-    GetInvitationResponse, Grant, Invitation, ListGrantsRequest, ListInvitationsRequest, ListOrgsRequest,
-    RevokeInvitationRequest, RevokeRoleRequest, UnarchiveOrgRequest,
+    AcceptInvitationRequest, ArchiveOrgRequest, ArchiveProjectRequest, CreateInvitationRequest, DeleteProjectRequest,
+    GetInvitationRequest, GetInvitationResponse, Grant, Invitation, ListGrantsRequest, ListInvitationsRequest,
+    ListOrgsRequest, RevokeInvitationRequest, RevokeRoleRequest, UnarchiveOrgRequest, UnarchiveProjectRequest,
 };
 use futures::future::join_all;
 use tonic::{Code, Status};
@@ -272,6 +272,24 @@ async fn an_org_has_so_many_invitations() {
     invite(&ada, &org, link(Role::Guest, 1)).await.expect("there is room again");
     let request = RevokeInvitationRequest { name: first.name, request_id: String::new() };
     assert_eq!(ada.invitations().revoke_invitation(request).await.expect_err("it is gone").code(), Code::NotFound);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_joins_an_archived_project() {
+    let server = Server::start().await;
+    let ada = server.person("ada@example.org").await;
+    let bob = server.person("bob@example.org").await;
+    let org = ada.create_org("acme").await.name;
+    let project = ada.create_project(&org, "web").await.name;
+    let (_, token) = invite(&ada, &project, link(Role::Guest, 1)).await.expect("a link");
+    let archive = ArchiveProjectRequest { name: project.clone(), ..ArchiveProjectRequest::default() };
+    ada.projects().archive_project(archive).await.expect("it is archived");
+    let refused = accept(&bob, &token).await.expect_err("it is read-only");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    let unarchive = UnarchiveProjectRequest { name: project.clone(), ..UnarchiveProjectRequest::default() };
+    ada.projects().unarchive_project(unarchive).await.expect("it is not any more");
+    assert_eq!(accept(&bob, &token).await.expect("a grant").on, project);
     server.stop().await;
 }
 

@@ -1,6 +1,8 @@
 //! The people of an org: who is one, who leaves, and who takes over.
 
 use canopy_domain::{Role, Wire};
+use canopy_proto::identity::v1::DeleteAccountRequest;
+use canopy_proto::ops::v1::SuspendAccountRequest;
 use canopy_proto::org::v1::{
     ExplainAccessRequest, ExplainAccessResponse, GetOrgRequest, Grant, GrantRoleRequest, LeaveOrgRequest,
     ListMembersRequest, ListMembersResponse, ListOrgsRequest, Member, RevokeRoleRequest, TransferOwnershipRequest,
@@ -11,7 +13,7 @@ use tonic::{Code, Status};
 
 use Role::{Guest, OrgAdmin, ProjectAdmin, ProjectUser};
 
-use crate::harness::{Caller, Server};
+use crate::harness::{Caller, PASSWORD, Server};
 
 fn code<T: std::fmt::Debug>(answer: Result<T, Status>) -> Code {
     answer.expect_err("it is refused").code()
@@ -171,6 +173,76 @@ async fn an_org_is_handed_over() {
     let listed = members(&bob, &org, 0).await;
     assert_eq!(held(&listed, &ada).map(|(role, _)| role), Some(OrgAdmin));
     assert_eq!(held(&listed, &bob).map(|(role, _)| role), Some(OrgAdmin));
+    server.stop().await;
+}
+
+async fn change_role(by: &Caller, account: &str, on: &str, granted: bool) -> Result<(), Status> {
+    let grant = Grant { account: account.into(), on: on.into(), role: Guest.into(), ..Grant::default() };
+    let (grant, request_id) = (Some(Wire::new(&grant)), String::new());
+    match granted {
+        true => by.orgs().grant_role(GrantRoleRequest { grant, request_id }).await.map(drop),
+        false => by.orgs().revoke_role(RevokeRoleRequest { grant, request_id }).await.map(drop),
+    }
+}
+
+/// Anybody can have an org of their own: what it is told of an address must not
+/// be whether there is an account.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_leads_to_members_alone() {
+    let server = Server::start().await;
+    let root = server.sys_admin("root@example.org").await;
+    let ada = server.person("ada@example.org").await;
+    let bob = server.person("bob@example.org").await;
+    let org = ada.create_org("acme").await.name;
+    let project = ada.create_project(&org, "web").await.name;
+    let known = "account/bob@example.org";
+    let refused = async |account: &str| {
+        let mut told = Vec::new();
+        for granted in [true, false] {
+            told.push(change_role(&ada, account, &org, granted).await.expect_err("nobody's business"));
+        }
+        told.push(transfer(&ada, &org, account, Guest).await.expect_err("nobody's business"));
+        let address = account.trim_start_matches("account/");
+        told.into_iter().map(|status| (status.code(), status.message().replace(address, "it"))).collect::<Vec<_>>()
+    };
+    let of_nobody = refused("account/nobody@example.org").await;
+    assert!(of_nobody.iter().all(|(code, _)| *code == Code::NotFound), "{of_nobody:?}");
+    assert_eq!(refused(known).await, of_nobody);
+
+    change_role(&ada, &bob.account, &project, true).await.expect("by his id");
+    change_role(&ada, known, &org, true).await.expect("he belongs to it now");
+    change_role(&ada, known, &org, false).await.expect("and can be named to take it back");
+    change_role(&ada, &bob.account, &project, false).await.expect("by his id");
+    assert_eq!(refused(known).await, of_nobody, "he does not belong to it any more");
+    change_role(&root, known, &org, true).await.expect("a sys-admin sees all accounts");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_is_taken_back_from_who_is_suspended_or_deleted() {
+    let server = Server::start().await;
+    let root = server.sys_admin("root@example.org").await;
+    let ada = server.person("ada@example.org").await;
+    let org = ada.create_org("acme").await.name;
+    for suspended in [true, false] {
+        let email = if suspended { "bob@example.org" } else { "carl@example.org" };
+        let person = server.person(email).await;
+        ada.grant(&person.account, &org, Guest).await;
+        if suspended {
+            let request = SuspendAccountRequest { name: person.account.clone(), request_id: String::new() };
+            drop(root.account_admin().suspend_account(request).await.expect("he is suspended"));
+        } else {
+            let request = DeleteAccountRequest {
+                name: "account/me".into(),
+                password: PASSWORD.into(),
+                ..DeleteAccountRequest::default()
+            };
+            drop(person.accounts().delete_account(request).await.expect("it is deleted"));
+        }
+        change_role(&ada, &format!("account/{email}"), &org, false).await.expect("it is taken back");
+        assert_eq!(held(&members(&ada, &org, 0).await, &person), None);
+        assert_eq!(code(change_role(&ada, &person.account, &org, false).await), Code::NotFound, "there is none");
+    }
     server.stop().await;
 }
 
