@@ -23,7 +23,7 @@ use canopy_proto::system::v1::{
     BackupFile, BackupWork, BeginBackupRequest, BeginBackupResponse, FinishBackupRequest, ReportBackupRequest,
 };
 use canopy_store::{BackupSummary, StoreError};
-use canopy_supervision::{ChildSpec, Probe, StartError};
+use canopy_supervision::{ChildSpec, Probe};
 use parking_lot::Mutex;
 use prost::Message;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -102,15 +102,8 @@ impl Backups {
     pub fn worker(&self, node: Node) -> ChildSpec {
         let (backups, probe) = (self.clone(), Probe::new());
         let shared = Arc::clone(&probe);
-        ChildSpec::worker("backups", move |supervisor| {
-            let state = State { node: node.clone(), backups: backups.clone(), probe: Arc::clone(&shared) };
-            async move {
-                let spawned = Actor::spawn_linked(None, Worker, state, supervisor).await;
-                let (actor, _) = spawned.map_err(|e| StartError::Failed { error: e.to_string() })?;
-                Ok(actor.get_cell())
-            }
-        })
-        .probe(probe)
+        let state = move || State { node: node.clone(), backups: backups.clone(), probe: Arc::clone(&shared) };
+        ChildSpec::actor("backups", probe, move || (Worker, state()))
     }
 
     fn push(&self, backup: &Address) {

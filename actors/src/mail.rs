@@ -23,7 +23,7 @@ use canopy_proto::system::v1::{
     BeginProofRequest, CheckSenderRequest, CheckSenderResponse, DueLetter, FinishLetterRequest, Letter, LetterKind,
     Reservation, ResolveRequest, SweepMailsRequest, TakeLettersRequest, TakeLettersResponse,
 };
-use canopy_supervision::{ChildSpec, Probe, StartError};
+use canopy_supervision::{ChildSpec, Probe};
 use parking_lot::Mutex;
 use prost::Message;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -91,15 +91,8 @@ impl Mails {
     pub fn worker(&self, node: Node) -> ChildSpec {
         let (mails, probe) = (self.clone(), Probe::new());
         let shared = Arc::clone(&probe);
-        ChildSpec::worker("mails", move |supervisor| {
-            let state = State { node: node.clone(), mails: mails.clone(), probe: Arc::clone(&shared), due_ms: 0 };
-            async move {
-                let spawned = Actor::spawn_linked(None, Worker, state, supervisor).await;
-                let (actor, _) = spawned.map_err(|e| StartError::Failed { error: e.to_string() })?;
-                Ok(actor.get_cell())
-            }
-        })
-        .probe(probe)
+        let state = move || State { node: node.clone(), mails: mails.clone(), probe: Arc::clone(&shared), due_ms: 0 };
+        ChildSpec::actor("mails", probe, move || (Worker, state()))
     }
 }
 

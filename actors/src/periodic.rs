@@ -16,7 +16,7 @@ use canopy_cluster::PARTS;
 use canopy_domain::Address;
 use canopy_proto::methods::wakes;
 use canopy_proto::system::v1::{ListWakesRequest, ListWakesResponse, Wake};
-use canopy_supervision::{ChildSpec, Probe, StartError};
+use canopy_supervision::{ChildSpec, Probe};
 use prost::Message;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -68,15 +68,8 @@ impl Actor for Periodic {
 pub(crate) fn periodic(id: &'static str, node: Node, tick: Tick, ticks_last: bool) -> ChildSpec {
     let probe = Probe::new();
     let shared = Arc::clone(&probe);
-    ChildSpec::worker(id, move |supervisor| {
-        let state = State { node: node.clone(), tick: Arc::clone(&tick), ticks_last, probe: Arc::clone(&shared) };
-        async move {
-            let spawned = Actor::spawn_linked(None, Periodic, state, supervisor).await;
-            let (actor, _) = spawned.map_err(|e| StartError::Failed { error: e.to_string() })?;
-            Ok(actor.get_cell())
-        }
-    })
-    .probe(probe)
+    let state = move || State { node: node.clone(), tick: Arc::clone(&tick), ticks_last, probe: Arc::clone(&shared) };
+    ChildSpec::actor(id, probe, move || (Periodic, state()))
 }
 
 /// Has idle actors passivate. Looks at each about once in `every`: at a part at

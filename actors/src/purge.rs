@@ -12,7 +12,7 @@ use std::time::Duration;
 use canopy_domain::{Address, Change, Code, Kind, Refusal};
 use canopy_proto::methods::purges as methods;
 use canopy_proto::system::v1::{FinishPurgeRequest, ListPurgesRequest, ListPurgesResponse};
-use canopy_supervision::{ChildSpec, Probe, StartError};
+use canopy_supervision::{ChildSpec, Probe};
 use parking_lot::Mutex;
 use prost::Message;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -49,15 +49,8 @@ impl Purges {
     pub fn worker(&self, node: Node) -> ChildSpec {
         let (purges, probe) = (self.clone(), Probe::new());
         let shared = Arc::clone(&probe);
-        ChildSpec::worker("purges", move |supervisor| {
-            let state = State { node: node.clone(), purges: purges.clone(), probe: Arc::clone(&shared) };
-            async move {
-                let spawned = Actor::spawn_linked(None, Worker, state, supervisor).await;
-                let (actor, _) = spawned.map_err(|e| StartError::Failed { error: e.to_string() })?;
-                Ok(actor.get_cell())
-            }
-        })
-        .probe(probe)
+        let state = move || State { node: node.clone(), purges: purges.clone(), probe: Arc::clone(&shared) };
+        ChildSpec::actor("purges", probe, move || (Worker, state()))
     }
 }
 

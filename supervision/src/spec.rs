@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use ractor::{ActorCell, ActorStatus};
+use ractor::{Actor, ActorCell, ActorStatus};
 use serde::Serialize;
 
 use crate::error::StartError;
@@ -70,6 +70,24 @@ pub struct ChildSpec {
 }
 
 impl ChildSpec {
+    /// A [`worker`](Self::worker) that is the actor which `make` gives, with its
+    /// arguments, at each start. `observe` reads `probe`.
+    pub fn actor<A, F>(id: impl Into<Arc<str>>, probe: Arc<Probe>, make: F) -> Self
+    where
+        A: Actor,
+        F: Fn() -> (A, A::Arguments) + Send + Sync + 'static,
+    {
+        let start = move |supervisor| {
+            let (actor, arguments) = make();
+            async move {
+                let spawned = Actor::spawn_linked(None, actor, arguments, supervisor).await;
+                let (actor, _) = spawned.map_err(|e| StartError::Failed { error: e.to_string() })?;
+                Ok(actor.get_cell())
+            }
+        };
+        Self::worker(id, start).probe(probe)
+    }
+
     /// A permanent worker with five seconds to stop, OTP's defaults.
     ///
     /// `start` must spawn the actor with `spawn_linked` under the cell that it

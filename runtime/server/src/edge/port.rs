@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use canopy_supervision::{ChildSpec, Probe, Shutdown, StartError};
+use canopy_supervision::{ChildSpec, Probe, Shutdown};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -83,19 +83,11 @@ pub fn port(options: Options, front: Front, address: BoundAddress) -> ChildSpec 
     let probe = Probe::new();
     let grace = options.drain_grace;
     let shared = Arc::clone(&probe);
-    ChildSpec::worker("port", move |supervisor| {
-        let arguments = Arguments {
-            options: options.clone(),
-            front: front.clone(),
-            address: Arc::clone(&address),
-            probe: Arc::clone(&shared),
-        };
-        async move {
-            let spawned = Actor::spawn_linked(None, Port, arguments, supervisor).await;
-            let (actor, _) = spawned.map_err(|e| StartError::Failed { error: e.to_string() })?;
-            Ok(actor.get_cell())
-        }
-    })
-    .shutdown(Shutdown::Timeout(grace + SHUTDOWN_MARGIN))
-    .probe(probe)
+    let arguments = move || Arguments {
+        options: options.clone(),
+        front: front.clone(),
+        address: Arc::clone(&address),
+        probe: Arc::clone(&shared),
+    };
+    ChildSpec::actor("port", probe, move || (Port, arguments())).shutdown(Shutdown::Timeout(grace + SHUTDOWN_MARGIN))
 }

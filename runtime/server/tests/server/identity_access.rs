@@ -3,13 +3,14 @@
 
 use crate::harness::mailbox::{letter_in, letters_in};
 use crate::harness::{Caller, PASSWORD, Server};
-use canopy_domain::{Role, Wire};
+use canopy_domain::{Address, Id, Role, Wire};
 use canopy_proto::identity::v1::{
     Account, BlockAccountRequest, DisableAccountRequest, ExportAccountRequest, GetAccountRequest, ListBlockedRequest,
     LogInRequest, RequestPasswordResetRequest, ResetPasswordRequest, UnblockAccountRequest,
 };
 use canopy_proto::ops::v1::{EnableAccountRequest, SuspendAccountRequest};
 use canopy_proto::org::v1::{CreateInvitationRequest, Invitation};
+use futures::future::join_all;
 use tonic::{Code, Status};
 
 async fn who(caller: &Caller) -> Result<Account, Status> {
@@ -102,6 +103,30 @@ async fn only_a_sys_admin_sees_that_an_account_is_not_there() {
     assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
     let status = suspend(&admin, "account/nobody@example.org").await.expect_err("there is nobody");
     assert_eq!(status.code(), Code::NotFound);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_many_people_are_blocked_and_no_more() {
+    const BLOCKS_MAX: u16 = 1_000;
+    let server = Server::start().await;
+    let ada = server.person("ada@example.org").await;
+    let block = async |n: u16| {
+        let mut id = [7; 16];
+        id[..2].copy_from_slice(&n.to_be_bytes());
+        let (name, blocked) = ("account/me".into(), Address::account(Id::from_bytes(id)).to_string());
+        ada.accounts().block_account(BlockAccountRequest { name, blocked, request_id: String::new() }).await
+    };
+    let all: Vec<u16> = (0..BLOCKS_MAX).collect();
+    for some in all.chunks(100) {
+        for blocked in join_all(some.iter().map(|n| block(*n))).await {
+            drop(blocked.expect("there is room"));
+        }
+    }
+    let refused = block(BLOCKS_MAX).await.expect_err("there is none");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().starts_with("1000 people"), "{refused:?}");
+    drop(block(0).await.expect("they are blocked already"));
     server.stop().await;
 }
 
