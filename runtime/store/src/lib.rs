@@ -23,6 +23,7 @@ mod group;
 mod handle;
 mod head;
 mod heads;
+mod journal;
 mod key;
 mod keyring;
 mod keys;

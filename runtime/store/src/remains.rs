@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::catalog::VaultId;
 use crate::disk::{OpenError, io_error, keyspaces, open_database};
+use crate::journal;
 use crate::layout;
 use crate::mirror;
 use crate::node::Node;
@@ -32,7 +33,6 @@ type Cut = (PathBuf, u64);
 
 /// What stands between a vault and its opening.
 struct Remains<'a> {
-    node: &'a Arc<Node>,
     from: PathBuf,
     /// An empty database, without a journal.
     blank: &'a Path,
@@ -50,7 +50,7 @@ pub(crate) fn open(
 ) -> Result<(Arc<Vault>, Vec<String>), OpenError> {
     let blank = mirror::directory(node).map_err(OpenError::Transient)?;
     make_blank(node, blank.path()).map_err(|e| OpenError::io("a new database", &e))?;
-    let this = Remains { node, from: node.catalog.vault_dir(&id), blank: blank.path(), to };
+    let this = Remains { from: node.catalog.vault_dir(&id), blank: blank.path(), to };
     let attempt = |cuts: &[Cut], without: Option<&Path>| {
         let copied = this.copy_without(cuts, without);
         copied.map_err(|e| OpenError::io("its directory", &e))?;
@@ -87,24 +87,26 @@ pub(crate) fn cut_torn(
     acknowledged: u64,
 ) -> Result<bool, OpenError> {
     let failed = |e: io::Error| OpenError::io("its journal", &e);
-    let [blank, to] = [mirror::directory(node), mirror::directory(node)];
-    let (blank, to) = (blank.map_err(OpenError::Transient)?, to.map_err(OpenError::Transient)?);
-    make_blank(node, blank.path()).map_err(|e| OpenError::io("a new database", &e))?;
-    let this = Remains { node, from: dir.to_owned(), blank: blank.path(), to: to.path() };
-    let Some(last) = journals(&this.from).map_err(failed)?.pop() else { return Ok(false) };
-    let cuts = this.cuts().map_err(failed)?;
-    let [(path, len)] = cuts.as_slice() else { return Ok(false) };
-    if *path != last {
+    let Some(last) = journals(dir).map_err(failed)?.pop() else { return Ok(false) };
+    let extent = journal::extent(&dir.join(&last)).map_err(failed)?;
+    if !extent.is_torn {
         return Ok(false);
     }
-    this.copy_without(&cuts, None).map_err(failed)?;
-    if let Err(error) = quietly(|| Vault::open_at(Arc::clone(node), name.clone(), id, this.to, Some(acknowledged))) {
-        return if matches!(error, OpenError::Transient(_)) { Err(error) } else { Ok(false) };
+    let copy = mirror::directory(node).map_err(OpenError::Transient)?;
+    let cut = |vault: &Path| {
+        let journal = OpenOptions::new().write(true).open(vault.join(&last))?;
+        journal.set_len(extent.whole).and_then(|()| journal.sync_all())
+    };
+    mirror::copy(dir, copy.path(), false).and_then(|()| cut(copy.path())).map_err(failed)?;
+    let opened = quietly(|| Vault::open_at(Arc::clone(node), name.clone(), id, copy.path(), Some(acknowledged)));
+    match opened.map(drop) {
+        Ok(()) => {
+            tracing::warn!(vault = %name, journal = %last.display(), byte = extent.whole, "cut off a torn batch");
+            cut(dir).map_err(failed).map(|()| true)
+        }
+        Err(OpenError::Damaged(_)) => Ok(false),
+        Err(error) => Err(error),
     }
-    tracing::warn!(vault = %name, journal = %path.display(), byte = len, "cut off a batch torn by a crash");
-    let journal = OpenOptions::new().write(true).open(this.from.join(path)).map_err(failed)?;
-    journal.set_len(*len).and_then(|()| journal.sync_all()).map_err(failed)?;
-    Ok(true)
 }
 
 /// Makes a database as those of vaults are, and takes its journal away.
@@ -169,38 +171,15 @@ impl Remains<'_> {
         Ok(found)
     }
 
-    /// Where journals have to be cut so that each of them can be read: as far
-    /// behind as will do.
+    /// Where journals have to be cut so that each of them can be read.
     fn cuts(&self) -> io::Result<Vec<Cut>> {
         let mut cuts = Vec::new();
         for path in journals(&self.from)? {
-            let whole = fs::metadata(self.from.join(&path))?.len();
-            let (mut opens, mut refused) = (0, whole + 1);
-            let mut len = whole;
-            while opens + 1 < refused {
-                let bound = if self.journal_opens(&path, len)? { &mut opens } else { &mut refused };
-                *bound = len;
-                len = opens.midpoint(refused);
-            }
-            if opens < whole {
-                cuts.push((path, opens));
+            let extent = journal::extent(&self.from.join(&path))?;
+            if extent.is_torn {
+                cuts.push((path, extent.whole));
             }
         }
         Ok(cuts)
-    }
-
-    /// Whether a database of this journal alone can be opened, when only so
-    /// many bytes of it are there.
-    fn journal_opens(&self, journal: &Path, len: u64) -> io::Result<bool> {
-        fs::remove_dir_all(self.to)?;
-        layout::make_dir(self.to)?;
-        mirror::copy(self.blank, self.to, false)?;
-        fs::copy(self.from.join(journal), self.to.join(journal))?;
-        OpenOptions::new().write(true).open(self.to.join(journal))?.set_len(len)?;
-        let opened = quietly(|| {
-            let opened = open_database(&self.to.join("db"), &self.node.template);
-            opened.map(drop).map_err(|e| OpenError::Damaged(e.to_string()))
-        });
-        Ok(opened.is_ok())
     }
 }
