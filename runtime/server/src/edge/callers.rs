@@ -100,14 +100,19 @@ impl Callers {
     ///
     /// # Errors
     /// `UNAUTHENTICATED`: the token is malformed, foreign, expired, or its
-    /// session has ended.
+    /// session has ended; or several are shown, of which a proxy on the way
+    /// may have looked at another.
     pub async fn identify(
         &self,
         node: &Node,
         metadata: &MetadataMap,
         remote: IpAddr,
     ) -> Result<Option<Arc<Caller>>, Refusal> {
-        let Some(header) = metadata.get("authorization") else { return Ok(None) };
+        let mut headers = metadata.get_all("authorization").iter();
+        let Some(header) = headers.next() else { return Ok(None) };
+        if headers.next().is_some() {
+            return Err(unauthenticated("there is more than one authorization header"));
+        }
         let token = header.to_str().ok().and_then(|text| {
             let (scheme, token) = text.split_once(' ')?;
             (scheme.eq_ignore_ascii_case("bearer") && token.len() <= TOKEN_BYTES_MAX).then_some(token)

@@ -8,6 +8,7 @@ mod compat_unknown;
 mod harness;
 mod identity_access;
 mod identity_api_keys;
+mod identity_attacks;
 mod identity_attempts;
 mod identity_deletion;
 mod identity_mail;
