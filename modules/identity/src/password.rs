@@ -5,12 +5,12 @@ use canopy_domain::{
 };
 use canopy_proto::identity::v1::{ChangePasswordRequest, ChangePasswordResponse, SessionEnd};
 use canopy_proto::system::v1::{
-    GetVerifierRequest, GetVerifierResponse, PasswordVerifier, UpgradeVerifierRequest,
+    GetVerifierRequest, GetVerifierResponse, LetterKind, PasswordVerifier, UpgradeVerifierRequest,
     UpgradeVerifierResponse,
 };
 
 use crate::account::{SELF, the_account};
-use crate::{guessable, sessions, verify};
+use crate::{guessable, proof, sessions, verify};
 
 /// The one row, under [`SELF`].
 pub(crate) const VERIFIER: Table<PasswordVerifier> = Table::new(2, "verifier", 1);
@@ -68,7 +68,7 @@ pub(crate) fn change_password(
     else {
         return Err(Refusal::new(Code::Internal, "a change of password came without its prepared steps"));
     };
-    the_account(state, cx)?;
+    let account = decode(&the_account(state, cx)?)?;
     // A session that another change of the password has ended does not change
     // it back, though it was compared before.
     let current = sessions::current(cx);
@@ -79,6 +79,7 @@ pub(crate) fn change_password(
     }
     replace(state, draft, phc)?;
     let ended = sessions::end_all(state, cx, draft, current, SessionEnd::PasswordChange)?;
+    proof::warn(&account, LetterKind::PasswordWasChanged, cx.origin.place(), cx, draft);
     draft.settle();
     Ok(ChangePasswordResponse { ended })
 }

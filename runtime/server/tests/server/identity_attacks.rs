@@ -5,8 +5,8 @@ use canopy_domain::{Role, Wire};
 use canopy_proto::identity::v1::api_keys_client::ApiKeysClient;
 use canopy_proto::identity::v1::identity_client::IdentityClient;
 use canopy_proto::identity::v1::{
-    Account, ApiKey, CreateApiKeyRequest, GetAccountRequest, ListSessionsRequest, LogInRequest, RegisterRequest,
-    Session, UpdateAccountRequest,
+    Account, ApiKey, CreateApiKeyRequest, GetAccountRequest, ListSessionsRequest, LogInRequest, RefreshRequest,
+    RegisterRequest, ResetPasswordRequest, Session, UpdateAccountRequest,
 };
 use canopy_proto::org::v1::{CreateOrgRequest, Grant, GrantRoleRequest, Org};
 use hmac::{Hmac, KeyInit, Mac};
@@ -16,6 +16,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
+use crate::harness::mailbox::letter_in;
 use crate::harness::{Caller, PASSWORD, Server};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -113,7 +114,7 @@ async fn forwarded_addresses_are_not_believed() {
         IdentityClient::with_interceptor(guesser.channel.clone(), add).log_in(request).await
     };
     // The owner's own address, from which nobody else is held back, does not help.
-    let named = |n: usize| if n % 2 == 0 { "127.0.0.1".to_owned() } else { format!("198.51.100.{n}") };
+    let named = |n: usize| if n.is_multiple_of(2) { "127.0.0.1".to_owned() } else { format!("198.51.100.{n}") };
     log_in(PASSWORD, named(1)).await.expect("the password is right");
     let list = ListSessionsRequest { parent: "account/me".into(), ..ListSessionsRequest::default() };
     let sessions = ada.identity().list_sessions(list).await.expect("a list").into_inner().sessions;
@@ -211,6 +212,64 @@ async fn json_web_tokens_are_refused() {
     server.stop().await;
 }
 
+/// A credential is good for what it was made for, and for nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_credential_serves_in_place_of_another() {
+    let server = Server::start().await;
+    let ada = server.person("ada@example.org").await;
+    let mailed = letter_in(&server.config.mail_dir(), "ada@example.org", 0).await.token();
+    let opened = ada.open_session("ada@example.org").await;
+    let session: Session = opened.session.expect("a session").decode().expect("a session");
+    let credentials = opened.credentials.expect("credentials");
+    let key = ApiKey { role_max: Role::Guest.into(), expire_time_ms: now_ms() + HOUR_MS, ..ApiKey::default() };
+    let request =
+        CreateApiKeyRequest { parent: "account/me".into(), api_key: Some(Wire::new(&key)), request_id: String::new() };
+    let mut keys = ApiKeysClient::with_interceptor(ada.channel.clone(), ada.token.clone());
+    let key = keys.create_api_key(request).await.expect("a key").into_inner().key;
+    let sign_up = server.running.sign_up_token.expose().to_owned();
+
+    for (about, bearer) in [
+        ("refresh token", &credentials.refresh_token),
+        ("mailed token", &mailed),
+        ("sign-up token", &sign_up),
+        ("session's name", &session.name),
+    ] {
+        let status = who(&ada, &[("authorization", format!("Bearer {bearer}"))]).await.expect_err(about);
+        assert_eq!(status.code(), Code::Unauthenticated, "a {about} as an access token");
+    }
+    for (about, refresh_token) in [
+        ("access token", &credentials.access_token),
+        ("API key", &key),
+        ("mailed token", &mailed),
+        ("sign-up token", &sign_up),
+    ] {
+        let refresh_token = refresh_token.chars().take(200).collect();
+        let request = RefreshRequest { session: session.name.clone(), refresh_token, request_id: String::new() };
+        let status = ada.identity().refresh(request).await.expect_err(about);
+        assert_eq!(status.code(), Code::Unauthenticated, "an {about} as a refresh token");
+    }
+    for (about, token) in [
+        ("access token", &credentials.access_token),
+        ("API key", &key),
+        ("refresh token", &credentials.refresh_token),
+        ("token that verifies an address", &mailed),
+    ] {
+        let token = token.chars().take(200).collect();
+        let request =
+            ResetPasswordRequest { token, new_password: "another horse battery".into(), request_id: String::new() };
+        let status = ada.verification().reset_password(request).await.expect_err(about);
+        let code = status.code();
+        assert!(matches!(code, Code::FailedPrecondition | Code::InvalidArgument | Code::NotFound), "{about}: {code:?}");
+    }
+    // None of it ended or changed anything.
+    let bearer = format!("Bearer {}", credentials.access_token);
+    assert_eq!(who(&ada, &[("authorization", bearer)]).await.expect("it is good"), ada.account);
+    let refresh_token = credentials.refresh_token;
+    let request = RefreshRequest { session: session.name, refresh_token, request_id: String::new() };
+    ada.identity().refresh(request).await.expect("it is good");
+    server.stop().await;
+}
+
 /// Who sends what the server sets is answered as if they had not: with fields
 /// in what they make and in what they change.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -305,7 +364,6 @@ async fn what_the_server_sets_is_not_taken_from_clients() {
         role: Role::Guest.into(),
         create_time_ms: 1,
         granted_by: ada.account.clone(),
-        ..Grant::default()
     };
     let request = GrantRoleRequest { grant: Some(Wire::new(&grant)), request_id: String::new() };
     let made: Grant = eve.orgs().grant_role(request).await.expect("a grant").into_inner().decode().expect("a grant");
