@@ -140,7 +140,12 @@ node_config! {
         /// Life of an access token.
         access_token_ttl_s: u64 = 300, "s" in ACCESS_TOKEN_TTL_S = 30..=3_600;
         /// Life of a refresh token; a session unused for this long has ended.
-        refresh_token_ttl_s: u64 = 2_592_000, "s" in REFRESH_TOKEN_TTL_S = 3_600..=31_536_000;
+        refresh_token_ttl_s: u64 = 2_592_000, "s" in REFRESH_TOKEN_TTL_S = 1_800..=31_536_000;
+        /// Life of a session, however often it is refreshed: then people log in again.
+        session_max_s: u64 = 7_776_000, "s" in SESSION_MAX_S = 3_600..=31_536_000;
+        /// How long ago a person may have logged in for what asks for a recent log-in: ending other
+        /// sessions, another password or address, new API keys, keys of the installation, purges.
+        recent_log_in_max_s: u64 = 900, "s" in RECENT_LOG_IN_MAX_S = 60..=86_400;
         /// Memory of one Argon2id hash (RFC 9106). The minimum, with two passes, is the least that
         /// OWASP recommends.
         argon2_memory_kib: u32 = 65_536, "KiB" in ARGON2_MEMORY_KIB = 19_456..=1_048_576;

@@ -146,6 +146,7 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
         IdentityConfig::FAILED_LOG_INS_PER_ACCOUNT,
         IdentityConfig::FAILED_LOG_INS_PER_ADDRESS,
         IdentityConfig::DELETE_GRACE_S,
+        (IdentityConfig::SESSION_MAX_S, IdentityConfig::RECENT_LOG_IN_MAX_S),
     )
         .prop_map(|values| IdentityConfig {
             sign_up: values.0,
@@ -156,6 +157,8 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
             failed_log_ins_per_account_max: values.5,
             failed_log_ins_per_address_max: values.6,
             delete_grace_s: values.7,
+            session_max_s: values.8.0,
+            recent_log_in_max_s: values.8.1,
         })
 }
 

@@ -61,6 +61,8 @@ pub struct Rule {
     pub reach: Reach,
     /// Whether a role at any project of the org that is named counts, too.
     pub within: bool,
+    /// Whether a person who calls it has to have logged in lately.
+    pub recent: bool,
     /// Whether it stands in the audit.
     pub audited: bool,
     /// Whether it stands in the installation's audit as well.
@@ -123,6 +125,7 @@ fn read(method: MethodDescriptor) -> Result<Rule, String> {
     }
     let reach = number("reach").and_then(|n| Reach::try_from(n).ok()).unwrap_or_default();
     let within = is("within");
+    let recent = is("recent");
     let stated = rule.has_field_by_name("audited").then(|| is("audited"));
     let audited = stated.unwrap_or(access == Access::Command && is_administrative(requires));
     let audited_above = is("audited_above");
@@ -134,6 +137,7 @@ fn read(method: MethodDescriptor) -> Result<Rule, String> {
         requires,
         reach,
         within,
+        recent,
         audited,
         audited_above,
         descriptor: method,

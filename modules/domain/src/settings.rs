@@ -7,11 +7,18 @@ pub struct Settings {
     pub delete_grace_ms: i64,
     /// Milliseconds between the deletion of an account and its purge.
     pub account_delete_grace_ms: i64,
+    /// Milliseconds from a log-in to the end of its session, however often it
+    /// is refreshed.
+    pub session_max_ms: i64,
 }
 
 impl Default for Settings {
     /// What the configuration's own defaults say.
     fn default() -> Self {
-        Self { delete_grace_ms: 30 * 24 * 3_600_000, account_delete_grace_ms: 14 * 24 * 3_600_000 }
+        Self {
+            delete_grace_ms: 30 * 24 * 3_600_000,
+            account_delete_grace_ms: 14 * 24 * 3_600_000,
+            session_max_ms: 90 * 24 * 3_600_000,
+        }
     }
 }

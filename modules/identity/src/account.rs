@@ -19,7 +19,8 @@ use prost::Message;
 
 use crate::proof::{self, Purpose};
 use crate::{
-    access, api_keys, block, deletion, email, life, password, reset, second_factor, security, sessions, verify,
+    access, api_keys, block, deletion, email, guessable, life, password, reset, second_factor, security, sessions,
+    verify,
 };
 
 /// The one row, under [`SELF`].
@@ -105,10 +106,13 @@ fn prepare_register(_: &State<'_>, request: &RegisterRequest, cx: &Context<'_>) 
         Ok((_, prepared)) => prepared,
         Err(step) => return Ok(Some(step)),
     };
+    if prepared.is_empty() {
+        guessable::check("password", &request.password, &requested(request)?)?;
+    }
     match prepared {
         // Whether the address is free is found out later: neither the answer
         // nor its time tells.
-        [] if cx.issuer.policy().verification => requested(request).map(|_| Some(hash(request))),
+        [] if cx.issuer.policy().verification => Ok(Some(hash(request))),
         [] => {
             let reserve = ReserveRequest {
                 space: "email".into(),

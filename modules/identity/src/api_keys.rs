@@ -8,10 +8,11 @@ use canopy_domain::{
 use canopy_proto::identity::v1::{
     ApiKey, CreateApiKeyRequest, CreateApiKeyResponse, ListApiKeysRequest, ListApiKeysResponse, RevokeApiKeyRequest,
 };
-use canopy_proto::system::v1::{ApiKeyVerifier, RecordKeyUseRequest, RecordKeyUseResponse};
+use canopy_proto::system::v1::{ApiKeyVerifier, LetterKind, RecordKeyUseRequest, RecordKeyUseResponse};
 use sha2::{Digest, Sha256};
 
 use crate::account::the_account;
+use crate::proof;
 use crate::refresh::{hex, mac};
 
 /// By key id.
@@ -111,7 +112,7 @@ pub(crate) fn create(
     draft: &mut Draft,
 ) -> Result<CreateApiKeyResponse, Refusal> {
     let [] = cx.address.held("parent", &request.parent, [])?;
-    the_account(state, cx)?;
+    let holder = decode(&the_account(state, cx)?)?;
     let account = cx.address.id().ok_or_else(|| Refusal::new(Code::Internal, "an account without an id"))?;
     let sent = request.api_key.unwrap_or_default();
     let wanted = decode(&sent)?;
@@ -131,6 +132,7 @@ pub(crate) fn create(
     draft.insert(&API_KEYS, *id.as_bytes(), &key);
     let verifier = ApiKeyVerifier { hash: hash(&text).to_vec().into() };
     draft.insert(&API_KEY_VERIFIERS, *id.as_bytes(), &Wire::new(&verifier));
+    proof::warn(&holder, LetterKind::ApiKeyCreated, cx.origin.place(), cx, draft);
     Ok(CreateApiKeyResponse { api_key: Some(key), key: text })
 }
 

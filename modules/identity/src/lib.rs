@@ -6,6 +6,7 @@ mod api_keys;
 mod block;
 mod deletion;
 mod email;
+mod guessable;
 mod life;
 mod password;
 mod proof;

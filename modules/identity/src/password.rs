@@ -5,11 +5,12 @@ use canopy_domain::{
 };
 use canopy_proto::identity::v1::{ChangePasswordRequest, ChangePasswordResponse, SessionEnd};
 use canopy_proto::system::v1::{
-    GetVerifierRequest, GetVerifierResponse, PasswordVerifier, UpgradeVerifierRequest, UpgradeVerifierResponse,
+    GetVerifierRequest, GetVerifierResponse, LetterKind, PasswordVerifier, UpgradeVerifierRequest,
+    UpgradeVerifierResponse,
 };
 
 use crate::account::{SELF, the_account};
-use crate::{sessions, verify};
+use crate::{guessable, proof, sessions, verify};
 
 /// The one row, under [`SELF`].
 pub(crate) const VERIFIER: Table<PasswordVerifier> = Table::new(2, "verifier", 1);
@@ -48,7 +49,10 @@ pub(crate) fn prepare_change(
             Err(Refusal::new(Code::PermissionDenied, "the old password is wrong")
                 .hint("it was not changed; who has forgotten it resets it"))
         }
-        [Prepared::Password(_)] => Ok(Some(Step::HashPassword(Secret::new(request.new_password.as_str())))),
+        [Prepared::Password(_)] => {
+            guessable::check("new_password", &request.new_password, &decode(&the_account(state, cx)?)?)?;
+            Ok(Some(Step::HashPassword(Secret::new(request.new_password.as_str()))))
+        }
         _ => Ok(None),
     }
 }
@@ -64,7 +68,7 @@ pub(crate) fn change_password(
     else {
         return Err(Refusal::new(Code::Internal, "a change of password came without its prepared steps"));
     };
-    the_account(state, cx)?;
+    let account = decode(&the_account(state, cx)?)?;
     // A session that another change of the password has ended does not change
     // it back, though it was compared before.
     let current = sessions::current(cx);
@@ -75,6 +79,7 @@ pub(crate) fn change_password(
     }
     replace(state, draft, phc)?;
     let ended = sessions::end_all(state, cx, draft, current, SessionEnd::PasswordChange)?;
+    proof::warn(&account, LetterKind::PasswordWasChanged, cx.origin.place(), cx, draft);
     draft.settle();
     Ok(ChangePasswordResponse { ended })
 }

@@ -2,6 +2,7 @@
 //! they are good. An account keeps hashes alone.
 
 use canopy_domain::{Address, Code, Context, Draft, Order, Refusal, Span, State, Table, Wire, decode};
+use canopy_proto::identity::v1::Account;
 use canopy_proto::methods::mail_effects;
 use canopy_proto::system::v1::{Letter, LetterKind, PostLetterRequest, Proof};
 use sha2::{Digest, Sha256};
@@ -161,6 +162,14 @@ pub(crate) fn issue(
 pub(crate) fn post(draft: &mut Draft, letter: Letter) {
     let request = PostLetterRequest { letter: Some(letter), request_id: String::new() };
     draft.effect(Address::system("mail"), mail_effects::POST_LETTER, &request);
+}
+
+/// Tells the holder of an account what was done to it, and from where, if this
+/// server sends mails at all.
+pub(crate) fn warn(account: &Account, kind: LetterKind, place: String, cx: &Context<'_>, draft: &mut Draft) {
+    if cx.issuer.policy().mails {
+        post(draft, Letter { about: place, ..notice(&account.email, kind) });
+    }
 }
 
 /// A letter that hands over nothing.

@@ -69,11 +69,18 @@ pub(crate) fn first(cx: &Context<'_>, account: &str) -> Result<(Credentials, Ref
     let verifier = RefreshVerifier {
         current: hash(&token).into(),
         family: hash(family(&token)).into(),
-        expire_time_ms: cx.now_ms + cx.issuer.refresh_ttl_ms(),
+        expire_time_ms: expire_time_ms(cx, cx.now_ms),
         rotate_time_ms: cx.now_ms,
         ..RefreshVerifier::default()
     };
     Ok((credentials(cx, account, token, &verifier)?, verifier))
+}
+
+/// When a token that is handed out now ends: once the session was idle for too
+/// long, and with it at the latest.
+fn expire_time_ms(cx: &Context<'_>, log_in_time_ms: i64) -> i64 {
+    let idle_ms = cx.now_ms.saturating_add(cx.issuer.refresh_ttl_ms());
+    idle_ms.min(log_in_time_ms.saturating_add(cx.settings.session_max_ms))
 }
 
 /// What a client gets; the same again for the same rotation.
@@ -84,7 +91,7 @@ fn credentials(
     verifier: &RefreshVerifier,
 ) -> Result<Credentials, Refusal> {
     let account = Address::parse(account).map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
-    let expire_time_ms = verifier.rotate_time_ms + cx.issuer.access_ttl_ms();
+    let expire_time_ms = verifier.expire_time_ms.min(verifier.rotate_time_ms + cx.issuer.access_ttl_ms());
     let claims = TokenClaims { account, session: cx.address.clone(), expire_time_ms };
     Ok(Credentials {
         access_token: cx.issuer.issue(&claims),
@@ -122,7 +129,9 @@ pub(crate) fn refresh(
     let mut session: Session = decode(&before)?;
     let verifier = decode(&verifier_before)?;
     let token = request.refresh_token.as_str();
-    if session.end_time_ms > 0 || verifier.expire_time_ms <= cx.now_ms {
+    // What is allowed may have become less since.
+    let end_ms = verifier.expire_time_ms.min(expire_time_ms(cx, session.create_time_ms));
+    if session.end_time_ms > 0 || end_ms <= cx.now_ms {
         return Err(session_over());
     }
     if verifier.current != hash(token) {
@@ -143,7 +152,7 @@ pub(crate) fn refresh(
     let rotated = RefreshVerifier {
         current: hash(&next).into(),
         family: verifier.family,
-        expire_time_ms: cx.now_ms + cx.issuer.refresh_ttl_ms(),
+        expire_time_ms: expire_time_ms(cx, session.create_time_ms),
         previous: verifier.current,
         salt: cx.entropy.to_vec().into(),
         rotate_time_ms: cx.now_ms,

@@ -7,7 +7,7 @@ use canopy_proto::system::v1::LetterKind;
 use crate::account::{ACCOUNT, SELF, the_account};
 use crate::proof::{self, Purpose};
 use crate::verify::{stand, standing, verified};
-use crate::{access, password};
+use crate::{access, guessable, password};
 
 /// Hashes the password where the token is good: nobody else has the server
 /// work.
@@ -19,6 +19,7 @@ pub(crate) fn prepare_reset(
     if !cx.prepared.is_empty() || proof::find(state, Purpose::Reset, &request.token, cx)?.is_none() {
         return Ok(None);
     }
+    guessable::check("new_password", &request.new_password, &decode(&the_account(state, cx)?)?)?;
     Ok(Some(Step::HashPassword(Secret::new(request.new_password.as_str()))))
 }
 

@@ -39,8 +39,9 @@ const ATTEMPTS_MAX: u32 = 5;
 const ATTEMPTS_WINDOW_MS: i64 = 15 * 60 * 1000;
 /// Recovery codes made at a time.
 const RECOVERY_CODES_MADE: u8 = 10;
-/// Random bytes of a recovery code: 80 bits, which base32 takes whole.
-const RECOVERY_CODE_BYTES: usize = 10;
+/// Random bytes of a recovery code: 120 bits, which base32 takes whole. From 112
+/// on a plain hash may be kept (ASVS 6.5.2).
+const RECOVERY_CODE_BYTES: usize = 15;
 /// Characters between two dashes of a recovery code.
 const GROUP_CHARS: usize = 4;
 /// What apps show beside a code.
@@ -208,7 +209,7 @@ fn replace_recovery_codes(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft
     Ok(codes)
 }
 
-/// `abcd-efgh-ijkl-mnop`, out of the call's random bits.
+/// `abcd-efgh-ijkl-mnop-qrst-uvwx`, out of the call's random bits.
 fn recovery_code(cx: &Context<'_>, n: u8) -> String {
     let mut digest = Sha256::new_with_prefix(b"canopy recovery code");
     digest.update(cx.entropy);

@@ -2,13 +2,16 @@
 //! refused attempts, and the reuse of a refresh token.
 
 use canopy_domain::{
-    Address, Code, Context, Draft, Order, Origin, PageRequest, Principal, Refusal, Span, State, Table, Wire,
+    Address, Code, Context, Draft, Order, Origin, PageRequest, Principal, Refusal, Span, State, Table, Wire, decode,
 };
 use canopy_proto::identity::v1::{
-    ListSecurityEventsRequest, ListSecurityEventsResponse, SecurityEvent, SecurityEventKind,
+    Account, ListSecurityEventsRequest, ListSecurityEventsResponse, SecurityEvent, SecurityEventKind,
 };
 use canopy_proto::methods::security_effects;
-use canopy_proto::system::v1::{RecordSecurityEventRequest, RecordSecurityEventResponse};
+use canopy_proto::system::v1::{LetterKind, RecordSecurityEventRequest, RecordSecurityEventResponse};
+
+use crate::account::the_account;
+use crate::proof;
 
 /// By number, which counts from 1 without gaps.
 const SECURITY_EVENTS: Table<SecurityEvent> = Table::new(40, "security_events", 1);
@@ -43,8 +46,10 @@ pub(crate) fn record(
     cx: &Context<'_>,
     draft: &mut Draft,
 ) -> Result<RecordSecurityEventResponse, Refusal> {
-    crate::account::the_account(state, cx)?;
-    add(state, draft, &request.event.unwrap_or_default())?;
+    let account = decode(&the_account(state, cx)?)?;
+    let event = request.event.unwrap_or_default();
+    add(state, draft, &event)?;
+    warn(&account, &decode(&event)?, cx, draft);
     Ok(RecordSecurityEventResponse {})
 }
 
@@ -61,7 +66,32 @@ pub(crate) fn note(
         Principal::Person { session, .. } => session.as_str(),
         Principal::Nobody | Principal::Key { .. } | Principal::Actor(_) => "",
     };
-    add(state, draft, &Wire::new(&event(cx, from, kind, session)))
+    let event = event(cx, from, kind, session);
+    warn(&decode(&the_account(state, cx)?)?, &event, cx, draft);
+    add(state, draft, &Wire::new(&event))
+}
+
+/// Has the holder told by mail of what changes how people log in, and of what
+/// somebody else may have tried.
+fn warn(account: &Account, event: &SecurityEvent, cx: &Context<'_>, draft: &mut Draft) {
+    let kind = match event.kind() {
+        SecurityEventKind::SecondFactorAdded => LetterKind::SecondFactorAdded,
+        SecurityEventKind::SecondFactorRemoved => LetterKind::SecondFactorRemoved,
+        SecurityEventKind::RecoveryCodesReplaced => LetterKind::RecoveryCodesReplaced,
+        SecurityEventKind::RecoveryCodeUsed => LetterKind::RecoveryCodeUsed,
+        SecurityEventKind::CodeRefused => LetterKind::CodeRefused,
+        SecurityEventKind::RefreshTokenReused => LetterKind::RefreshTokenReused,
+        // Of log-ins `sessions` tells, and anybody can have one refused.
+        SecurityEventKind::Unspecified
+        | SecurityEventKind::LoggedIn
+        | SecurityEventKind::LoggedOut
+        | SecurityEventKind::LogInRefused
+        | SecurityEventKind::AttemptHeldBack
+        | SecurityEventKind::AccountDeleted
+        | SecurityEventKind::AccountUndeleted => return,
+    };
+    let from = Origin { peer: event.peer.clone(), client: String::new() };
+    proof::warn(account, kind, from.place(), cx, draft);
 }
 
 /// Notes that sessions were ended by another one, or by themselves: which, where

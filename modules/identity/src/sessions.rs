@@ -12,11 +12,13 @@ use canopy_proto::identity::v1::{
     Session, SessionEnd,
 };
 use canopy_proto::methods::session_effects;
-use canopy_proto::system::v1::{CloseSessionRequest, ReadSessionRequest, RecordSessionRequest, RecordSessionResponse};
+use canopy_proto::system::v1::{
+    CloseSessionRequest, LetterKind, ReadSessionRequest, RecordSessionRequest, RecordSessionResponse,
+};
 use prost::Message;
 
 use crate::account::{id_of, the_account};
-use crate::{password, security};
+use crate::{password, proof, security};
 
 /// By session id.
 pub const SESSIONS: Table<Session> = Table::new(3, "sessions", 1);
@@ -163,7 +165,12 @@ pub(crate) fn record_session(
             tell(draft, &session)?;
         }
         None => {
-            make_room(state, cx, draft)?;
+            let known = all(state)?;
+            let place = session.log_in_address.clone();
+            if !known.is_empty() && known.iter().all(|(_, _, other)| other.log_in_address != place) {
+                proof::warn(&account, LetterKind::NewPlace, place, cx, draft);
+            }
+            make_room(known, cx, draft)?;
             draft.insert(&SESSIONS, *id.as_bytes(), &row);
         }
     }
@@ -172,8 +179,7 @@ pub(crate) fn record_session(
 
 /// Makes room for one more: forgets those that have ended, the earliest first,
 /// and where that is not enough, ends the one that is oldest.
-fn make_room(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refusal> {
-    let mut rows = all(state)?;
+fn make_room(mut rows: Vec<Row>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refusal> {
     let Some(beyond) = (rows.len() + 1).checked_sub(SESSIONS_MAX).filter(|beyond| *beyond > 0) else { return Ok(()) };
     let has_ended = |session: &Session| session.end_time_ms > 0 || session.expire_time_ms <= cx.now_ms;
     rows.sort_by_key(|(_, _, session)| (!has_ended(session), session.create_time_ms));

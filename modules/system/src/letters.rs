@@ -17,6 +17,13 @@ pub struct Text {
 /// not to make up a letter of its own.
 const REPEATED_CHARS_MAX: usize = 100;
 
+/// What to do about somebody who knows a password.
+const STOLEN: &str = "If it was not you, change your password, which ends all other sessions:\n\n    \
+                      canopy identity change-password --name account/me\n";
+/// What to do about somebody who has changed it.
+const FORGOTTEN: &str = "If it was not you, ask for a new one, which ends all sessions:\n\n    \
+                         canopy identity request-password-reset --email <this address>\n";
+
 /// A letter's words; none where it is no letter. `link_base` is where the
 /// installation's pages are, or empty.
 #[must_use]
@@ -98,8 +105,125 @@ pub fn message_of(letter: &Letter, link_base: &str) -> Option<Text> {
                     .replace("canopy identity", "canopy org")
             ),
         ),
+        LetterKind::PasswordWasChanged
+        | LetterKind::SecondFactorAdded
+        | LetterKind::SecondFactorRemoved
+        | LetterKind::RecoveryCodesReplaced
+        | LetterKind::RecoveryCodeUsed
+        | LetterKind::ApiKeyCreated
+        | LetterKind::NewPlace
+        | LetterKind::CodeRefused
+        | LetterKind::RefreshTokenReused => return warning(letter.kind(), &about),
     };
     Some(Text { subject, body })
+}
+
+/// What the holder of an account is told of how people log in to it. `place` is
+/// the network address that it was done from.
+fn warning(kind: LetterKind, place: &str) -> Option<Text> {
+    let (subject, body) = match kind {
+        LetterKind::PasswordWasChanged => (
+            "Your password was changed",
+            format!(
+                "The password of your account was changed by somebody who was signed in and knew the one before, from \
+                 {place}. All other sessions were ended.\n\n{FORGOTTEN}"
+            ),
+        ),
+        LetterKind::SecondFactorAdded => (
+            "Your account has an authenticator app now",
+            format!("From now on, log-ins ask for a code of an app that was added from {place}.\n\n{STOLEN}"),
+        ),
+        LetterKind::SecondFactorRemoved => (
+            "Your account has no authenticator app any more",
+            format!("The app was removed, from {place}: log-ins ask for the password alone.\n\n{STOLEN}"),
+        ),
+        LetterKind::RecoveryCodesReplaced => (
+            "Your recovery codes were replaced",
+            format!("New recovery codes were made, from {place}. The ones before are good no longer.\n\n{STOLEN}"),
+        ),
+        LetterKind::RecoveryCodeUsed => (
+            "A recovery code was used",
+            format!("A recovery code of your account was used in place of the app's code, from {place}.\n\n{STOLEN}"),
+        ),
+        LetterKind::ApiKeyCreated => (
+            "An API key was made for your account",
+            format!(
+                "With it, a machine acts as you. It was made from {place}.\n\nIf it was not you, revoke it:\n\n    \
+                 canopy identity list-api-keys --parent account/me\n    \
+                 canopy identity revoke-api-key --name <its name>\n\n{STOLEN}"
+            ),
+        ),
+        LetterKind::NewPlace => (
+            "Somebody logged in to your account from a new place",
+            format!("The network address is {place}: nobody had logged in to your account from there.\n\n{STOLEN}"),
+        ),
+        LetterKind::CodeRefused => (
+            "Somebody was refused at your account",
+            format!(
+                "Somebody gave the right password of your account and a wrong code; or, signed in as you, a wrong \
+                 password or code where these are asked for again. It came from {place}, and nothing was done.\n\n\
+                 {STOLEN}"
+            ),
+        ),
+        LetterKind::RefreshTokenReused => (
+            "A session of yours was ended",
+            format!(
+                "A token of one of your sessions was used twice, the second time from {place}: somebody may have \
+                 copied it. The session was ended, wherever it was in use.\n\n{STOLEN}"
+            ),
+        ),
+        _ => return None,
+    };
+    Some(Text { subject: subject.to_owned(), body })
+}
+
+/// What the operator is told that a mail is.
+pub(crate) fn kind_name(kind: LetterKind) -> &'static str {
+    match kind {
+        LetterKind::Unspecified => "unknown",
+        LetterKind::Verification => "verification",
+        LetterKind::AccountExists => "account exists",
+        LetterKind::ResetRequested => "password reset asked for",
+        LetterKind::VerificationRequested => "verification asked for",
+        LetterKind::PasswordReset => "password reset",
+        LetterKind::PasswordWasReset => "password was reset",
+        LetterKind::EmailChange => "new e-mail address",
+        LetterKind::EmailWasChanged => "e-mail address was changed",
+        LetterKind::Invitation => "invitation",
+        LetterKind::AccountDeleted => "account was deleted",
+        LetterKind::AccountUndeleted => "account was undeleted",
+        LetterKind::PasswordWasChanged => "password was changed",
+        LetterKind::SecondFactorAdded => "second factor was added",
+        LetterKind::SecondFactorRemoved => "second factor was removed",
+        LetterKind::RecoveryCodesReplaced => "recovery codes were replaced",
+        LetterKind::RecoveryCodeUsed => "recovery code was used",
+        LetterKind::ApiKeyCreated => "API key was made",
+        LetterKind::NewPlace => "log-in from a new place",
+        LetterKind::CodeRefused => "code was refused",
+        LetterKind::RefreshTokenReused => "refresh token was used twice",
+    }
+}
+
+/// Whether strangers can have such letters sent. What warns the holder of an
+/// account must not be kept away by a flood of others. Of what somebody does
+/// who knows the password, the first ones warn enough.
+pub(crate) fn is_counted(kind: LetterKind) -> bool {
+    use LetterKind::{
+        AccountExists, CodeRefused, EmailChange, Invitation, NewPlace, ResetRequested, Unspecified, Verification,
+        VerificationRequested,
+    };
+    matches!(
+        kind,
+        Unspecified
+            | Verification
+            | AccountExists
+            | ResetRequested
+            | VerificationRequested
+            | EmailChange
+            | Invitation
+            | NewPlace
+            | CodeRefused
+    )
 }
 
 /// What to do with a token. It stands behind `#`, where no server and no log

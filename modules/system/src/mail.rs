@@ -18,6 +18,8 @@ use canopy_proto::system::v1::{
     TakeLettersResponse, Wake,
 };
 
+use crate::letters;
+
 /// Mails that wait; see [`Key`].
 pub const WAITING: Table<Mail> = Table::new(1, "waiting_mails", 1).of_subjects();
 /// Mails that were given up.
@@ -120,31 +122,6 @@ fn subject(day: u64) -> [u8; 16] {
     u128::from(day).to_be_bytes()
 }
 
-/// What the operator is told that a mail is.
-fn kind_name(kind: LetterKind) -> &'static str {
-    match kind {
-        LetterKind::Unspecified => "unknown",
-        LetterKind::Verification => "verification",
-        LetterKind::AccountExists => "account exists",
-        LetterKind::ResetRequested => "password reset asked for",
-        LetterKind::VerificationRequested => "verification asked for",
-        LetterKind::PasswordReset => "password reset",
-        LetterKind::PasswordWasReset => "password was reset",
-        LetterKind::EmailChange => "new e-mail address",
-        LetterKind::EmailWasChanged => "e-mail address was changed",
-        LetterKind::Invitation => "invitation",
-        LetterKind::AccountDeleted => "account was deleted",
-        LetterKind::AccountUndeleted => "account was undeleted",
-    }
-}
-
-/// Whether strangers can have such letters sent. What warns the holder of an
-/// account must not be kept away by a flood of others.
-fn is_counted(kind: LetterKind) -> bool {
-    use LetterKind::{AccountDeleted, AccountUndeleted, EmailWasChanged, PasswordReset, PasswordWasReset};
-    !matches!(kind, PasswordReset | PasswordWasReset | EmailWasChanged | AccountDeleted | AccountUndeleted)
-}
-
 fn totals(state: &State<'_>) -> Result<(Option<Wire<MailTotals>>, MailTotals), Refusal> {
     let row = state.get(&TOTALS, &SELF)?;
     let totals = row.as_ref().map(decode).transpose()?.unwrap_or_default();
@@ -153,7 +130,7 @@ fn totals(state: &State<'_>) -> Result<(Option<Wire<MailTotals>>, MailTotals), R
 
 /// Counts a letter; whether it is one too many.
 fn count(state: &State<'_>, letter: &Letter, cx: &Context<'_>, draft: &mut Draft) -> Result<bool, Refusal> {
-    if !is_counted(letter.kind()) {
+    if !letters::is_counted(letter.kind()) {
         return Ok(false);
     }
     let mut key = (cx.now_ms / HOUR_MS).max(0).to_be_bytes().to_vec();
@@ -180,7 +157,7 @@ fn enqueue(state: &State<'_>, letter: &Letter, cx: &Context<'_>, draft: &mut Dra
         let mail = Mail {
             name: key.name(),
             to: letter.to.clone(),
-            kind: kind_name(letter.kind()).into(),
+            kind: letters::kind_name(letter.kind()).into(),
             state: MailState::Waiting.into(),
             create_time_ms: cx.now_ms,
             next_time_ms: cx.now_ms,

@@ -211,6 +211,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
             },
             deadline_default: Duration::from_millis(config.edge.deadline_default_ms),
             deadline_max: Duration::from_millis(config.edge.deadline_max_ms),
+            recent_log_in: Duration::from_secs(config.identity.recent_log_in_max_s),
         },
     });
     let (shutdown, stopping) = watch::channel(false);
@@ -357,6 +358,7 @@ fn settings(config: &NodeConfig) -> Settings {
     Settings {
         delete_grace_ms: ms(config.org.delete_grace_s),
         account_delete_grace_ms: ms(config.identity.delete_grace_s),
+        session_max_ms: ms(config.identity.session_max_s),
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Caller {
     expire_time_ms: i64,
     /// Until when streams go on: a refresh of the session moves it.
     lives_until_ms: AtomicI64,
+    /// When the person logged in; zero for a key.
+    log_in_time_ms: AtomicI64,
     /// How long before their end the readers of streams are told to refresh;
     /// absent for a key, which cannot be refreshed.
     pub refresh_margin_ms: Option<i64>,
@@ -57,6 +59,11 @@ impl Caller {
     /// Whether the session has ended since the token was verified.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
+    }
+
+    /// When the person logged in, in milliseconds since 1970; a key never did.
+    pub fn log_in_time_ms(&self) -> i64 {
+        self.log_in_time_ms.load(Ordering::Acquire)
     }
 
     /// When streams end, in milliseconds since 1970.
@@ -100,14 +107,19 @@ impl Callers {
     ///
     /// # Errors
     /// `UNAUTHENTICATED`: the token is malformed, foreign, expired, or its
-    /// session has ended.
+    /// session has ended; or several are shown, of which a proxy on the way
+    /// may have looked at another.
     pub async fn identify(
         &self,
         node: &Node,
         metadata: &MetadataMap,
         remote: IpAddr,
     ) -> Result<Option<Arc<Caller>>, Refusal> {
-        let Some(header) = metadata.get("authorization") else { return Ok(None) };
+        let mut headers = metadata.get_all("authorization").iter();
+        let Some(header) = headers.next() else { return Ok(None) };
+        if headers.next().is_some() {
+            return Err(unauthenticated("there is more than one authorization header"));
+        }
         let token = header.to_str().ok().and_then(|text| {
             let (scheme, token) = text.split_once(' ')?;
             (scheme.eq_ignore_ascii_case("bearer") && token.len() <= TOKEN_BYTES_MAX).then_some(token)
@@ -200,6 +212,7 @@ impl Callers {
             bounds,
             expire_time_ms,
             lives_until_ms: AtomicI64::new(expire_time_ms),
+            log_in_time_ms: AtomicI64::new(0),
             ended: AtomicBool::new(false),
             streams: Watchers::default(),
             calls: self.share(account),
@@ -210,6 +223,8 @@ impl Callers {
     /// refresh gave.
     fn prolong(&self, caller: &Caller, session: &Session) {
         let until_ms = session.refresh_time_ms.saturating_add(self.tokens.access_ttl_ms());
+        let until_ms = until_ms.min(session.expire_time_ms);
+        caller.log_in_time_ms.store(session.create_time_ms, Ordering::Release);
         caller.lives_until_ms.fetch_max(until_ms, Ordering::AcqRel);
     }
 

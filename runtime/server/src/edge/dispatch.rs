@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use canopy_actors::{Call, Denials, Node, Turn};
+use canopy_actors::{Call, Denials, Node, Turn, now_ms};
 use canopy_domain::{Code, Origin, Principal, Refusal};
 use canopy_proto::{Access, Requirement};
 use http::HeaderMap;
@@ -44,6 +44,8 @@ pub struct CallLimits {
     pub deadline_default: Duration,
     /// Longest time that a call may ask for.
     pub deadline_max: Duration,
+    /// How long ago a log-in may be for what asks for a recent one.
+    pub recent_log_in: Duration,
 }
 
 /// What answers calls.
@@ -287,6 +289,9 @@ impl Edge {
                 return Err(turned.refusal);
             }
         };
+        if let Some(caller) = caller.as_ref().filter(|_| route.rule.recent) {
+            gate::logged_in_lately(caller, self.limits.recent_log_in, now_ms())?;
+        }
         // A query that is let in leaves no trace that names its origin.
         let origin = if route.rule.access == Access::Command { origin(peer, metadata) } else { Origin::default() };
         let call = Call {

@@ -1,6 +1,7 @@
 //! The one place where a method's requirement is enforced.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use canopy_actors::Node;
 use canopy_domain::{Address, Code, Refusal, Role};
@@ -205,6 +206,24 @@ pub fn too_little(least: Role) -> Refusal {
 
 fn denied(message: &str) -> Refusal {
     Refusal::new(Code::PermissionDenied, message).hint("ask somebody who administers the org or the server")
+}
+
+/// Whether a person logged in so short a while ago that it is still them.
+///
+/// # Errors
+/// `FAILED_PRECONDITION`: they have to log in again. `PERMISSION_DENIED`: it is
+/// a key, which cannot.
+pub fn logged_in_lately(caller: &Caller, at_most: Duration, now_ms: i64) -> Result<(), Refusal> {
+    let age_ms = u128::try_from(now_ms.saturating_sub(caller.log_in_time_ms())).unwrap_or(0);
+    if caller.bounds.is_some() {
+        return Err(not_for_keys());
+    }
+    if age_ms < at_most.as_millis() {
+        return Ok(());
+    }
+    let message = format!("this asks for a log-in within the last {} minutes", at_most.as_secs().div_ceil(60));
+    Err(Refusal::new(Code::FailedPrecondition, message)
+        .hint("log in again with `canopy identity log-in`, then repeat it: a session that is left open does not do"))
 }
 
 /// The caller must be somebody.

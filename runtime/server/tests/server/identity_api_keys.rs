@@ -86,7 +86,8 @@ async fn what_shuts_an_account_revokes_its_keys_and_what_ends_sessions_does_not(
             _ => {
                 let ask = RequestPasswordResetRequest { email: email.clone(), request_id: String::new() };
                 owner.verification().request_password_reset(ask).await.expect("it is asked for");
-                let token = letter_in(&server.config.mail_dir(), &email, 1).await.token();
+                // After those on the key and the password.
+                let token = letter_in(&server.config.mail_dir(), &email, 3).await.token();
                 let reset = ResetPasswordRequest { token, new_password: PASSWORD.into(), request_id };
                 owner.verification().reset_password(reset).await.map(drop)
             }

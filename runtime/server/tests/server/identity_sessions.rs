@@ -1,15 +1,20 @@
 //! Sessions seen and ended from one another, and a password changed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::harness::requests::{Target, request};
 use crate::harness::{Caller, PASSWORD, Server};
-use canopy_domain::Wire;
+use crate::identity_api_keys::{create, wanted};
+use canopy_domain::{Address, Draft, Id, Role, Wire};
 use canopy_proto::chat::v1::subscribe_response::Event;
 use canopy_proto::chat::v1::{ChannelPosition, SubscribeRequest, SubscribeResponse};
 use canopy_proto::identity::v1::{
     ChangePasswordRequest, EndSessionRequest, GetAccountRequest, ListSessionsRequest, LogInRequest, LogInResponse,
     LogOutEverywhereRequest, RefreshRequest, Session, SessionEnd,
 };
+use canopy_proto::system::v1::Origin;
+use canopy_store::Commit;
 use tonic::{Code, Status, Streaming};
 
 const EMAIL: &str = "ada@example.org";
@@ -279,5 +284,179 @@ async fn a_stream_goes_on_as_long_as_its_session_is_refreshed() {
     assert!(matches!(next(&mut left.stream).await.expect("it is told"), Event::Expiring(_)));
     let end = next(&mut left.stream).await;
     assert_eq!(end.expect_err("its token has expired").code(), Code::Unauthenticated);
+    server.stop().await;
+}
+
+fn refresh_request(opened: &LogInResponse) -> RefreshRequest {
+    let session: Session = opened.session.as_ref().expect("a session").decode().expect("a session");
+    let refresh_token = opened.credentials.as_ref().expect("credentials").refresh_token.clone();
+    RefreshRequest { session: session.name, refresh_token, request_id: String::new() }
+}
+
+/// With no idle time at all, a session ends with its first access token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_nobody_uses_ends() {
+    let (server, _, _) = stage().await;
+    let server = server.restart_with(|config| config.identity.refresh_token_ttl_s = 0).await;
+    let opened = log_in(&server, PASSWORD).await.expect("a log-in");
+    let refused = server.nobody().await.identity().refresh(refresh_request(&opened)).await;
+    assert_eq!(refused.expect_err("its time is over").code(), Code::Unauthenticated);
+    let idle = Caller::of(server.channel().await, &opened);
+    let answer = idle.identity().get_account(GetAccountRequest { name: "account/me".into() }).await;
+    assert_eq!(answer.expect_err("and the access token's with it").code(), Code::Unauthenticated);
+    // What was configured is what counts.
+    let server = server.restart_with(|config| config.identity.refresh_token_ttl_s = 7_200).await;
+    let opened = log_in(&server, PASSWORD).await.expect("a log-in");
+    let session: Session = opened.session.as_ref().expect("a session").decode().expect("a session");
+    assert_eq!(session.expire_time_ms, session.create_time_ms + 7_200_000);
+    server.nobody().await.identity().refresh(refresh_request(&opened)).await.expect("in time");
+    server.stop().await;
+}
+
+/// Refreshes prolong a session up to its end, and no further.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_has_an_end_however_often_it_is_refreshed() {
+    let (server, _, channel) = stage().await;
+    let server = server.restart_with(|config| config.identity.session_max_s = 3_600).await;
+    let nobody = server.nobody().await;
+    let opened = log_in(&server, PASSWORD).await.expect("a log-in");
+    let session: Session = opened.session.as_ref().expect("a session").decode().expect("a session");
+    let end_ms = session.create_time_ms + 3_600_000;
+    assert_eq!(session.expire_time_ms, end_ms, "the refresh token lives 30 days otherwise");
+    let mut request = refresh_request(&opened);
+    for _ in 0..3 {
+        let answer = nobody.identity().refresh(request.clone()).await.expect("a refresh").into_inner();
+        let credentials = answer.credentials.expect("credentials");
+        assert_eq!(credentials.refresh_token_expire_time_ms, end_ms);
+        assert!(credentials.access_token_expire_time_ms < end_ms);
+        request.refresh_token = credentials.refresh_token;
+    }
+    // Streams and access tokens end with it, of which one would live 300 s.
+    let server = server.restart_with(|config| config.identity.session_max_s = 0).await;
+    let refused = server.nobody().await.identity().refresh(request).await;
+    assert_eq!(refused.expect_err("it is over, by what holds now").code(), Code::Unauthenticated);
+    let server = server.restart_with(|config| config.identity.session_max_s = 4).await;
+    let mut device = Device::log_in(&server, &channel).await;
+    let end = loop {
+        match next(&mut device.stream).await {
+            Ok(event) => assert!(matches!(event, Event::Expiring(_))),
+            Err(end) => break end,
+        }
+    };
+    assert_eq!(end.code(), Code::Unauthenticated, "though it had minutes left");
+    assert!(!device.goes_on().await);
+    server.stop().await;
+}
+
+/// An account keeps 1,000 sessions; one more ends the oldest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_the_limit_the_oldest_session_ends() {
+    let (server, ada, _) = stage().await;
+    // Written past the account's actor, once it sleeps: a thousand log-ins take a minute.
+    let server = server.restart_with(|config| config.actors.idle_passivate_ms = 100).await;
+    let ada = Caller { channel: server.channel().await, ..ada };
+    let now_ms = canopy_actors::now_ms();
+    let mut draft = Draft::default();
+    for n in 1..canopy_identity::SESSIONS_MAX {
+        let mut entropy = [7; 16];
+        entropy[8..].copy_from_slice(&n.to_be_bytes());
+        let id = Id::fresh(now_ms, &entropy);
+        let session = Session {
+            name: Address::session(id).to_string(),
+            account: ada.account.clone(),
+            create_time_ms: now_ms,
+            expire_time_ms: i64::MAX,
+            ..Session::default()
+        };
+        draft.insert(&canopy_identity::SESSIONS, *id.as_bytes(), &Wire::new(&session));
+    }
+    let commit = Commit {
+        time_ms: now_ms,
+        principal: String::new(),
+        origin: Origin::default(),
+        request_id: String::new(),
+        method: canopy_proto::methods::account_effects::RECORD_SESSION.path,
+        changes: draft.into_parts().changes,
+        effects: Vec::new(),
+        wake_at_ms: None,
+        shreds: Vec::new(),
+        record: None,
+    };
+    let account = Address::parse(&ada.account).expect("an address");
+    let mut look = tokio::time::interval(Duration::from_millis(5));
+    let asleep = async {
+        loop {
+            if let Ok(writer) = server.running.node.store().writer(&account, &[]).await {
+                return writer;
+            }
+            look.tick().await;
+        }
+    };
+    let mut writer = tokio::time::timeout(PATIENCE, asleep).await.expect("it falls asleep");
+    writer.submit(commit).await.expect("they are written");
+    drop(writer);
+    let who =
+        async |caller: &Caller| caller.identity().get_account(GetAccountRequest { name: "account/me".into() }).await;
+    who(&ada).await.expect("as many as may be");
+    let newest = server.log_in(EMAIL).await;
+    assert_eq!(who(&ada).await.expect_err("the oldest has ended").code(), Code::Unauthenticated);
+    who(&newest).await.expect("the newest goes on");
+    server.stop().await;
+}
+
+/// What changes how people log in, or cannot be taken back, asks for a log-in
+/// that is not long ago; with none allowed at all, each session is too old.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_session_does_nothing_that_matters() {
+    let (server, _, _) = stage().await;
+    let root = server.sys_admin("root@example.org").await;
+    let recent: Vec<_> = canopy_proto::rules().values().filter(|rule| rule.recent).collect();
+    let names: BTreeSet<_> = recent.iter().map(|rule| rule.descriptor.name().to_owned()).collect();
+    let expected = [
+        "AddKeySlot",
+        "ChangeEmail",
+        "ChangePassword",
+        "CreateApiKey",
+        "EndSession",
+        "LogOutEverywhere",
+        "PurgeOrg",
+        "PurgeProject",
+        "RemoveKeySlot",
+        "RotateInstallationKey",
+        "RotateRootKey",
+        "SuspendAccount",
+        "TransferOwnership",
+    ];
+    assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+
+    let org = root.create_org("ours").await.name;
+    let project = root.create_project(&org, "web").await.name;
+    let (_, machine) = create(&root, wanted(Role::OrgAdmin, "", 86_400_000)).await.expect("a key");
+    let server = server.restart_with(|config| config.identity.recent_log_in_max_s = 0).await;
+    let root = Caller { channel: server.channel().await, ..root };
+    let other = server.log_in("root@example.org").await;
+    for rule in recent {
+        let target = Target {
+            account: if rule.path.contains("AccountAdmin") { root.account.clone() } else { "account/me".into() },
+            session: other.session.clone(),
+            org: org.clone(),
+            project: project.clone(),
+            grantee: root.account.clone(),
+            on: org.clone(),
+            unique: "fresh".into(),
+            ..Target::default()
+        };
+        let status = root.raw(rule.path, request(rule.path, &target)).await.expect_err(rule.path);
+        assert_eq!(status.code(), Code::FailedPrecondition, "{}: {status:?}", rule.path);
+        assert!(status.message().contains("log-in"), "{}: {status:?}", rule.path);
+        let machine = Caller { channel: root.channel.clone(), ..machine.clone() };
+        let status = machine.raw(rule.path, request(rule.path, &target)).await.expect_err(rule.path);
+        assert_eq!(status.code(), Code::PermissionDenied, "a key cannot log in: {}: {status:?}", rule.path);
+    }
+    // Nothing else does, and nothing was done.
+    assert_eq!(sessions(&root).await.iter().filter(|session| session.end_time_ms > 0).count(), 0);
+    let server = server.restart_with(|config| config.identity.recent_log_in_max_s = 900).await;
+    let root = Caller { channel: server.channel().await, ..root };
+    end(&root, &other.session).await.expect("a log-in of a moment ago does");
     server.stop().await;
 }
