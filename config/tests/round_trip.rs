@@ -146,6 +146,7 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
         IdentityConfig::FAILED_LOG_INS_PER_ACCOUNT,
         IdentityConfig::FAILED_LOG_INS_PER_ADDRESS,
         IdentityConfig::DELETE_GRACE_S,
+        select(vec![("", vec![]), ("example.org", vec!["https://example.org", "https://a.example.org:8443"])]),
     )
         .prop_map(|values| IdentityConfig {
             sign_up: values.0,
@@ -156,6 +157,8 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
             failed_log_ins_per_account_max: values.5,
             failed_log_ins_per_address_max: values.6,
             delete_grace_s: values.7,
+            passkey_rp_id: values.8.0.to_owned(),
+            passkey_origins: values.8.1.into_iter().map(str::to_owned).collect(),
         })
 }
 
