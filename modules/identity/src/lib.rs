@@ -7,6 +7,8 @@ mod block;
 mod deletion;
 mod email;
 mod life;
+mod passkey_log_in;
+mod passkeys;
 mod password;
 mod proof;
 mod refresh;

@@ -11,6 +11,7 @@ mod identity_api_keys;
 mod identity_attempts;
 mod identity_deletion;
 mod identity_mail;
+mod identity_passkeys;
 mod identity_second_factor;
 mod identity_security;
 mod identity_sessions;
