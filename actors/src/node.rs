@@ -21,7 +21,7 @@ use ractor::{ActorCell, ActorId};
 
 use crate::call::{Call, Command, CommitHook, Delivered, Turn, aborted};
 use crate::shell::{Arguments, Handle, Msg, Note, ShellActor};
-use crate::{PasswordHashing, clock};
+use crate::{Passkeys, PasswordHashing, clock};
 
 /// How often a call looks for its actor again when that ended meanwhile.
 const TRIES_MAX: usize = 4;
@@ -72,6 +72,8 @@ pub struct NodeParts {
     pub settings: Settings,
     /// Hashes passwords.
     pub passwords: PasswordHashing,
+    /// Speaks WebAuthn.
+    pub passkeys: Passkeys,
     /// Who hears of commits before they are answered.
     pub hooks: Vec<Arc<dyn CommitHook>>,
 }
@@ -138,6 +140,10 @@ impl Node {
 
     pub(crate) fn passwords(&self) -> &PasswordHashing {
         &self.0.parts.passwords
+    }
+
+    pub(crate) fn passkeys(&self) -> &Passkeys {
+        &self.0.parts.passkeys
     }
 
     pub(crate) fn hooks(&self) -> &[Arc<dyn CommitHook>] {

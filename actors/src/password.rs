@@ -93,6 +93,11 @@ impl PasswordHashing {
         Ok(Self(Arc::new(Inner { params, decoy, threads, jobs, load, attempts })))
     }
 
+    /// Who has guessed in vain, however they log in.
+    pub(crate) fn attempts(&self) -> &Attempts {
+        &self.0.attempts
+    }
+
     /// The PHC string of a new password.
     pub(crate) async fn hash(&self, password: Secret, place: &str) -> Result<Secret, Refusal> {
         let inner = Arc::clone(&self.0);

@@ -1,6 +1,6 @@
 //! What is slow or touches others, done before a command reaches its actor.
 
-use canopy_domain::{Address, Context, Module, Prepared, Refusal, Step};
+use canopy_domain::{Address, Context, Module, PasskeyDone, PasskeyFit, PasskeyStep, Prepared, Refusal, Step};
 
 use crate::call::Call;
 use crate::{Node, clock};
@@ -63,6 +63,29 @@ impl Node {
                 }
                 Prepared::Answers(answers)
             }
+            Step::Passkey(step) => Prepared::Passkey(self.passkey(*step)?),
         })
+    }
+
+    fn passkey(&self, step: PasskeyStep) -> Result<PasskeyDone, Refusal> {
+        let (passkeys, now_ms) = (self.passkeys(), clock::now_ms());
+        match step {
+            PasskeyStep::Begin { account, email, display_name, known } => {
+                passkeys.begin(account, &email, &display_name, known)
+            }
+            PasskeyStep::Finish { begun, answer } => passkeys.finish(begun, &answer),
+            PasskeyStep::BeginLogIn => passkeys.begin_log_in(now_ms),
+            PasskeyStep::ReadLogIn { challenge, answer } => passkeys.read_log_in(&challenge, &answer, now_ms),
+            PasskeyStep::CompareLogIn { challenge, answer, credential, attempt, place } => {
+                let attempts = self.passwords().attempts();
+                attempts.admit(&attempt, &place, now_ms)?;
+                let fit = passkeys.compare(&challenge, &answer, credential.as_ref(), now_ms)?;
+                match fit {
+                    PasskeyFit::Wrong => attempts.failed(&attempt, &place, now_ms),
+                    PasskeyFit::Right { .. } | PasskeyFit::CounterWentBack => attempts.succeeded(&attempt, &place),
+                }
+                Ok(PasskeyDone::Compared(fit))
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::KEYS;
 use crate::choice::{MailMode, SmtpTls, TlsMode, Verification};
 use crate::error::Problem;
-use crate::keys::NodeConfig;
+use crate::keys::{NodeConfig, host_of};
 use crate::origin::Origins;
 
 struct Check {
@@ -71,12 +71,27 @@ const CHECKS: &[Check] = &[
         remedy: "set mail.smtp_tls to \"starttls\" or \"tls\", or mail.smtp_host to a loopback address",
     },
     Check {
+        keys: &["identity.passkey_rp_id", "identity.passkey_origins"],
+        holds: |config| {
+            config.passkey_site().is_none_or(|(id, origins)| origins.iter().all(|origin| is_under(&id, origin)))
+        },
+        reason: "browsers make passkeys for a domain on its own pages alone, and on those of names under it",
+        remedy: "set identity.passkey_rp_id to a domain that all hosts of identity.passkey_origins (else the host of \
+                 mail.link_base) end with",
+    },
+    Check {
         keys: &["mail.verification", "mail.mode"],
         holds: |config| config.mail.verification != Verification::Required || config.mail.mode != MailMode::None,
         reason: "nobody could confirm an address where no mail is sent",
         remedy: "set mail.mode to \"smtp\", or mail.verification to \"off\"",
     },
 ];
+
+/// Whether an origin's host is a domain, or a name under it.
+fn is_under(domain: &str, origin: &str) -> bool {
+    let host = host_of(origin).to_lowercase();
+    host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
 
 /// The checks that do not hold, without those on a key in `failed`.
 pub(crate) fn find(config: &NodeConfig, origins: &Origins, failed: &HashSet<&'static str>) -> Vec<Problem> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::choice::{
     ClusterMode, LogFormat, MailMode, MetricsAccess, RootKeySource, SignUp, SmtpTls, TlsMode, Verification,
 };
-use crate::rule::{HOSTNAME, LOG_FILTER, MAILBOX, URL};
+use crate::rule::{DOMAIN, HOSTNAME, LOG_FILTER, MAILBOX, ORIGIN, URL};
 use crate::table::node_config;
 
 node_config! {
@@ -163,6 +163,13 @@ node_config! {
         /// Time between the deletion of an account and its purge, in which its holder can undelete
         /// it. After it, its keys are destroyed.
         delete_grace_s: u64 = 1_209_600, "s" in DELETE_GRACE_S = 1..=31_536_000;
+        /// Domain that passkeys are made for, such as `example.org`: they work on its pages and those
+        /// of names under it, and no longer once it changes. Empty: the host of `passkey_origins`, else
+        /// of `mail.link_base`; where these are empty too, there are no passkeys.
+        passkey_rp_id: String = String::new(), rule DOMAIN;
+        /// Pages that may use passkeys, such as `https://canopy.example.org`. Empty: that of
+        /// `mail.link_base`, else of `passkey_rp_id` itself.
+        passkey_origins: Vec<String> = Vec::new(), rule ORIGIN;
     }
 
     /// Mail: how the server reaches people to verify an address, to set a new password, to invite.
@@ -228,6 +235,19 @@ impl NodeConfig {
         self.mail.dir.clone().unwrap_or_else(|| self.data_dir.join("mail"))
     }
 
+    /// The domain that passkeys are made for, and the pages that may use them. `None` where nothing
+    /// says how browsers reach the server.
+    pub fn passkey_site(&self) -> Option<(String, Vec<String>)> {
+        let (identity, links) = (&self.identity, page_of(&self.mail.link_base));
+        let named = Some(identity.passkey_rp_id.clone()).filter(|id| !id.is_empty());
+        let origins = match identity.passkey_origins.as_slice() {
+            [] => vec![links.or_else(|| Some(format!("https://{}", named.as_ref()?)))?],
+            origins => origins.to_vec(),
+        };
+        let id = named.or_else(|| origins.first().map(|origin| host_of(origin).to_owned()))?;
+        Some((id.to_lowercase(), origins))
+    }
+
     /// Whether an account is to be verified before it is of use.
     pub fn verification_required(&self) -> bool {
         match self.mail.verification {
@@ -244,4 +264,17 @@ impl NodeConfig {
             configured.unwrap_or_else(|| self.data_dir.join("root.key"))
         })
     }
+}
+
+/// The origin of a URL, where browsers make passkeys: `https` and a name, or `localhost`.
+fn page_of(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let origin = format!("{scheme}://{}", rest.split('/').next()?);
+    (ORIGIN.accepts)(&origin).then_some(origin)
+}
+
+/// The host of an origin, without its port.
+pub(crate) fn host_of(origin: &str) -> &str {
+    let rest = origin.split_once("://").map_or(origin, |(_, rest)| rest);
+    rest.split_once(':').map_or(rest, |(host, _)| host)
 }

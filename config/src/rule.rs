@@ -45,6 +45,27 @@ pub(crate) const URL: TextRule = TextRule {
     },
 };
 
+/// A DNS name, or nothing: browsers make no passkeys for IP addresses.
+pub(crate) const DOMAIN: TextRule =
+    TextRule { allowed: "a domain name, or nothing", accepts: |text| text.is_empty() || is_domain(text) };
+
+/// Where a page comes from: `https://`, a DNS name, and a port where it is not 443; or nothing.
+/// Browsers take `http://` for `localhost` alone.
+pub(crate) const ORIGIN: TextRule = TextRule {
+    allowed: "pages (`https://`, or `http://localhost`, with a domain name and perhaps a port), or nothing",
+    accepts: |text| {
+        let (scheme, rest) = text.split_once("://").unwrap_or_default();
+        let (host, port) = rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port)));
+        let is_safe = scheme == "https" || (scheme == "http" && host == "localhost");
+        let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+        text.is_empty() || (is_safe && is_domain(host) && port.is_none_or(is_port))
+    },
+};
+
+fn is_domain(text: &str) -> bool {
+    is_dns_name(text) && text.parse::<IpAddr>().is_err()
+}
+
 /// RFC 1035 section 2.3.4.
 const DNS_NAME_BYTES_MAX: usize = 253;
 /// RFC 1035 section 2.3.4.

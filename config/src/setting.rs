@@ -183,17 +183,24 @@ impl Setting for String {
     }
 }
 
-/// As untyped text: the items separated by commas.
+/// As untyped text: the items separated by commas. No items, where the rule takes nothing.
 impl Setting for Vec<String> {
     const TYPE: &'static str = "list";
 
     fn read(raw: &Raw, key: &Key) -> Option<Self> {
         let items: Vec<&str> = match raw {
+            Raw::Untyped(text) if text.is_empty() => Vec::new(),
             Raw::Untyped(text) => text.split(',').map(str::trim).collect(),
             Raw::List(items) => items.iter().map(Raw::text).collect::<Option<_>>()?,
             _ => return None,
         };
-        let permitted = LIST_ITEMS.contains(&items.len()) && items.iter().all(|item| text_permitted(item, key));
+        let permitted = match items.as_slice() {
+            [] => key.rule.is_some_and(|rule| (rule.accepts)("")),
+            items => {
+                LIST_ITEMS.contains(&items.len())
+                    && items.iter().all(|item| !item.is_empty() && text_permitted(item, key))
+            }
+        };
         permitted.then(|| items.into_iter().map(str::to_owned).collect())
     }
 

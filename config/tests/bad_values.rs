@@ -156,3 +156,27 @@ fn a_file_that_is_named_must_be_there_and_be_text() {
         assert!(error.contains("CANOPY_CONFIG"), "{error}");
     }
 }
+
+#[test]
+fn pages_of_passkeys() {
+    for (text, permitted) in [
+        ("https://canopy.example.org", true),
+        ("https://canopy.example.org:8443, http://localhost:7443", true),
+        ("", true),
+        ("http://canopy.example.org", false),
+        ("https://192.0.2.1", false),
+        ("https://canopy.example.org/", false),
+        ("https://canopy.example.org:0", false),
+        ("https://canopy.example.org:https", false),
+        ("canopy.example.org", false),
+        ("https://a.example,,https://b.example", false),
+    ] {
+        let loaded = overrides(&[("identity.passkey_origins", text), ("mail.link_base", "")]).load();
+        let wrong = loaded.err().map(|e| e.to_string()).filter(|e| !e.contains("passkey_rp_id"));
+        assert_eq!(wrong.is_none(), permitted, "{text:?}: {wrong:?}");
+    }
+    for (text, permitted) in [("", true), ("example.org", true), ("192.0.2.1", false), ("https://a.example", false)] {
+        let loaded = overrides(&[("identity.passkey_rp_id", text)]).load();
+        assert_eq!(loaded.is_ok(), permitted, "{text:?}");
+    }
+}

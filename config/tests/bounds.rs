@@ -80,6 +80,9 @@ fn texts_lists_and_paths_have_lengths() {
     let names = |count: usize| vec!["a.example"; count].join(",");
     check("edge.hostnames", &names(*LIST_ITEMS.end()), &names(LIST_ITEMS.end() + 1));
     check("edge.hostnames", &names(*LIST_ITEMS.start()), "");
+    let pages = |count: usize| vec!["https://a.example"; count].join(",");
+    check("identity.passkey_origins", "", &pages(LIST_ITEMS.end() + 1));
+    check("identity.passkey_origins", &pages(*LIST_ITEMS.end()), "https://a.example,");
 
     let label = "l".repeat(63);
     check("edge.hostnames", &label, &format!("{label}l"));

@@ -129,3 +129,38 @@ fn senders_and_links_have_a_form() {
     }
     check(&[("mail.from", "Canopy, of Acme <canopy@acme.example>"), ("mail.link_base", "https://a.example/b/")], &[]);
 }
+
+#[test]
+fn passkeys_are_for_a_domain_and_what_is_under_it() {
+    let refused: &[&[&str]] = &[&["identity.passkey_rp_id", "identity.passkey_origins"]];
+    for (id, links, expected) in [
+        ("example.org", "", &[] as &[&[&str]]),
+        ("example.org", "https://canopy.example.org/pages", &[]),
+        ("Example.org", "https://EXAMPLE.org", &[]),
+        ("example.org", "https://notexample.org", refused),
+        ("canopy.example.org", "https://example.org", refused),
+        ("", "https://canopy.example.org", &[]),
+        // No place for passkeys, and no mistake.
+        ("", "https://192.0.2.1/", &[]),
+        ("", "http://canopy.example.org", &[]),
+    ] {
+        check(&[("identity.passkey_rp_id", id), ("mail.link_base", links)], expected);
+    }
+}
+
+#[test]
+fn where_passkeys_are_made_is_said_once() {
+    let site = |pairs: &[(&str, &str)]| overrides(pairs).load().expect("a configuration").config.passkey_site();
+    let made = |id: &str, origin: &str| Some((id.to_owned(), vec![origin.to_owned()]));
+    assert_eq!(site(&[]), None);
+    for links in ["https://192.0.2.1", "http://canopy.example.org"] {
+        assert_eq!(site(&[("mail.link_base", links)]), None, "{links}");
+    }
+    let links = ("mail.link_base", "https://canopy.example.org:8443/pages");
+    let id = ("identity.passkey_rp_id", "Example.org");
+    assert_eq!(site(&[links]), made("canopy.example.org", "https://canopy.example.org:8443"));
+    assert_eq!(site(&[links, id]), made("example.org", "https://canopy.example.org:8443"));
+    assert_eq!(site(&[id]), made("example.org", "https://Example.org"));
+    let localhost = ("mail.link_base", "http://localhost:7443");
+    assert_eq!(site(&[localhost]), made("localhost", "http://localhost:7443"));
+}

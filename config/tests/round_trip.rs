@@ -147,6 +147,7 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
         IdentityConfig::FAILED_LOG_INS_PER_ADDRESS,
         IdentityConfig::DELETE_GRACE_S,
         (IdentityConfig::SESSION_MAX_S, IdentityConfig::RECENT_LOG_IN_MAX_S),
+        select(vec![("", vec![]), ("example.org", vec!["https://example.org", "https://a.example.org:8443"])]),
     )
         .prop_map(|values| IdentityConfig {
             sign_up: values.0,
@@ -159,6 +160,8 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
             delete_grace_s: values.7,
             session_max_s: values.8.0,
             recent_log_in_max_s: values.8.1,
+            passkey_rp_id: values.9.0.to_owned(),
+            passkey_origins: values.9.1.into_iter().map(str::to_owned).collect(),
         })
 }
 

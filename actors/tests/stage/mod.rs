@@ -7,8 +7,8 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::Duration;
 
 use canopy_actors::{
-    AttemptLimits, Call, CommitHook, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, Turn, sweeper,
-    wake_clock,
+    AttemptLimits, Call, CommitHook, Limits, Node, NodeParts, Passkeys, PasswordHashing, SignUpPolicy, Tokens, Turn,
+    sweeper, wake_clock,
 };
 use canopy_domain::{
     Address, Change, Code, Context, Draft, Id, Module, Modules, Order, Origin, Principal, Refusal, Settings, Span,
@@ -312,6 +312,7 @@ fn node(dir: &Path, limits: Limits, hook: Arc<dyn CommitHook>) -> Node {
         limits,
         issuer: Arc::new(tokens),
         settings: Settings::default(),
+        passkeys: Passkeys::new(None, &[7; 32], "test".into()).unwrap(),
         passwords: PasswordHashing::new(64, 1, 1, AttemptLimits::default()).unwrap(),
         hooks: vec![hook],
     })

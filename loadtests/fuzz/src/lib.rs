@@ -14,6 +14,7 @@ mod command_line;
 mod edge;
 mod files;
 mod names;
+mod passkeys;
 mod recovery;
 mod wire;
 
@@ -44,6 +45,8 @@ pub const TARGETS: &[Target] = &[
     target("backup", recovery::backup),
     target("key_bundle", recovery::key_bundle),
     target("token", edge::token),
+    target("passkey_made", passkeys::made),
+    target("passkey_answer", passkeys::answer),
     target("page_token", names::page_token),
     target("name", names::name),
     target("wire", wire::check),

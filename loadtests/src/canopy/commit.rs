@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use canopy_actors::{
-    AttemptLimits, Call, Limits, Node, NodeParts, PasswordHashing, SignUpPolicy, Tokens, now_ms, random_bytes,
+    AttemptLimits, Call, Limits, Node, NodeParts, Passkeys, PasswordHashing, SignUpPolicy, Tokens, now_ms, random_bytes,
 };
 use canopy_domain::{Address, Id, Origin, Principal, Reader as _, Role, Wire};
 use canopy_proto::chat::v1::{Channel, CreateChannelRequest, Message as ChatMessage, SendMessageRequest};
@@ -107,6 +107,7 @@ pub(super) async fn start(directory: &Path, idle: Duration) -> Result<Node, Load
         },
         issuer: Arc::new(tokens.map_err(subject)?),
         settings: canopy_domain::Settings::default(),
+        passkeys: Passkeys::new(None, &[7; 32], "test".into()).map_err(subject)?,
         passwords: PasswordHashing::new(64, 1, 1, AttemptLimits::default()).map_err(subject)?,
         hooks: Vec::new(),
     });

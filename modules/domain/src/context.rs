@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
-use crate::{Address, Id, Origin, Principal, Refusal, Role, Settings};
+use crate::{Address, Id, Origin, PasskeyDone, PasskeyStep, Principal, Refusal, Role, Settings};
 
 /// A text that is wiped when dropped and never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -67,6 +67,14 @@ pub enum Step {
         /// `canopy.system.v1.SessionEffects/ReadSession`
         method: &'static str,
     },
+    /// Speak WebAuthn: gives [`Prepared::Passkey`].
+    Passkey(Box<PasskeyStep>),
+}
+
+impl From<PasskeyStep> for Step {
+    fn from(step: PasskeyStep) -> Self {
+        Self::Passkey(Box::new(step))
+    }
 }
 
 /// A password that somebody tries.
@@ -102,6 +110,8 @@ pub enum Prepared {
     Answer(Result<Bytes, Refusal>),
     /// The other actors' answers.
     Answers(Vec<Result<Bytes, Refusal>>),
+    /// What came of a step about a passkey.
+    Passkey(PasskeyDone),
 }
 
 /// What an access token says.

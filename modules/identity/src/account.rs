@@ -19,8 +19,8 @@ use prost::Message;
 
 use crate::proof::{self, Purpose};
 use crate::{
-    access, api_keys, block, deletion, email, guessable, life, password, reset, second_factor, security, sessions,
-    verify,
+    access, api_keys, block, deletion, email, guessable, life, passkeys, password, reset, second_factor, security,
+    sessions, verify,
 };
 
 /// The one row, under [`SELF`].
@@ -74,7 +74,7 @@ pub fn account() -> Module {
         .query(accounts::LIST_BLOCKED, block::list)
         .query(account_emails::CHECK_SENDER, block::check_sender)
         .on_wake(life::woken);
-    second_factor::methods(module)
+    passkeys::methods(second_factor::methods(module))
 }
 
 /// Whether somebody may sign up: by the installation's token, which is told,

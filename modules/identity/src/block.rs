@@ -9,6 +9,7 @@ use canopy_proto::system::v1::{CheckSenderRequest, CheckSenderResponse};
 
 use crate::account::{MEMBERSHIPS, the_account};
 use crate::api_keys::API_KEYS;
+use crate::passkeys::PASSKEYS;
 use crate::sessions::SESSIONS;
 
 /// By the blocked account's id.
@@ -120,6 +121,7 @@ pub(crate) fn export(
         sessions: state.scan(&SESSIONS, all)?.into_iter().map(|(_, row)| row).collect(),
         orgs: state.scan(&MEMBERSHIPS, all)?.into_iter().map(|(_, row)| row).collect(),
         api_keys: state.scan(&API_KEYS, all)?.into_iter().map(|(_, row)| row).collect(),
+        passkeys: state.scan(&PASSKEYS, all)?.into_iter().map(|(_, row)| row).collect(),
         blocked: state.scan(&BLOCKS, all)?.into_iter().map(|(_, row)| row).collect(),
         events,
     })

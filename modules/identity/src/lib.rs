@@ -8,6 +8,8 @@ mod deletion;
 mod email;
 mod guessable;
 mod life;
+mod passkey_log_in;
+mod passkeys;
 mod password;
 mod proof;
 mod refresh;

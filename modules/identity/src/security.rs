@@ -81,6 +81,9 @@ fn warn(account: &Account, event: &SecurityEvent, cx: &Context<'_>, draft: &mut 
         SecurityEventKind::RecoveryCodeUsed => LetterKind::RecoveryCodeUsed,
         SecurityEventKind::CodeRefused => LetterKind::CodeRefused,
         SecurityEventKind::RefreshTokenReused => LetterKind::RefreshTokenReused,
+        SecurityEventKind::PasskeyAdded => LetterKind::PasskeyAdded,
+        SecurityEventKind::PasskeyRemoved => LetterKind::PasskeyRemoved,
+        SecurityEventKind::PasskeySuspected => LetterKind::PasskeySuspected,
         // Of log-ins `sessions` tells, and anybody can have one refused.
         SecurityEventKind::Unspecified
         | SecurityEventKind::LoggedIn

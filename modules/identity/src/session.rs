@@ -17,7 +17,7 @@ use canopy_proto::system::v1::{
 };
 use prost::Message;
 
-use crate::{deletion, refresh, second_factor, security};
+use crate::{deletion, passkey_log_in, refresh, second_factor, security};
 
 /// The one row, under [`SELF`].
 pub const SESSION: Table<Session> = Table::new(1, "session", 1);
@@ -27,13 +27,14 @@ pub(crate) const SELF: [u8; 1] = [0];
 
 /// The module of `session/<id>`.
 pub fn session() -> Module {
-    Module::new("session")
+    let module = Module::new("session")
         .prepared_command(identity::LOG_IN, prepare_log_in, log_in)
         .prepared_command(accounts::UNDELETE_ACCOUNT, prepare_undelete, undelete)
         .command(identity::REFRESH, refresh::refresh)
         .command(identity::LOG_OUT, log_out)
         .command(session_effects::CLOSE_SESSION, close_session)
-        .query(session_effects::READ_SESSION, read_session)
+        .query(session_effects::READ_SESSION, read_session);
+    passkey_log_in::methods(module)
 }
 
 fn wrong_credentials() -> Refusal {
@@ -191,6 +192,34 @@ fn log_in(
     let answer = GetVerifierResponse::decode(answer.clone()).unwrap_or_default();
     let password_version = answer.verifier.unwrap_or_default().version;
     let account = answer.account.ok_or_else(wrong_credentials)?;
+    if let Some(phc) = stronger {
+        let holder: Account = decode(&account)?;
+        let verifier = PasswordVerifier { phc: phc.expose().to_owned(), version: password_version };
+        let target = address_of(&holder.name)?;
+        let upgrade =
+            UpgradeVerifierRequest { account: holder.name, verifier: Some(verifier), request_id: String::new() };
+        draft.effect(target, account_effects::UPGRADE_VERIFIER, &upgrade);
+    }
+    open(state, Opening { account, password_version, device: request.device }, cx, draft)
+}
+
+/// Whose session is opened, for what.
+pub(crate) struct Opening {
+    pub(crate) account: Wire<Account>,
+    /// The password that was in use when its holder was let in.
+    pub(crate) password_version: u32,
+    /// What the client calls itself.
+    pub(crate) device: String,
+}
+
+/// Opens the session: its holder has proven who they are.
+pub(crate) fn open(
+    state: &State<'_>,
+    opening: Opening,
+    cx: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<LogInResponse, Refusal> {
+    let Opening { account, password_version, device } = opening;
     if state.get(&SESSION, &SELF)?.is_some() {
         return Err(Refusal::new(Code::AlreadyExists, "this session exists already"));
     }
@@ -199,7 +228,7 @@ fn log_in(
     let mut session = Session {
         name: cx.address.to_string(),
         account: holder.name.clone(),
-        device: request.device,
+        device,
         create_time_ms: cx.now_ms,
         log_in_address: cx.origin.place(),
         ..Session::default()
@@ -210,15 +239,6 @@ fn log_in(
     draft.insert(&refresh::VERIFIER, SELF, &Wire::new(&verifier));
     tell_account(draft, &holder.name, &session, password_version)?;
     security::tell(draft, cx, &holder.name, SecurityEventKind::LoggedIn)?;
-    if let Some(phc) = stronger {
-        let verifier = PasswordVerifier { phc: phc.expose().to_owned(), version: password_version };
-        let upgrade = UpgradeVerifierRequest {
-            account: holder.name.clone(),
-            verifier: Some(verifier),
-            request_id: String::new(),
-        };
-        draft.effect(address_of(&holder.name)?, account_effects::UPGRADE_VERIFIER, &upgrade);
-    }
     draft.settle();
     Ok(LogInResponse { account: Some(account), session: Some(session), credentials: Some(credentials) })
 }

@@ -113,7 +113,10 @@ pub fn message_of(letter: &Letter, link_base: &str) -> Option<Text> {
         | LetterKind::ApiKeyCreated
         | LetterKind::NewPlace
         | LetterKind::CodeRefused
-        | LetterKind::RefreshTokenReused => return warning(letter.kind(), &about),
+        | LetterKind::RefreshTokenReused
+        | LetterKind::PasskeyAdded
+        | LetterKind::PasskeyRemoved
+        | LetterKind::PasskeySuspected => return warning(letter.kind(), &about),
     };
     Some(Text { subject, body })
 }
@@ -172,6 +175,21 @@ fn warning(kind: LetterKind, place: &str) -> Option<Text> {
                  copied it. The session was ended, wherever it was in use.\n\n{STOLEN}"
             ),
         ),
+        LetterKind::PasskeyAdded => (
+            "Your account has another passkey",
+            format!("With it, one logs in without the password. It was added from {place}.\n\n{STOLEN}"),
+        ),
+        LetterKind::PasskeyRemoved => (
+            "A passkey of your account was removed",
+            format!("It is good no longer. It was removed from {place}.\n\n{STOLEN}"),
+        ),
+        LetterKind::PasskeySuspected => (
+            "A passkey of your account may have been copied",
+            format!(
+                "It was used from {place}, and had counted fewer uses than before. It is refused from now on. Delete \
+                 it and make another:\n\n    canopy identity list-passkeys --parent account/me\n\n{STOLEN}"
+            ),
+        ),
         _ => return None,
     };
     Some(Text { subject: subject.to_owned(), body })
@@ -201,6 +219,9 @@ pub(crate) fn kind_name(kind: LetterKind) -> &'static str {
         LetterKind::NewPlace => "log-in from a new place",
         LetterKind::CodeRefused => "code was refused",
         LetterKind::RefreshTokenReused => "refresh token was used twice",
+        LetterKind::PasskeyAdded => "passkey was added",
+        LetterKind::PasskeyRemoved => "passkey was removed",
+        LetterKind::PasskeySuspected => "passkey was refused as a copy",
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use canopy_actors::{
-    AttemptLimits, Backups, CommitHook, Denials, Limits, Mails, Node, NodeParts, PasswordHashing, Purges, SignUpPolicy,
-    Tokens, random_bytes, sweeper, wake_clock,
+    AttemptLimits, Backups, CommitHook, Denials, Limits, Mails, Node, NodeParts, PasskeySite, Passkeys,
+    PasswordHashing, Purges, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
 };
 use canopy_config::{MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
 use canopy_domain::{Modules, Policy, Refusal, Secret, Settings, TokenIssuer};
@@ -166,12 +166,15 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
     hooks.extend(mails.clone().map(|mails| Arc::new(mails) as Arc<dyn CommitHook>));
     let denials = Denials::default();
     let hashing = &config.identity;
+    let site = config.passkey_site().map(|(id, origins)| PasskeySite { id, origins });
+    let store_key = store.derive_key("passkey challenges");
     let node = Node::new(NodeParts {
         store,
         modules: modules(),
         limits: limits(config),
         issuer: Arc::clone(&tokens) as _,
         settings: settings(config),
+        passkeys: Passkeys::new(site.as_ref(), &store_key, tokens.installation().to_owned())?,
         passwords: PasswordHashing::new(
             hashing.argon2_memory_kib,
             hashing.argon2_passes,

@@ -7,9 +7,13 @@ use canopy_config::{LogConfig, LogFormat};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
+/// The library of passkeys logs what anybody sends as an error. A level that the configuration gives
+/// for it counts.
+const QUIET: &str = "webauthn_rs_core=off,webauthn_rs=off";
+
 /// Starts logging to standard error. A second call changes nothing.
 pub fn start_logging(config: &LogConfig) {
-    let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.level)).unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
     // A process has one logger: tests that start several servers keep the first.

@@ -16,6 +16,7 @@ use super::terminal::Terminal;
 pub(super) const RENEW_BEFORE_MS: i64 = 30_000;
 
 const LOG_IN: &str = "canopy.identity.v1.Identity/LogIn";
+const LOG_IN_WITH_PASSKEY: &str = "canopy.identity.v1.Passkeys/LogInWithPasskey";
 const REFRESH: &str = "canopy.identity.v1.Identity/Refresh";
 const EXPIRING: &str = "canopy.identity.v1.SessionExpiring";
 const LOG_OUT: &str = "canopy.identity.v1.Identity/LogOut";
@@ -145,7 +146,7 @@ pub(super) async fn after_call(
     terminal: &mut Terminal,
 ) -> Result<(), Error> {
     match method.path().as_str() {
-        LOG_IN => keep(answer, "", store, target, terminal).await,
+        LOG_IN | LOG_IN_WITH_PASSKEY => keep(answer, "", store, target, terminal).await,
         REFRESH => keep(answer, &text(request, &["session"]), store, target, terminal).await,
         LOG_OUT => forget(&text(answer, &["session", "name"]), &text(request, &["name"]), store, target).await,
         _ => Ok(()),

@@ -76,6 +76,7 @@ async fn names_that_are_no_names() {
                 message: name.into(),
                 backup: name.into(),
                 api_key: name.into(),
+                passkey: name.into(),
                 environment: name.into(),
                 on: name.into(),
                 ..world.target(&world.here)
@@ -136,8 +137,8 @@ async fn names_of_another_kind() {
                 vec![here.org.clone(), here.project.clone(), format!("{}/chat", here.project)]
             }
             (
-                "GetBackup" | "DeleteBackup" | "RevokeApiKey" | "GetEnvironment" | "UpdateEnvironment"
-                | "DeleteEnvironment",
+                "GetBackup" | "DeleteBackup" | "RevokeApiKey" | "UpdatePasskey" | "DeletePasskey" | "GetEnvironment"
+                | "UpdateEnvironment" | "DeleteEnvironment",
                 _,
             ) => vec![],
             ("CreateEnvironment" | "ListEnvironments", _) => vec![here.project.clone()],
@@ -164,7 +165,8 @@ async fn names_of_another_kind() {
             (name, _)
                 if name.ends_with("Account")
                     || ["ListSessions", "ListSecurityEvents"].contains(&name)
-                    || rule.path.contains("SecondFactors") =>
+                    || rule.path.contains("SecondFactors")
+                    || rule.path.contains("Passkeys") =>
             {
                 vec!["account/me".into()]
             }
@@ -193,6 +195,7 @@ async fn names_of_another_kind() {
                 message: name.clone(),
                 backup: name.clone(),
                 api_key: name.clone(),
+                passkey: name.clone(),
                 environment: name.clone(),
                 on: name.clone(),
                 ..world.target(here)

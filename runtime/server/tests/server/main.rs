@@ -12,6 +12,7 @@ mod identity_attacks;
 mod identity_attempts;
 mod identity_deletion;
 mod identity_mail;
+mod identity_passkeys;
 mod identity_passwords;
 mod identity_second_factor;
 mod identity_security;

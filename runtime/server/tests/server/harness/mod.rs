@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 pub mod mailbox;
+pub mod phone;
 pub mod requests;
 pub mod world;
 
@@ -17,6 +18,7 @@ use canopy_proto::chat::v1::chat_client::ChatClient;
 use canopy_proto::chat::v1::{Channel as ChatChannel, CreateChannelRequest, Message, SendMessageRequest};
 use canopy_proto::identity::v1::accounts_client::AccountsClient;
 use canopy_proto::identity::v1::identity_client::IdentityClient;
+use canopy_proto::identity::v1::passkeys_client::PasskeysClient;
 use canopy_proto::identity::v1::verification_client::VerificationClient;
 use canopy_proto::identity::v1::{Account, LogInRequest, LogInResponse, RegisterRequest};
 use canopy_proto::ops::v1::account_admin_client::AccountAdminClient;
@@ -61,6 +63,7 @@ pub fn config(dir: &Path) -> NodeConfig {
     // Below the configuration's own bound: tests hash many passwords.
     config.identity.argon2_memory_kib = 64;
     config.identity.argon2_passes = 1;
+    config.identity.passkey_rp_id = "canopy.example.org".into();
     config
 }
 
@@ -244,6 +247,10 @@ impl Caller {
 
     pub fn verification(&self) -> VerificationClient<Authorised> {
         VerificationClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub fn passkeys(&self) -> PasskeysClient<Authorised> {
+        PasskeysClient::with_interceptor(self.channel.clone(), self.token.clone())
     }
 
     pub fn accounts(&self) -> AccountsClient<Authorised> {

@@ -7,13 +7,15 @@ use canopy_proto::chat::v1::{
     Message as ChatMessage, SendMessageRequest, SubscribeRequest, UpdateChannelRequest,
 };
 use canopy_proto::identity::v1::{
-    Account, ApiKey, BlockAccountRequest, ChangeEmailRequest, ChangePasswordRequest, ConfirmEmailRequest,
-    ConfirmTotpRequest, CreateApiKeyRequest, DeleteAccountRequest, DisableAccountRequest, EndSessionRequest,
-    EnrollTotpRequest, ExportAccountRequest, GetAccountRequest, GetSecondFactorsRequest, ListApiKeysRequest,
-    ListBlockedRequest, ListSecurityEventsRequest, ListSessionsRequest, LogInRequest, LogOutEverywhereRequest,
-    LogOutRequest, RefreshRequest, RegenerateRecoveryCodesRequest, RegisterRequest, RemoveTotpRequest,
-    RequestPasswordResetRequest, RequestVerificationRequest, ResetPasswordRequest, RevokeApiKeyRequest,
-    UnblockAccountRequest, UndeleteAccountRequest, UndoChangeEmailRequest, UpdateAccountRequest, VerifyEmailRequest,
+    Account, ApiKey, BeginPasskeyLogInRequest, BeginPasskeyRequest, BlockAccountRequest, ChangeEmailRequest,
+    ChangePasswordRequest, ConfirmEmailRequest, ConfirmTotpRequest, CreateApiKeyRequest, CreatePasskeyRequest,
+    DeleteAccountRequest, DeletePasskeyRequest, DisableAccountRequest, EndSessionRequest, EnrollTotpRequest,
+    ExportAccountRequest, GetAccountRequest, GetSecondFactorsRequest, ListApiKeysRequest, ListBlockedRequest,
+    ListPasskeysRequest, ListSecurityEventsRequest, ListSessionsRequest, LogInRequest, LogInWithPasskeyRequest,
+    LogOutEverywhereRequest, LogOutRequest, Passkey, RefreshRequest, RegenerateRecoveryCodesRequest, RegisterRequest,
+    RemoveTotpRequest, RequestPasswordResetRequest, RequestVerificationRequest, ResetPasswordRequest,
+    RevokeApiKeyRequest, UnblockAccountRequest, UndeleteAccountRequest, UndoChangeEmailRequest, UpdateAccountRequest,
+    UpdatePasskeyRequest, VerifyEmailRequest,
 };
 use canopy_proto::ops::v1::{
     AddKeySlotRequest, CreateBackupRequest, DeleteBackupRequest, DeleteMailRequest, EnableAccountRequest,
@@ -50,6 +52,8 @@ pub struct Target {
     pub backup: String,
     /// Of the account; none that exists where empty.
     pub api_key: String,
+    /// One of the account's; none that there is, where empty.
+    pub passkey: String,
     pub environment: String,
     /// Whose roles are granted and revoked.
     pub grantee: String,
@@ -155,6 +159,7 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
             SubscribeRequest { channels }.encode_to_vec()
         }
         method if method.starts_with("identity.v1.SecondFactors/") => of_second_factors(method, target),
+        method if method.starts_with("identity.v1.Passkeys/") => of_passkeys(method, target),
         "identity.v1.Security/ListSecurityEvents" => {
             ListSecurityEventsRequest { parent: t.account, ..ListSecurityEventsRequest::default() }.encode_to_vec()
         }
@@ -190,6 +195,38 @@ fn of_second_factors(method: &str, t: &Target) -> Vec<u8> {
         }
         "identity.v1.SecondFactors/RegenerateRecoveryCodes" => {
             RegenerateRecoveryCodesRequest { name, password, code, request_id }.encode_to_vec()
+        }
+        other => panic!("no request is known for {other}: add one here"),
+    }
+}
+
+fn of_passkeys(method: &str, t: &Target) -> Vec<u8> {
+    let (parent, password) = (t.account.clone(), PASSWORD.to_owned());
+    let request_id = String::new();
+    let name = match t.passkey.as_str() {
+        "" => format!("{parent}/passkey/{}", "0".repeat(26)),
+        name => name.to_owned(),
+    };
+    let passkey = Some(Wire::new(&Passkey { name: name.clone(), display_name: "phone".into(), ..Passkey::default() }));
+    let answer = "{}".to_owned();
+    match method {
+        "identity.v1.Passkeys/BeginPasskey" => {
+            BeginPasskeyRequest { name: parent, password, request_id }.encode_to_vec()
+        }
+        "identity.v1.Passkeys/CreatePasskey" => {
+            CreatePasskeyRequest { parent, passkey, answer, request_id }.encode_to_vec()
+        }
+        "identity.v1.Passkeys/ListPasskeys" => {
+            ListPasskeysRequest { parent, ..ListPasskeysRequest::default() }.encode_to_vec()
+        }
+        "identity.v1.Passkeys/UpdatePasskey" => {
+            UpdatePasskeyRequest { passkey, update_mask: mask("display_name"), request_id }.encode_to_vec()
+        }
+        "identity.v1.Passkeys/DeletePasskey" => DeletePasskeyRequest { name, password, request_id }.encode_to_vec(),
+        "identity.v1.Passkeys/BeginPasskeyLogIn" => BeginPasskeyLogInRequest {}.encode_to_vec(),
+        "identity.v1.Passkeys/LogInWithPasskey" => {
+            LogInWithPasskeyRequest { challenge: "none".into(), answer, device: String::new(), request_id }
+                .encode_to_vec()
         }
         other => panic!("no request is known for {other}: add one here"),
     }

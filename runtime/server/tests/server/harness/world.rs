@@ -103,6 +103,7 @@ impl World {
             message: place.message.clone(),
             backup: absent_backup(&place.org),
             api_key: String::new(),
+            passkey: String::new(),
             environment: format!("{}/environment/production", place.project),
             grantee: self.there.owner.account.clone(),
             on: place.project.clone(),
