@@ -7,11 +7,26 @@ pub struct Settings {
     pub delete_grace_ms: i64,
     /// Milliseconds between the deletion of an account and its purge.
     pub account_delete_grace_ms: i64,
+    /// What an org may have where nothing else was set for it.
+    pub quota: QuotaDefaults,
+}
+
+/// The limits of an org where nothing else was set for it; zero is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QuotaDefaults {
+    /// People with a role.
+    pub people_max: i64,
+    /// Calls a second.
+    pub requests_per_s_max: i64,
 }
 
 impl Default for Settings {
     /// What the configuration's own defaults say.
     fn default() -> Self {
-        Self { delete_grace_ms: 30 * 24 * 3_600_000, account_delete_grace_ms: 14 * 24 * 3_600_000 }
+        Self {
+            delete_grace_ms: 30 * 24 * 3_600_000,
+            account_delete_grace_ms: 14 * 24 * 3_600_000,
+            quota: QuotaDefaults::default(),
+        }
     }
 }

@@ -13,7 +13,7 @@ use canopy_actors::{
     Tokens, random_bytes, sweeper, wake_clock,
 };
 use canopy_config::{MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
-use canopy_domain::{Modules, Policy, Refusal, Secret, Settings, TokenIssuer};
+use canopy_domain::{Modules, Policy, QuotaDefaults, Refusal, Secret, Settings, TokenIssuer};
 use canopy_store::{Store, StoreError, StoreOptions, Unlock};
 use canopy_supervision::{ChildSpec, StartError, Strategy, Supervisor, SupervisorSpec};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -357,6 +357,10 @@ fn settings(config: &NodeConfig) -> Settings {
     Settings {
         delete_grace_ms: ms(config.org.delete_grace_s),
         account_delete_grace_ms: ms(config.identity.delete_grace_s),
+        quota: QuotaDefaults {
+            people_max: i64::from(config.org.people_max),
+            requests_per_s_max: i64::from(config.admission.per_org_requests_per_s_max),
+        },
     }
 }
 

@@ -29,6 +29,7 @@ use canopy_proto::org::v1::environments_client::EnvironmentsClient;
 use canopy_proto::org::v1::invitations_client::InvitationsClient;
 use canopy_proto::org::v1::orgs_client::OrgsClient;
 use canopy_proto::org::v1::projects_client::ProjectsClient;
+use canopy_proto::org::v1::quotas_client::QuotasClient;
 use canopy_proto::org::v1::{
     CreateOrgRequest, CreateProjectRequest, DeleteOrgRequest, DeleteProjectRequest, Grant, GrantRoleRequest, Org,
     Project,
@@ -268,6 +269,10 @@ impl Caller {
 
     pub fn projects(&self) -> ProjectsClient<Authorised> {
         ProjectsClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
+    pub fn quotas(&self) -> QuotasClient<Authorised> {
+        QuotasClient::with_interceptor(self.channel.clone(), self.token.clone())
     }
 
     pub fn environments(&self) -> EnvironmentsClient<Authorised> {
