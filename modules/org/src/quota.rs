@@ -4,9 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use canopy_domain::{
-    Address, Code, Context, Draft, Id, Mask, Order, QuotaLimit, Refusal, Span, State, Table, Wire,
-};
+use canopy_domain::{Address, Code, Context, Draft, Id, Mask, Order, QuotaLimit, Refusal, Span, State, Table, Wire};
 use canopy_proto::org::v1::{GetQuotaRequest, GetQuotaResponse, Quota, QuotaUse, SetQuotaRequest};
 
 use crate::grants::{self, GRANTS};

@@ -4,9 +4,9 @@
 use crate::harness::{Caller, Server};
 use canopy_domain::{Role, Wire};
 use canopy_proto::org::v1::{
-    AcceptInvitationRequest, CreateInvitationRequest, DeleteProjectRequest, GetQuotaRequest, Grant, GrantRoleRequest,
-    Invitation, LeaveOrgRequest, ListGrantsRequest, Quota, QuotaUse, RevokeRoleRequest, SetQuotaRequest,
-    UndeleteProjectRequest,
+    AcceptInvitationRequest, CreateInvitationRequest, DeleteProjectRequest, GetOrgRequest, GetQuotaRequest, Grant,
+    GrantRoleRequest, Invitation, LeaveOrgRequest, ListGrantsRequest, Quota, QuotaUse, RevokeRoleRequest,
+    SetQuotaRequest, UndeleteProjectRequest,
 };
 use futures::future::join_all;
 use prost_types::FieldMask;
@@ -36,15 +36,13 @@ async fn shown(by: &Caller, org: &str) -> (Quota, Quota, QuotaUse) {
 }
 
 async fn grant(by: &Caller, account: &str, on: &str) -> Result<(), Status> {
-    let grant =
-        Grant { account: account.into(), on: on.into(), role: Role::ProjectUser.into(), ..Grant::default() };
+    let grant = Grant { account: account.into(), on: on.into(), role: Role::ProjectUser.into(), ..Grant::default() };
     by.orgs().grant_role(GrantRoleRequest { grant: Some(Wire::new(&grant)), request_id: String::new() }).await?;
     Ok(())
 }
 
 async fn revoke(by: &Caller, account: &str, on: &str) {
-    let grant =
-        Grant { account: account.into(), on: on.into(), role: Role::ProjectUser.into(), ..Grant::default() };
+    let grant = Grant { account: account.into(), on: on.into(), role: Role::ProjectUser.into(), ..Grant::default() };
     let request = RevokeRoleRequest { grant: Some(Wire::new(&grant)), request_id: String::new() };
     by.orgs().revoke_role(request).await.expect("it goes");
 }
@@ -62,6 +60,19 @@ async fn link(by: &Caller, parent: &str, uses_max: i32) -> String {
 async fn accept(by: &Caller, token: &str) -> Result<(), Status> {
     let request = AcceptInvitationRequest { token: token.into(), request_id: String::new() };
     by.invitations().accept_invitation(request).await.map(drop)
+}
+
+fn requests(org: &str, per_s: i64) -> Quota {
+    Quota { org: org.into(), requests_per_s_max: Some(per_s), ..Quota::default() }
+}
+
+/// Calls at once: many enough that they do not fit into as many seconds.
+const CALLS: usize = 60;
+
+/// What many calls at once come to.
+async fn many(by: &Caller, org: &str) -> Vec<Result<(), Status>> {
+    let call = || async { by.orgs().get_org(GetOrgRequest { name: org.into() }).await.map(drop) };
+    join_all((0..CALLS).map(|_| call())).await
 }
 
 /// That a refusal names the org, the limit, its value, and what to do.
@@ -208,6 +219,52 @@ async fn people_of_a_deleted_project_keep_their_places() {
     let request = ListGrantsRequest { parent: made.name, ..ListGrantsRequest::default() };
     assert!(ada.orgs().list_grants(request).await.expect("a list").into_inner().grants.is_empty());
     assert_eq!(shown(&ada, &org).await.2.people, 2);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_a_second_are_limited_at_once_and_for_one_org_alone() {
+    let server = Server::start().await;
+    let root = server.sys_admin("root@example.org").await;
+    let ada = server.person("ada@example.org").await;
+    let org = ada.create_org("acme").await.name;
+    let other = ada.create_org("umbrella").await.name;
+    assert!(many(&ada, &org).await.iter().all(Result::is_ok), "without a limit");
+
+    set(&root, requests(&org, 1), &[]).await.expect("it is set");
+    let tried = many(&ada, &org).await;
+    let refused: Vec<_> = tried.iter().filter_map(|tried| tried.as_ref().err()).collect();
+    assert!(!refused.is_empty(), "one a second, and {CALLS} came at once");
+    for status in refused {
+        check_named(status, &org, "requests_per_s_max", 1);
+        assert!(status.get_error_details().retry_info().is_some(), "it says when to try again");
+    }
+    assert!(many(&ada, &other).await.iter().all(Result::is_ok), "another org has no limit");
+
+    // A sys-admin is not held up by the limit that they raise.
+    for per_s in [2, 1, 0] {
+        set(&root, requests(&org, per_s), &[]).await.expect("it is set");
+    }
+    assert!(many(&ada, &org).await.iter().all(Result::is_ok), "without a limit again");
+    assert_eq!(shown(&ada, &org).await.1.requests_per_s_max, Some(0));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_may_have_more_calls_a_second_than_all_others() {
+    let server = Server::start_with(|config| config.admission.per_org_requests_per_s_max = 10).await;
+    let root = server.sys_admin("root@example.org").await;
+    let ada = server.person("ada@example.org").await;
+    let org = ada.create_org("acme").await.name;
+    let other = ada.create_org("umbrella").await.name;
+    set(&root, requests(&org, 0), &[]).await.expect("it is set");
+
+    // So it is after a restart.
+    let server = server.restart().await;
+    let ada = server.log_in("ada@example.org").await;
+    assert!(many(&ada, &org).await.iter().all(Result::is_ok), "no limit of its own");
+    let refused = many(&ada, &other).await.into_iter().find_map(Result::err).expect("ten a second");
+    check_named(&refused, &other, "requests_per_s_max", 10);
     server.stop().await;
 }
 

@@ -24,10 +24,11 @@ use canopy_proto::org::v1::{
     AcceptInvitationRequest, ArchiveOrgRequest, CreateEnvironmentRequest, CreateInvitationRequest, CreateOrgRequest,
     CreateProjectRequest, DeleteEnvironmentRequest, DeleteOrgRequest, DeleteProjectRequest, Environment,
     ExplainAccessRequest, ExportAuditRequest, GetEnvironmentRequest, GetInvitationRequest, GetOrgRequest,
-    GetProjectRequest, GetQuotaRequest, GetShredCertificateRequest, Grant, GrantRoleRequest, Invitation, LeaveOrgRequest,
-    ListAuditEntriesRequest, ListEnvironmentsRequest, ListGrantsRequest, ListInvitationsRequest, ListMembersRequest,
-    ListProjectsRequest, Org, Project, PurgeOrgRequest, Quota, RevokeInvitationRequest, RevokeRoleRequest, SearchOrgsRequest, SetQuotaRequest,
-    SearchProjectsRequest, TransferOwnershipRequest, UpdateEnvironmentRequest, UpdateOrgRequest, UpdateProjectRequest,
+    GetProjectRequest, GetQuotaRequest, GetShredCertificateRequest, Grant, GrantRoleRequest, Invitation,
+    LeaveOrgRequest, ListAuditEntriesRequest, ListEnvironmentsRequest, ListGrantsRequest, ListInvitationsRequest,
+    ListMembersRequest, ListProjectsRequest, Org, Project, PurgeOrgRequest, Quota, RevokeInvitationRequest,
+    RevokeRoleRequest, SearchOrgsRequest, SearchProjectsRequest, SetQuotaRequest, TransferOwnershipRequest,
+    UpdateEnvironmentRequest, UpdateOrgRequest, UpdateProjectRequest,
 };
 use prost::Message;
 use prost_types::FieldMask;
