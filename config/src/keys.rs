@@ -198,6 +198,9 @@ node_config! {
         /// People who may hold a role in one organisation, where a sys-admin has set nothing else
         /// for it with `canopy org set-quota`. 0: no limit.
         people_max: u32 = 0, "people" in PEOPLE = 0..=1_000_000;
+        /// Bytes that the vaults of one organisation may take on disk, where a sys-admin has set
+        /// nothing else for it with `canopy org set-quota`. 0: no limit.
+        bytes_max: u64 = 0, "bytes" in BYTES = 0..=1_000_000_000_000_000;
     }
 
     /// The cluster: how nodes find each other.

@@ -313,6 +313,7 @@ fn node(dir: &Path, limits: Limits, hook: Arc<dyn CommitHook>) -> Node {
         issuer: Arc::new(tokens),
         settings: Settings::default(),
         passwords: PasswordHashing::new(64, 1, 1, AttemptLimits::default()).unwrap(),
+        budgets: None,
         hooks: vec![hook],
     })
 }

@@ -108,6 +108,7 @@ pub(super) async fn start(directory: &Path, idle: Duration) -> Result<Node, Load
         issuer: Arc::new(tokens.map_err(subject)?),
         settings: canopy_domain::Settings::default(),
         passwords: PasswordHashing::new(64, 1, 1, AttemptLimits::default()).map_err(subject)?,
+        budgets: None,
         hooks: Vec::new(),
     });
     node.tenants().start(None).await.map_err(subject)?;

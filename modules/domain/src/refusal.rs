@@ -51,6 +51,8 @@ pub enum QuotaLimit {
     PeopleMax,
     /// Calls a second.
     RequestsPerSMax,
+    /// Bytes on disk.
+    BytesMax,
 }
 
 impl QuotaLimit {
@@ -59,6 +61,7 @@ impl QuotaLimit {
         match self {
             Self::PeopleMax => "people_max",
             Self::RequestsPerSMax => "requests_per_s_max",
+            Self::BytesMax => "bytes_max",
         }
     }
 }

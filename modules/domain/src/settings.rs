@@ -18,6 +18,8 @@ pub struct QuotaDefaults {
     pub people_max: i64,
     /// Calls a second.
     pub requests_per_s_max: i64,
+    /// Bytes on disk.
+    pub bytes_max: i64,
 }
 
 impl Default for Settings {

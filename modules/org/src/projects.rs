@@ -122,8 +122,7 @@ pub(crate) fn record(
         };
         let key = grants::key(&grant)?;
         // A sys-admin who made it need not have a place, and needs none: no role adds to theirs.
-        let has_place = quota::check_place(state, &grant.account, cx).is_ok();
-        if has_place && state.get(&GRANTS, &key)?.is_none() {
+        if quota::has_place(state, &grant.account, cx)? && state.get(&GRANTS, &key)?.is_none() {
             draft.insert(&GRANTS, key, &Wire::new(&grant));
             // A sys-admin need not have belonged to the org.
             if let Ok(org) = the_org(state, cx) {

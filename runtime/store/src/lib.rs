@@ -51,6 +51,7 @@ mod staging;
 mod state;
 mod store;
 mod subject;
+mod usage;
 mod vault;
 mod vault_keys;
 mod verify;

@@ -30,8 +30,8 @@ pub fn grpc_code(code: Code) -> tonic::Code {
 }
 
 /// The status that tells a client of a refusal: the message, and as details
-/// the fields at fault, the quota that is used up, when to try again, and what to do next (`ErrorInfo`,
-/// metadata key `hint`).
+/// the fields at fault, the quota that is used up, when to try again, and what
+/// to do next (`ErrorInfo`, metadata key `hint`).
 pub fn status(refusal: &Refusal) -> Status {
     let code = grpc_code(refusal.code);
     if code == tonic::Code::Internal {

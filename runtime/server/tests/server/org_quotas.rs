@@ -1,12 +1,17 @@
 //! What an org may have at most: each limit is reached, named, and holds for
 //! that org alone.
 
-use crate::harness::{Caller, Server};
-use canopy_domain::{Role, Wire};
+use crate::harness::{Caller, Server, incompressible, message};
+use canopy_actors::LEASE_BYTES;
+use canopy_domain::{Address, Role, Wire};
+use canopy_proto::chat::v1::{
+    DeleteChannelRequest, DeleteMessageRequest, ListMessagesRequest, Message, SendMessageRequest,
+};
+use canopy_proto::ops::v1::{ObserveRequest, TreeNode};
 use canopy_proto::org::v1::{
     AcceptInvitationRequest, CreateInvitationRequest, DeleteProjectRequest, GetOrgRequest, GetQuotaRequest, Grant,
-    GrantRoleRequest, Invitation, LeaveOrgRequest, ListGrantsRequest, Quota, QuotaUse, RevokeRoleRequest,
-    SetQuotaRequest, UndeleteProjectRequest,
+    GrantRoleRequest, Invitation, LeaveOrgRequest, ListGrantsRequest, Project, Quota, QuotaUse, RevokeRoleRequest,
+    SetQuotaRequest, UndeleteProjectRequest, UpdateProjectRequest,
 };
 use futures::future::join_all;
 use prost_types::FieldMask;
@@ -65,6 +70,28 @@ async fn accept(by: &Caller, token: &str) -> Result<(), Status> {
 fn requests(org: &str, per_s: i64) -> Quota {
     Quota { org: org.into(), requests_per_s_max: Some(per_s), ..Quota::default() }
 }
+
+fn bytes(org: &str, bytes_max: i64) -> Quota {
+    Quota { org: org.into(), bytes_max: Some(bytes_max), ..Quota::default() }
+}
+
+/// Sends a large message.
+async fn send(by: &Caller, channel: &str) -> Result<Message, Status> {
+    let text = incompressible(TEXT_BYTES);
+    Ok(by.chat().send_message(message(channel, &text)).await?.into_inner().decode().expect("a message"))
+}
+
+/// An org with a channel: both names.
+async fn channel(by: &Caller, slug: &str) -> (String, String) {
+    let org = by.create_org(slug).await.name;
+    let project = by.create_project(&org, "web").await.name;
+    let channel = by.create_channel(&project, "general").await;
+    (org, channel)
+}
+
+/// Of a large message, and how many of them take more than a lease for sure.
+const TEXT_BYTES: usize = 15_000;
+const MESSAGES_MAX: usize = 1_000;
 
 /// Calls at once: many enough that they do not fit into as many seconds.
 const CALLS: usize = 60;
@@ -266,6 +293,118 @@ async fn an_org_may_have_more_calls_a_second_than_all_others() {
     let refused = many(&ada, &other).await.into_iter().find_map(Result::err).expect("ten a second");
     check_named(&refused, &other, "requests_per_s_max", 10);
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_bytes_an_org_reads_and_makes_room_and_others_write() {
+    let server = Server::start().await;
+    let root = server.sys_admin("root@example.org").await;
+    let ada = server.person("ada@example.org").await;
+    let (org, general) = channel(&ada, "acme").await;
+    let (_, elsewhere) = channel(&ada, "umbrella").await;
+    let sent = send(&ada, &general).await.expect("without a limit");
+    assert_eq!(shown(&ada, &org).await.2.leased_bytes, 0, "nobody counts where there is no limit");
+    let once = SendMessageRequest { request_id: "once".into(), ..message(&general, "once") };
+    let first = ada.chat().send_message(once.clone()).await.expect("without a limit").into_inner();
+
+    // Far below what there is: nothing goes, and nothing comes.
+    set(&root, bytes(&org, 1), &[]).await.expect("it is set");
+    check_named(&send(&ada, &general).await.expect_err("no more"), &org, "bytes_max", 1);
+    let request = UpdateProjectRequest {
+        project: Some(Wire::new(&Project {
+            name: format!("{org}/project/web"),
+            title: "Web".into(),
+            ..Project::default()
+        })),
+        ..UpdateProjectRequest::default()
+    };
+    check_named(&ada.projects().update_project(request).await.expect_err("a module of any"), &org, "bytes_max", 1);
+    let again = ada.chat().send_message(once.clone()).await.expect("it was done").into_inner();
+    assert_eq!(again, first, "a repeat is told the first answer");
+    let fresh = SendMessageRequest { request_id: "fresh".into(), ..once };
+    check_named(&ada.chat().send_message(fresh).await.expect_err("no more"), &org, "bytes_max", 1);
+    let present = shown(&ada, &org).await.2;
+    assert!(present.bytes > 1 && present.leased_bytes == 0, "{present:?}");
+    let request = ListMessagesRequest { parent: general.clone(), ..ListMessagesRequest::default() };
+    let listed = ada.chat().list_messages(request).await.expect("reading takes nothing").into_inner();
+    assert_eq!(listed.messages.len(), 2);
+    send(&ada, &elsewhere).await.expect("another org");
+
+    // What makes room, or gets an org out of trouble, is done.
+    let request = DeleteMessageRequest { name: sent.name, ..DeleteMessageRequest::default() };
+    ada.chat().delete_message(request).await.expect("it makes room");
+    let request = DeleteChannelRequest { name: general, ..DeleteChannelRequest::default() };
+    ada.chat().delete_channel(request).await.expect("it makes room");
+    ada.delete_project("org/acme/project/web").await;
+
+    // A limit that is raised holds at once.
+    set(&root, bytes(&org, 0), &[]).await.expect("it is lifted");
+    let project = ada.create_project(&org, "more").await.name;
+    let general = ada.create_channel(&project, "general").await;
+    set(&root, bytes(&org, 1 << 40), &[]).await.expect("it is raised");
+    send(&ada, &general).await.expect("there is room");
+    let present = shown(&ada, &org).await.2;
+    assert_eq!(present.leased_bytes, LEASE_BYTES);
+    let request = ObserveRequest { depth: 16, children_max: 1_000 };
+    let tree = root.ops().observe(request).await.expect("a tree").into_inner().root.expect("a tree");
+    let state = state_of(&tree, &org).expect("the org's actor");
+    assert_eq!(state, format!("has leased {LEASE_BYTES} of its {} bytes", 1_i64 << 40));
+
+    // One lease after another, and nobody is refused for want of the next.
+    for _ in 0..3 {
+        for sent in many_sent(&ada, &general).await {
+            sent.expect("there is room");
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_fills_its_bytes_and_overruns_them_by_no_lease() {
+    let server = Server::start().await;
+    let root = server.sys_admin("root@example.org").await;
+    let ada = server.person("ada@example.org").await;
+    let (org, general) = channel(&ada, "acme").await;
+    set(&root, bytes(&org, 1 << 40), &[]).await.expect("it is set");
+    send(&ada, &general).await.expect("there is room");
+    let address = Address::parse(&org).expect("an address");
+    let on_disk = async || {
+        let bytes = server.running.node.store().org_bytes(&address).await.expect("a count");
+        i64::try_from(bytes).expect("a number")
+    };
+    let bytes_max = on_disk().await + LEASE_BYTES;
+    set(&root, bytes(&org, bytes_max), &[]).await.expect("it is set");
+    let mut refused = None;
+    for _ in 0..MESSAGES_MAX / 10 {
+        let tries = join_all((0..10).map(|_| send(&ada, &general))).await;
+        refused = tries.into_iter().find_map(Result::err);
+        if refused.is_some() {
+            break;
+        }
+    }
+    check_named(&refused.expect("it is full"), &org, "bytes_max", bytes_max);
+    let used = on_disk().await;
+    assert!(used <= bytes_max + LEASE_BYTES, "{used} of {bytes_max}");
+    assert!(used >= bytes_max - LEASE_BYTES / 2, "{used} of {bytes_max}: it was refused too early");
+
+    // After a restart it is as full as it was.
+    let server = server.restart().await;
+    let ada = server.log_in("ada@example.org").await;
+    let refused = many_sent(&ada, &general).await.into_iter().find_map(Result::err).expect("it is full still");
+    check_named(&refused, &org, "bytes_max", bytes_max);
+    server.stop().await;
+}
+
+/// What an actor says of itself.
+fn state_of(tree: &TreeNode, id: &str) -> Option<String> {
+    let below = || tree.children.iter().find_map(|child| state_of(child, id));
+    if tree.id == id { Some(tree.state.clone()) } else { below() }
+}
+
+/// As much as a lease at once, for what is sent stands in the feed as well.
+async fn many_sent(by: &Caller, channel: &str) -> Vec<Result<Message, Status>> {
+    let count = usize::try_from(LEASE_BYTES).expect("a number") / TEXT_BYTES / 2;
+    join_all((0..count).map(|_| send(by, channel))).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -357,6 +357,15 @@ pub fn message(channel: &str, text: &str) -> SendMessageRequest {
     SendMessageRequest { parent: channel.into(), message: Some(Wire::new(&message)), request_id: String::new() }
 }
 
+/// A text that takes as many bytes on disk: nothing in it comes twice.
+pub fn incompressible(bytes: usize) -> String {
+    // Knuth's linear congruential generator, of which the upper bits are good.
+    let next = |x: &u64| Some(x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+    let letters =
+        std::iter::successors(Some(1), next).map(|x| char::from(b'0' + u8::try_from(x >> 58).expect("6 bits")));
+    letters.take(bytes).collect()
+}
+
 pub fn bearer(token: &str) -> Token {
     Token(Some(MetadataValue::from_str(&format!("Bearer {token}")).expect("a token is ASCII")))
 }
