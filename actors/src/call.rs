@@ -79,6 +79,8 @@ pub(crate) struct Command {
     pub(crate) prepared: Arc<Vec<Prepared>>,
     pub(crate) span: tracing::Span,
     pub(crate) turn: Arc<Turn>,
+    /// Why it is not done, unless it was before: then it is told the first answer.
+    pub(crate) refused: Option<Refusal>,
     reply: Option<oneshot::Sender<Delivered>>,
 }
 
@@ -96,9 +98,10 @@ impl Command {
         prepared: Arc<Vec<Prepared>>,
         span: tracing::Span,
         turn: Arc<Turn>,
+        refused: Option<Refusal>,
         reply: oneshot::Sender<Delivered>,
     ) -> Self {
-        Self { call, prepared, span, turn, reply: Some(reply) }
+        Self { call, prepared, span, turn, refused, reply: Some(reply) }
     }
 
     /// The reply channel: from now on the command counts as taken.

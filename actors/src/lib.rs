@@ -7,6 +7,7 @@ mod attempts;
 mod audit;
 mod backup;
 mod backup_queue;
+mod budget;
 mod call;
 mod clock;
 mod completion;
@@ -24,6 +25,7 @@ mod token;
 
 pub use attempts::{AttemptLimits, Attempts};
 pub use backup::Backups;
+pub use budget::{Budgets, LEASE_BYTES};
 pub use call::{Call, CommitHook, Turn};
 pub use clock::{now_ms, random_bytes};
 pub use denials::{Denial, Denials};

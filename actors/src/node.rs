@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use ractor::{ActorCell, ActorId};
 
+use crate::budget::{Budget, Budgets, Reserved};
 use crate::call::{Call, Command, CommitHook, Delivered, Turn, aborted};
 use crate::shell::{Arguments, Handle, Msg, Note, ShellActor};
 use crate::{Passkeys, PasswordHashing, clock};
@@ -74,6 +75,9 @@ pub struct NodeParts {
     pub passwords: PasswordHashing,
     /// Speaks WebAuthn.
     pub passkeys: Passkeys,
+    /// What it may commit for orgs, to be one of the hooks too; without, as much
+    /// as anybody wants.
+    pub budgets: Option<Budgets>,
     /// Who hears of commits before they are answered.
     pub hooks: Vec<Arc<dyn CommitHook>>,
 }
@@ -146,6 +150,19 @@ impl Node {
         &self.0.parts.passkeys
     }
 
+    /// Bytes of an org for a command, where something limits them.
+    async fn reserve(&self, address: &Address, call: &Call) -> Result<Option<Reserved>, Refusal> {
+        match self.0.parts.budgets.as_ref().and_then(|budgets| budgets.gate(address, call)) {
+            Some(gate) => gate.reserve(self).await,
+            None => Ok(None),
+        }
+    }
+
+    /// What may be committed for the org of an address.
+    pub(crate) fn budget(&self, address: &Address) -> Option<Arc<Budget>> {
+        Some(self.0.parts.budgets.as_ref()?.of(address)?.1)
+    }
+
     pub(crate) fn hooks(&self) -> &[Arc<dyn CommitHook>] {
         &self.0.parts.hooks
     }
@@ -211,7 +228,8 @@ impl Node {
     /// Has the actor at an address do a command; returns when it is durable.
     ///
     /// # Errors
-    /// The module's refusal; `RESOURCE_EXHAUSTED`: the mailbox is full;
+    /// The module's refusal; `RESOURCE_EXHAUSTED`: the mailbox is full, or the
+    /// org's bytes are used up;
     /// `UNAVAILABLE`: quarantined, or the store failed.
     pub async fn command(&self, address: &Address, call: Call) -> Result<Bytes, Refusal> {
         self.command_in_turn(address, call, &Arc::default()).await
@@ -223,14 +241,24 @@ impl Node {
     /// As [`Node::command`]; `DEADLINE_EXCEEDED`: it was given up.
     pub async fn command_in_turn(&self, address: &Address, call: Call, turn: &Arc<Turn>) -> Result<Bytes, Refusal> {
         let module = self.module(address)?;
-        let prepared = Arc::new(self.prepare(module, address, &call).await?);
+        let (_reserved, refused) = match self.reserve(address, &call).await {
+            Ok(reserved) => (reserved, None),
+            // It may be the repeat of what was done.
+            Err(refusal) if !call.request_id.is_empty() => (None, Some(refusal)),
+            Err(refusal) => return Err(refusal),
+        };
+        let prepared = Arc::new(match refused {
+            Some(_) => Vec::new(),
+            None => self.prepare(module, address, &call).await?,
+        });
         let call = Arc::new(call);
         for _ in 0..TRIES_MAX {
             let handle = self.activate(address).await?;
             handle.used_ms.store(clock::now_ms(), Ordering::Relaxed);
             let span = tracing::debug_span!("decide", %address, method = call.method);
             let (asked, ready, turn) = (Arc::clone(&call), Arc::clone(&prepared), Arc::clone(turn));
-            let command = |reply| Msg::Command(Box::new(Command::new(asked, ready, span, turn, reply)));
+            let refused = refused.clone();
+            let command = |reply| Msg::Command(Box::new(Command::new(asked, ready, span, turn, refused, reply)));
             let answer = handle.calls.call(command);
             match answer.await {
                 Ok(Delivered::Answered(answer)) => return answer,

@@ -20,6 +20,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
 use sha2::{Digest, Sha256};
 use tracing::Instrument;
 
+use crate::budget::Budget;
 use crate::call::{Call, Command, Reply, given_up};
 use crate::completion::{Completion, Completions};
 use crate::delivery::{Delivery, Outgoing, Settled};
@@ -88,6 +89,8 @@ pub(crate) struct Shell {
     /// When the system wakes this address if it does not get to it before;
     /// zero for never.
     wake_registered_ms: i64,
+    /// What its commits spend, where it belongs to an org.
+    budget: Option<Arc<Budget>>,
     probe: Arc<Probe>,
 }
 
@@ -101,8 +104,22 @@ impl Actor for ShellActor {
         let delivery = Delivery::new(address.clone(), node.clone());
         let completions = Completions::new(address.clone(), node.hooks(), Arc::clone(&delivery));
         let writer = Some(writer);
-        let mut shell =
-            Shell { node, address, module, writer, ended: false, completions, delivery, wake_registered_ms: 0, probe };
+        let budget = node.budget(&address);
+        if let Some(budget) = budget.as_ref().filter(|_| address.kind() == Some(Kind::Org)) {
+            budget.show_at(&probe);
+        }
+        let mut shell = Shell {
+            node,
+            address,
+            module,
+            writer,
+            ended: false,
+            completions,
+            delivery,
+            wake_registered_ms: 0,
+            budget,
+            probe,
+        };
         shell.resume()?;
         shell.tell_state("activated");
         metrics::gauge!("canopy_actors_active").increment(1.0);
@@ -218,6 +235,9 @@ impl Shell {
             self.answer_when_durable(Ok(record.reply), reply.take())?;
             return Ok(());
         }
+        if let Some(refusal) = &command.refused {
+            return Err(refusal.clone());
+        }
         let mut draft = Draft::default();
         let cx = Context {
             now_ms,
@@ -286,6 +306,9 @@ impl Shell {
         let settled = (parts.settle && !parts.effects.is_empty()).then(|| Settled::new(parts.effects.len()));
         let numbered = (0u32..).zip(&parts.effects);
         let effects = numbered.map(|(n, effect)| Outgoing::new(n, effect, settled.clone())).collect();
+        if let Some(budget) = &self.budget {
+            budget.spend(bytes_of(&parts));
+        }
         let changes = if self.completions.has_hooks() { parts.changes.clone() } else { Vec::new() };
         let session = match &call.principal {
             Principal::Person { session, .. } => session.to_string(),
@@ -438,6 +461,14 @@ impl Shell {
         self.ended = true;
         true
     }
+}
+
+/// What a decision takes when it is committed, roughly: its rows, and the feed
+/// entry with what they were and are.
+fn bytes_of(parts: &DraftParts) -> usize {
+    let row = |row: &Option<Bytes>| row.as_ref().map_or(0, Bytes::len);
+    let changes = parts.changes.iter().map(|c| 2 * (c.key.len() + row(&c.after)) + row(&c.before));
+    changes.chain(parts.effects.iter().map(|effect| effect.request.len())).sum()
 }
 
 /// Under what a request's first answer is kept, and the digest that tells

@@ -69,8 +69,9 @@ node_config! {
         /// Commands in flight for one organisation, so that one cannot starve the others.
         per_org_in_flight_max: usize = 2_048, "commands" in PER_ORG_IN_FLIGHT = 1..=1_048_576;
         /// Calls of one organisation per second, with as many at once after a quiet second: what
-        /// its plan allows, or what one tenant may cost the others. 0: no limit; a busy node shares
-        /// its places fairly all the same.
+        /// its plan allows, or what one tenant may cost the others, where a sys-admin has set nothing
+        /// else for it with `canopy org set-quota`. 0: no limit; a busy node shares its places fairly
+        /// all the same.
         per_org_requests_per_s_max: u32 = 0, "calls/s" in PER_ORG_REQUESTS_PER_S = 0..=1_000_000;
         /// Bytes of one organisation's requests, answers and events per second. Calls beyond it are
         /// refused, events come later. 0: no limit.
@@ -206,6 +207,12 @@ node_config! {
         /// Time between the deletion of an org or project and its purge, in which it can be
         /// undeleted. After it, its keys are destroyed.
         delete_grace_s: u64 = 2_592_000, "s" in DELETE_GRACE_S = 1..=31_536_000;
+        /// People who may hold a role in one organisation, where a sys-admin has set nothing else
+        /// for it with `canopy org set-quota`. 0: no limit.
+        people_max: u32 = 0, "people" in PEOPLE = 0..=1_000_000;
+        /// Bytes that the vaults of one organisation may take on disk, where a sys-admin has set
+        /// nothing else for it with `canopy org set-quota`. 0: no limit.
+        bytes_max: u64 = 0, "bytes" in BYTES = 0..=1_000_000_000_000_000;
     }
 
     /// The cluster: how nodes find each other.

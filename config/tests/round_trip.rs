@@ -196,7 +196,9 @@ fn config() -> impl Strategy<Value = NodeConfig> {
     let log = (level, select(vec![LogFormat::Text, LogFormat::Json]));
     let log = log.prop_map(|(level, format)| LogConfig { level, format });
     let backup = prop::option::of(path()).prop_map(|dir| BackupConfig { dir });
-    let org = OrgConfig::DELETE_GRACE_S.prop_map(|delete_grace_s| OrgConfig { delete_grace_s });
+    let org = (OrgConfig::DELETE_GRACE_S, OrgConfig::PEOPLE, OrgConfig::BYTES);
+    let org =
+        org.prop_map(|(delete_grace_s, people_max, bytes_max)| OrgConfig { delete_grace_s, people_max, bytes_max });
     let people = (identity(), mail(), org);
     (path(), edge(), admission(), store(), backup, actors(), people, log).prop_map(
         |(data_dir, edge, admission, store, backup, actors, (identity, mail, org), log)| NodeConfig {

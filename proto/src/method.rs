@@ -67,6 +67,8 @@ pub struct Rule {
     pub audited: bool,
     /// Whether it stands in the installation's audit as well.
     pub audited_above: bool,
+    /// Whether it makes room, and is done though the org's bytes are used up.
+    pub frees: bool,
     /// Request and answer, for checks.
     pub descriptor: MethodDescriptor,
 }
@@ -129,6 +131,7 @@ fn read(method: MethodDescriptor) -> Result<Rule, String> {
     let stated = rule.has_field_by_name("audited").then(|| is("audited"));
     let audited = stated.unwrap_or(access == Access::Command && is_administrative(requires));
     let audited_above = is("audited_above");
+    let frees = is("frees");
     Ok(Rule {
         path: path.leak(),
         owner,
@@ -140,6 +143,7 @@ fn read(method: MethodDescriptor) -> Result<Rule, String> {
         recent,
         audited,
         audited_above,
+        frees,
         descriptor: method,
     })
 }

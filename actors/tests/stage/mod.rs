@@ -314,6 +314,7 @@ fn node(dir: &Path, limits: Limits, hook: Arc<dyn CommitHook>) -> Node {
         settings: Settings::default(),
         passkeys: Passkeys::new(None, &[7; 32], "test".into()).unwrap(),
         passwords: PasswordHashing::new(64, 1, 1, AttemptLimits::default()).unwrap(),
+        budgets: None,
         hooks: vec![hook],
     })
 }

@@ -109,6 +109,7 @@ pub(super) async fn start(directory: &Path, idle: Duration) -> Result<Node, Load
         settings: canopy_domain::Settings::default(),
         passkeys: Passkeys::new(None, &[7; 32], "test".into()).map_err(subject)?,
         passwords: PasswordHashing::new(64, 1, 1, AttemptLimits::default()).map_err(subject)?,
+        budgets: None,
         hooks: Vec::new(),
     });
     node.tenants().start(None).await.map_err(subject)?;

@@ -44,6 +44,39 @@ pub struct FieldViolation {
     pub description: String,
 }
 
+/// A limit of an org's quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QuotaLimit {
+    /// People with a role.
+    PeopleMax,
+    /// Calls a second.
+    RequestsPerSMax,
+    /// Bytes on disk.
+    BytesMax,
+}
+
+impl QuotaLimit {
+    /// As the quota's field is named.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PeopleMax => "people_max",
+            Self::RequestsPerSMax => "requests_per_s_max",
+            Self::BytesMax => "bytes_max",
+        }
+    }
+}
+
+/// A quota that is used up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuotaViolation {
+    /// Whose: `org/<id>`.
+    pub org: String,
+    /// Which limit.
+    pub limit: QuotaLimit,
+    /// How much it allows.
+    pub max: i64,
+}
+
 /// A refusal: what happened, and what to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -60,12 +93,22 @@ pub struct Refusal {
     /// The account that should know of it: somebody tried to come in as its
     /// holder. Never told to the caller.
     pub concerns: Option<Address>,
+    /// The quota that is used up.
+    pub quota: Option<Box<QuotaViolation>>,
 }
 
 impl Refusal {
     /// A refusal with a message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None, fields: Vec::new(), retry_after_ms: None, concerns: None }
+        Self {
+            code,
+            message: message.into(),
+            hint: None,
+            fields: Vec::new(),
+            retry_after_ms: None,
+            concerns: None,
+            quota: None,
+        }
     }
 
     /// The request's field is wrong.
@@ -91,6 +134,13 @@ impl Refusal {
     #[must_use]
     pub fn concerning(mut self, account: Address) -> Self {
         self.concerns = Some(account);
+        self
+    }
+
+    /// Adds the quota that is used up.
+    #[must_use]
+    pub fn quota(mut self, limit: QuotaLimit, org: &Address, max: i64) -> Self {
+        self.quota = Some(Box::new(QuotaViolation { org: org.to_string(), limit, max }));
         self
     }
 

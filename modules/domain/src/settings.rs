@@ -10,6 +10,19 @@ pub struct Settings {
     /// Milliseconds from a log-in to the end of its session, however often it
     /// is refreshed.
     pub session_max_ms: i64,
+    /// What an org may have where nothing else was set for it.
+    pub quota: QuotaDefaults,
+}
+
+/// The limits of an org where nothing else was set for it; zero is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QuotaDefaults {
+    /// People with a role.
+    pub people_max: i64,
+    /// Calls a second.
+    pub requests_per_s_max: i64,
+    /// Bytes on disk.
+    pub bytes_max: i64,
 }
 
 impl Default for Settings {
@@ -19,6 +32,7 @@ impl Default for Settings {
             delete_grace_ms: 30 * 24 * 3_600_000,
             account_delete_grace_ms: 14 * 24 * 3_600_000,
             session_max_ms: 90 * 24 * 3_600_000,
+            quota: QuotaDefaults::default(),
         }
     }
 }

@@ -16,7 +16,7 @@ use canopy_proto::system::v1::{Reservation, ResolveRequest};
 use prost::Message;
 
 use crate::org::{tell_member, the_org};
-use crate::{departures, members, projects};
+use crate::{departures, members, projects, quota};
 
 /// By id of the org or project, account id, and role (one byte).
 pub const GRANTS: Table<Grant> = Table::new(2, "grants", 1);
@@ -36,7 +36,7 @@ pub(crate) fn key(grant: &Grant) -> Result<Vec<u8>, Refusal> {
 }
 
 /// The account and the role that a grant's key tells of.
-fn holder(key: &[u8]) -> Option<(Id, u8)> {
+pub(crate) fn holder(key: &[u8]) -> Option<(Id, u8)> {
     let (account, role) = key.get(16..)?.split_first_chunk::<16>()?;
     Some((Id::from_bytes(*account), *role.first()?))
 }
@@ -235,6 +235,7 @@ pub(crate) fn grant(
     if let Some(row) = state.get(&GRANTS, &key)? {
         return Ok(row);
     }
+    quota::check_place(state, &grant.account, cx)?;
     let row = request.grant.unwrap_or_default().with(&grant);
     draft.insert(&GRANTS, key, &row);
     say(&grant, draft);

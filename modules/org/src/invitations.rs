@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::grants::{self, GRANTS};
 use crate::org::{SELF, tell_member, the_org};
 use crate::projects::PROJECTS;
+use crate::quota;
 
 /// By id of the org or project, then the invitation's own.
 const INVITATIONS: Table<Invitation> = Table::new(20, "invitations", 1);
@@ -437,6 +438,7 @@ pub(crate) fn accept(
         // They have it already, and leave the place to somebody else.
         return Ok(row);
     }
+    quota::check_place(state, &grant.account, cx)?;
     let row = Wire::new(&grant);
     draft.insert(&GRANTS, key, &row);
     invitation.uses += 1;

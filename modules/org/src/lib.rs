@@ -16,6 +16,7 @@ mod org_end;
 mod project;
 mod project_end;
 mod projects;
+mod quota;
 mod slugs;
 
 pub use audit::{audit, entries as audit_entries, head as audit_head};
@@ -24,3 +25,4 @@ pub use grants::GRANTS;
 pub use org::{ORG, org};
 pub use project::project;
 pub use projects::{PROJECTS, project_by_slug};
+pub use quota::QUOTA;

@@ -5,7 +5,7 @@ use canopy_domain::{
 };
 use canopy_proto::methods::{
     account_effects, backups as backup_methods, departures as departure_methods, directory, invitation_checks,
-    invitations as invitation_methods, org_effects, orgs, projects as project_methods,
+    invitations as invitation_methods, org_effects, orgs, projects as project_methods, quota_leases, quotas,
 };
 use canopy_proto::org::v1::{CreateOrgRequest, GetOrgRequest, Grant, Org, UpdateOrgRequest};
 use canopy_proto::system::v1::{
@@ -13,7 +13,7 @@ use canopy_proto::system::v1::{
 };
 use prost::Message;
 
-use crate::{access, backups, departures, grants, invitations, members, org_end, projects, slugs};
+use crate::{access, backups, departures, grants, invitations, members, org_end, projects, quota, slugs};
 
 /// The one row, under [`SELF`].
 pub const ORG: Table<Org> = Table::new(1, "org", 1);
@@ -56,6 +56,10 @@ pub fn org() -> Module {
         .command(departure_methods::RESERVE_DEPARTURE, departures::reserve)
         .command(departure_methods::SETTLE_DEPARTURE, departures::settle)
         .command(departure_methods::FORGET_MEMBER, departures::forget)
+        .query(quotas::GET_QUOTA, quota::get)
+        .command(quotas::SET_QUOTA, quota::set)
+        .query(quota_leases::READ_BYTES_MAX, quota::read_bytes_max)
+        .command(quota_leases::LEASE_BYTES, quota::lease_bytes)
         .on_wake(org_end::woken)
 }
 

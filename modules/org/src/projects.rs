@@ -13,6 +13,7 @@ use canopy_proto::system::v1::{
 
 use crate::grants::{self, GRANTS};
 use crate::org::{tell_member, the_org};
+use crate::quota;
 
 /// By project id.
 pub const PROJECTS: Table<Project> = Table::new(3, "projects", 1);
@@ -120,7 +121,8 @@ pub(crate) fn record(
             granted_by: request.creator,
         };
         let key = grants::key(&grant)?;
-        if state.get(&GRANTS, &key)?.is_none() {
+        // A sys-admin who made it need not have a place, and needs none: no role adds to theirs.
+        if quota::has_place(state, &grant.account, cx)? && state.get(&GRANTS, &key)?.is_none() {
             draft.insert(&GRANTS, key, &Wire::new(&grant));
             // A sys-admin need not have belonged to the org.
             if let Ok(org) = the_org(state, cx) {

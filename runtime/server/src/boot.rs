@@ -9,11 +9,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use canopy_actors::{
-    AttemptLimits, Backups, CommitHook, Denials, Limits, Mails, Node, NodeParts, PasskeySite, Passkeys,
+    AttemptLimits, Backups, Budgets, CommitHook, Denials, Limits, Mails, Node, NodeParts, PasskeySite, Passkeys,
     PasswordHashing, Purges, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
 };
 use canopy_config::{MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
-use canopy_domain::{Modules, Policy, Refusal, Secret, Settings, TokenIssuer};
+use canopy_domain::{Modules, Policy, QuotaDefaults, Refusal, Secret, Settings, TokenIssuer};
 use canopy_store::{Store, StoreError, StoreOptions, Unlock};
 use canopy_supervision::{ChildSpec, StartError, Strategy, Supervisor, SupervisorSpec};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -157,11 +157,13 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
     let callers = Arc::new(Callers::new(Arc::clone(&tokens)));
     let backups = Backups::new(config.backup_dir());
     let purges = Purges::new(config.backup_dir());
+    let budgets = Budgets::new([canopy_org::ORG.id, canopy_org::QUOTA.id]);
     let mut hooks: Vec<Arc<dyn CommitHook>> = vec![
         Arc::clone(&grants) as _,
         Arc::clone(&callers) as _,
         Arc::new(backups.clone()) as _,
         Arc::new(purges.clone()) as _,
+        Arc::new(budgets.clone()) as _,
     ];
     hooks.extend(mails.clone().map(|mails| Arc::new(mails) as Arc<dyn CommitHook>));
     let denials = Denials::default();
@@ -184,6 +186,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
                 address_failures_max: hashing.failed_log_ins_per_address_max,
             },
         )?,
+        budgets: Some(budgets),
         hooks,
     });
     grants.load_sys_admins(&node).await?;
@@ -362,6 +365,11 @@ fn settings(config: &NodeConfig) -> Settings {
         delete_grace_ms: ms(config.org.delete_grace_s),
         account_delete_grace_ms: ms(config.identity.delete_grace_s),
         session_max_ms: ms(config.identity.session_max_s),
+        quota: QuotaDefaults {
+            people_max: i64::from(config.org.people_max),
+            bytes_max: i64::try_from(config.org.bytes_max).unwrap_or(i64::MAX),
+            requests_per_s_max: i64::from(config.admission.per_org_requests_per_s_max),
+        },
     }
 }
 

@@ -52,6 +52,7 @@ mod staging;
 mod state;
 mod store;
 mod subject;
+mod usage;
 mod vault;
 mod vault_keys;
 mod verify;

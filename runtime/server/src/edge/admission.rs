@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use canopy_domain::{Code, Refusal};
+use canopy_domain::{Address, Code, QuotaLimit, Refusal};
 use http::HeaderMap;
 use metrics::Counter;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::exchange;
 use super::load::ConnectionLoad;
@@ -43,18 +43,65 @@ pub struct AdmissionLimits {
     pub org_rates: RateLimits,
 }
 
-/// Whom a call is counted for.
-#[derive(Debug, Default)]
+/// The org that a call is counted for.
+#[derive(Debug)]
 pub struct Party {
+    org: Address,
     /// Its calls under way.
     calls: Arc<Share>,
-    rates: OnceLock<Rates>,
+    rates: RwLock<PartyRates>,
+    /// The last refusal for want of calls a second: the calls, the time to wait in milliseconds, and
+    /// the head of the answer.
+    refused: Mutex<Option<(u32, u64, Arc<HeaderMap>)>>,
+}
+
+#[derive(Debug, Default)]
+struct PartyRates {
+    /// What the org's own quota says; zero is no limit, none is the installation's.
+    requests_per_s_max: Option<u32>,
+    /// Made with the first call.
+    rates: Option<Rates>,
+}
+
+impl PartyRates {
+    fn requests_per_s(&self, limits: &RateLimits) -> Option<NonZeroU32> {
+        self.requests_per_s_max.map_or(limits.requests_per_s, NonZeroU32::new)
+    }
 }
 
 impl Party {
+    /// An org of which nothing is under way.
+    pub fn new(org: Address) -> Self {
+        Self { org, calls: Arc::default(), rates: RwLock::default(), refused: Mutex::default() }
+    }
+
+    /// Takes over the org's own calls a second: zero is no limit, none is the installation's.
+    pub fn set_requests_per_s_max(&self, max: Option<u32>) {
+        let mut rates = self.rates.write();
+        if rates.requests_per_s_max != max {
+            // Made anew by the next call. What is owed for answers goes with it, once.
+            *rates = PartyRates { requests_per_s_max: max, rates: None };
+        }
+    }
+
+    /// Lets a request of so many bytes through; gives the calls a second, where they were had.
+    fn request(&self, limits: &RateLimits, bytes: usize) -> Result<(), (Exceeded, u32)> {
+        let of = |rates: &PartyRates| {
+            let per_s = rates.requests_per_s(limits).map_or(0, NonZeroU32::get);
+            rates.rates.as_ref().map(|rates| rates.request(bytes).map_err(|exceeded| (exceeded, per_s)))
+        };
+        if let Some(answer) = of(&self.rates.read()) {
+            return answer;
+        }
+        let mut rates = self.rates.write();
+        let limits = RateLimits { requests_per_s: rates.requests_per_s(limits), ..*limits };
+        rates.rates.get_or_insert_with(|| Rates::new(&limits));
+        of(&rates).unwrap_or(Ok(()))
+    }
+
     /// Takes note of an answer's bytes.
     pub fn sent(&self, bytes: usize) {
-        if let Some(rates) = self.rates.get() {
+        if let Some(rates) = &self.rates.read().rates {
             rates.sent(bytes);
         }
     }
@@ -64,7 +111,7 @@ impl Party {
     /// # Errors
     /// How long it has to wait.
     pub fn send(&self, bytes: usize) -> Result<(), Duration> {
-        self.rates.get().map_or(Ok(()), |rates| rates.send(bytes))
+        self.rates.read().rates.as_ref().map_or(Ok(()), |rates| rates.send(bytes))
     }
 }
 
@@ -140,6 +187,18 @@ impl From<Refusal> for Denied {
 /// few different ones, and a connection's header compression sends each in a few bytes.
 const WAITS_MS: [u64; 13] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 10_000, 60_000, 600_000];
 
+/// Counts a refusal because of an org's quota.
+pub fn count_quota_refusal(limit: QuotaLimit) {
+    metrics::counter!("canopy_edge_quota_refusals_total", "limit" => limit.name()).increment(1);
+}
+
+/// The time to wait that a caller is told.
+fn told_wait_ms(wait: Duration) -> u64 {
+    let longest = WAITS_MS.len() - 1;
+    let at_least = WAITS_MS.iter().position(|ms| Duration::from_millis(*ms) >= wait).unwrap_or(longest);
+    WAITS_MS.get(at_least).copied().unwrap_or(RETRY_AFTER_MS)
+}
+
 /// Counts what is under way.
 pub struct Admission {
     limits: AdmissionLimits,
@@ -174,6 +233,7 @@ impl Admission {
     /// Nothing under way yet.
     pub fn new(limits: AdmissionLimits) -> Self {
         metrics::describe_counter!("canopy_edge_calls_shed_total", "Calls refused for want of room, by the limit");
+        metrics::describe_counter!("canopy_edge_quota_refusals_total", "Calls refused by an org's quota, by its limit");
         let counter = |limit: Limit| metrics::counter!("canopy_edge_calls_shed_total", "limit" => limit.name());
         Self {
             arriving: Arc::default(),
@@ -193,14 +253,33 @@ impl Admission {
 
     fn shed(&self, limit: Limit, wait: Duration) -> Denied {
         self.count(limit);
-        let longest = WAITS_MS.len() - 1;
-        let at_least = WAITS_MS.iter().position(|ms| Duration::from_millis(*ms) >= wait).unwrap_or(longest);
-        let wait_ms = WAITS_MS.get(at_least).copied().unwrap_or(RETRY_AFTER_MS);
+        let wait_ms = told_wait_ms(wait);
         if let Some(head) = self.heads.read().get(&(limit, wait_ms)) {
             return Denied::Shed(Arc::clone(head));
         }
         let head = Arc::new(exchange::refusal_head(&status(&self.refusal(limit).retry_after_ms(wait_ms))));
         self.heads.write().insert((limit, wait_ms), Arc::clone(&head));
+        Denied::Shed(head)
+    }
+
+    /// As [`Admission::shed`], for an org that has had its calls of this second: names it.
+    fn shed_requests(&self, party: &Party, per_s: u32, wait: Duration) -> Denied {
+        self.count(Limit::OrgRequests);
+        count_quota_refusal(QuotaLimit::RequestsPerSMax);
+        let wait_ms = told_wait_ms(wait);
+        let mut refused = party.refused.lock();
+        if let Some((.., head)) = refused.as_ref().filter(|(of, ms, _)| (*of, *ms) == (per_s, wait_ms)) {
+            return Denied::Shed(Arc::clone(head));
+        }
+        let refusal = Refusal::new(
+            Code::ResourceExhausted,
+            format!("the org has had its {per_s} calls of this second"),
+        )
+        .hint("wait as told, or ask whoever runs the server to raise `requests_per_s_max` with `canopy org set-quota`")
+        .quota(QuotaLimit::RequestsPerSMax, &party.org, i64::from(per_s))
+        .retry_after_ms(wait_ms);
+        let head = Arc::new(exchange::refusal_head(&status(&refusal)));
+        *refused = Some((per_s, wait_ms, Arc::clone(&head)));
         Denied::Shed(head)
     }
 
@@ -231,10 +310,7 @@ impl Admission {
             Limit::AddressShare => ("the address has its share of a busy server under way".to_owned(), FEWER),
             Limit::OrgShare => ("the org has its share of a busy server under way".to_owned(), FEWER),
             Limit::Org => (format!("the org has {} calls under way, its limit", limits.org_calls_max), FEWER),
-            Limit::OrgRequests => {
-                let calls = per_s(limits.org_rates.requests_per_s);
-                (format!("the org has had its {calls} calls of this second"), OPERATOR)
-            }
+            Limit::OrgRequests => ("the org has had its calls of this second".to_owned(), OPERATOR),
             Limit::OrgBytes => {
                 let bytes = per_s(limits.org_rates.bytes_per_s);
                 (format!("the org has had its {bytes} bytes of this second"), OPERATOR)
@@ -309,9 +385,8 @@ impl Admission {
         if party.calls.held() >= self.limits.org_calls_max {
             return Err(self.shed_for_now(Limit::Org));
         }
-        let rates = party.rates.get_or_init(|| Rates::new(&self.limits.org_rates));
-        rates.request(bytes).map_err(|exceeded| match exceeded {
-            Exceeded::Requests(wait) => self.shed(Limit::OrgRequests, wait),
+        party.request(&self.limits.org_rates, bytes).map_err(|(exceeded, per_s)| match exceeded {
+            Exceeded::Requests(wait) => self.shed_requests(party, per_s, wait),
             Exceeded::Bytes(wait) => self.shed(Limit::OrgBytes, wait),
         })?;
         self.call(&party.calls, Limit::OrgShare)

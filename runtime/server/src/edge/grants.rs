@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use canopy_actors::{CommitHook, Node};
 use canopy_domain::{Address, Change, Id, Kind, Order, Refusal, Role, Span, State, Wire};
-use canopy_org::{GRANTS, ORG, PROJECTS};
-use canopy_proto::org::v1::{Grant, Org, Project};
+use canopy_org::{GRANTS, ORG, PROJECTS, QUOTA};
+use canopy_proto::org::v1::{Grant, Org, Project, Quota};
 use canopy_system::SYS_ADMINS;
 use parking_lot::{Mutex, RwLock};
 
@@ -175,6 +175,10 @@ impl OrgGrants {
                 id if id == ORG.id => {
                     known.org = after.map_or(Life::Absent, |row| of_org(&ORG.row(row.clone())));
                 }
+                id if id == QUOTA.id => {
+                    let row = after.map(|row| QUOTA.row(row.clone()));
+                    self.party.set_requests_per_s_max(requests_per_s_max(row.as_ref()));
+                }
                 _ => {}
             }
         }
@@ -188,6 +192,12 @@ impl OrgGrants {
 /// A row that cannot be read shows nothing.
 fn of_org(row: &Wire<Org>) -> Life {
     row.decode().map_or(Life::Absent, |org| Life::of(org.archive_time_ms, org.delete_time_ms, org.purge_time_ms))
+}
+
+/// The org's own calls a second, where its quota sets any.
+fn requests_per_s_max(row: Option<&Wire<Quota>>) -> Option<u32> {
+    let max = row?.decode().ok()?.requests_per_s_max?;
+    Some(u32::try_from(max).unwrap_or(u32::MAX))
 }
 
 fn of_project(row: &Wire<Project>) -> Life {
@@ -265,8 +275,9 @@ impl Grants {
             seq: AtomicU64::new(state.seq()?),
             version: AtomicU64::new(0),
             streams: Watchers::default(),
-            party: Party::default(),
+            party: Party::new(org.clone()),
         });
+        grants.party.set_requests_per_s_max(requests_per_s_max(state.get(&QUOTA, &[0])?.as_ref()));
         let mut orgs = self.orgs.lock();
         if let Some(Entry::Loading(_, missed)) = orgs.insert(org.clone(), Entry::Loaded(Arc::clone(&grants))) {
             for (seq, changes) in missed {

@@ -30,8 +30,8 @@ pub fn grpc_code(code: Code) -> tonic::Code {
 }
 
 /// The status that tells a client of a refusal: the message, and as details
-/// the fields at fault, when to try again, and what to do next (`ErrorInfo`,
-/// metadata key `hint`).
+/// the fields at fault, the quota that is used up, when to try again, and what
+/// to do next (`ErrorInfo`, metadata key `hint`).
 pub fn status(refusal: &Refusal) -> Status {
     let code = grpc_code(refusal.code);
     if code == tonic::Code::Internal {
@@ -40,6 +40,10 @@ pub fn status(refusal: &Refusal) -> Status {
     let mut details = ErrorDetails::new();
     for field in &refusal.fields {
         details.add_bad_request_violation(&field.field, &field.description);
+    }
+    if let Some(quota) = &refusal.quota {
+        let limit = quota.limit.name();
+        details.add_quota_failure_violation(&quota.org, format!("{limit} is {}: {}", quota.max, refusal.message));
     }
     if let Some(ms) = refusal.retry_after_ms {
         details.set_retry_info(Some(Duration::from_millis(ms)));

@@ -10,5 +10,6 @@ mod drain;
 mod harness;
 mod process;
 mod purge;
+mod quotas;
 mod recovery;
 mod web;

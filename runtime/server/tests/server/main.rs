@@ -28,6 +28,7 @@ mod org_invitations;
 mod org_life;
 mod org_members;
 mod org_pages;
+mod org_quotas;
 mod org_repeat;
 mod org_search;
 mod roles_matrix;

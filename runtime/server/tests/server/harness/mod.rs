@@ -31,6 +31,7 @@ use canopy_proto::org::v1::environments_client::EnvironmentsClient;
 use canopy_proto::org::v1::invitations_client::InvitationsClient;
 use canopy_proto::org::v1::orgs_client::OrgsClient;
 use canopy_proto::org::v1::projects_client::ProjectsClient;
+use canopy_proto::org::v1::quotas_client::QuotasClient;
 use canopy_proto::org::v1::{
     CreateOrgRequest, CreateProjectRequest, DeleteOrgRequest, DeleteProjectRequest, Grant, GrantRoleRequest, Org,
     Project,
@@ -277,6 +278,10 @@ impl Caller {
         ProjectsClient::with_interceptor(self.channel.clone(), self.token.clone())
     }
 
+    pub fn quotas(&self) -> QuotasClient<Authorised> {
+        QuotasClient::with_interceptor(self.channel.clone(), self.token.clone())
+    }
+
     pub fn environments(&self) -> EnvironmentsClient<Authorised> {
         EnvironmentsClient::with_interceptor(self.channel.clone(), self.token.clone())
     }
@@ -357,6 +362,15 @@ impl Caller {
 pub fn message(channel: &str, text: &str) -> SendMessageRequest {
     let message = Message { text: text.into(), ..Message::default() };
     SendMessageRequest { parent: channel.into(), message: Some(Wire::new(&message)), request_id: String::new() }
+}
+
+/// A text that takes as many bytes on disk: nothing in it comes twice.
+pub fn incompressible(bytes: usize) -> String {
+    // Knuth's linear congruential generator, of which the upper bits are good.
+    let next = |x: &u64| Some(x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+    let letters =
+        std::iter::successors(Some(1), next).map(|x| char::from(b'0' + u8::try_from(x >> 58).expect("6 bits")));
+    letters.take(bytes).collect()
 }
 
 pub fn bearer(token: &str) -> Token {

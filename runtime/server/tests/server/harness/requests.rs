@@ -26,10 +26,11 @@ use canopy_proto::org::v1::{
     AcceptInvitationRequest, ArchiveOrgRequest, CreateEnvironmentRequest, CreateInvitationRequest, CreateOrgRequest,
     CreateProjectRequest, DeleteEnvironmentRequest, DeleteOrgRequest, DeleteProjectRequest, Environment,
     ExplainAccessRequest, ExportAuditRequest, GetEnvironmentRequest, GetInvitationRequest, GetOrgRequest,
-    GetProjectRequest, GetShredCertificateRequest, Grant, GrantRoleRequest, Invitation, LeaveOrgRequest,
-    ListAuditEntriesRequest, ListEnvironmentsRequest, ListGrantsRequest, ListInvitationsRequest, ListMembersRequest,
-    ListProjectsRequest, Org, Project, PurgeOrgRequest, RevokeInvitationRequest, RevokeRoleRequest, SearchOrgsRequest,
-    SearchProjectsRequest, TransferOwnershipRequest, UpdateEnvironmentRequest, UpdateOrgRequest, UpdateProjectRequest,
+    GetProjectRequest, GetQuotaRequest, GetShredCertificateRequest, Grant, GrantRoleRequest, Invitation,
+    LeaveOrgRequest, ListAuditEntriesRequest, ListEnvironmentsRequest, ListGrantsRequest, ListInvitationsRequest,
+    ListMembersRequest, ListProjectsRequest, Org, Project, PurgeOrgRequest, Quota, RevokeInvitationRequest,
+    RevokeRoleRequest, SearchOrgsRequest, SearchProjectsRequest, SetQuotaRequest, TransferOwnershipRequest,
+    UpdateEnvironmentRequest, UpdateOrgRequest, UpdateProjectRequest,
 };
 use prost::Message;
 use prost_types::FieldMask;
@@ -175,6 +176,11 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
         "ops.v1.AccountAdmin/SuspendAccount" => SuspendAccountRequest { name: t.account, request_id }.encode_to_vec(),
         "ops.v1.AccountAdmin/EnableAccount" => EnableAccountRequest { name: t.account, request_id }.encode_to_vec(),
         method if method.starts_with("org.v1.Invitations/") => of_invitations(method, target),
+        "org.v1.Quotas/GetQuota" => GetQuotaRequest { name: t.org }.encode_to_vec(),
+        "org.v1.Quotas/SetQuota" => {
+            let quota = Quota { org: t.org, people_max: Some(0), ..Quota::default() };
+            SetQuotaRequest { quota: Some(Wire::new(&quota)), update_mask: None, request_id }.encode_to_vec()
+        }
         method if method.starts_with("ops.v1.Mails/") => of_mails(method),
         method if method.starts_with("identity.v1.") => of_identity(method, target),
         method if method.starts_with("ops.v1.Keys/") => of_keys(method, target),
