@@ -14,6 +14,7 @@ use tonic_types::StatusExt;
 use crate::harness::{Caller, incompressible, message};
 use crate::process::{CHEAP, Process, serve};
 
+const ADA: &str = "ada@example.org";
 const KILLS: usize = 5;
 /// More than one lease and less than one for each kill.
 const BYTES_MAX: usize = 12 << 20;
@@ -30,13 +31,12 @@ fn start(data: &std::path::Path) -> Process {
     Process::start(command)
 }
 
-async fn log_in(server: &Process) -> Caller {
-    Caller::at(&server.url()).await.unwrap().log_in("ada@example.org").await
+async fn log_in(server: &Process, email: &str) -> Caller {
+    Caller::at(&server.url()).await.unwrap().log_in(email).await
 }
 
-async fn grant(by: &Caller, email: &str, on: &str) -> Result<(), Status> {
-    let grant =
-        Grant { account: format!("account/{email}"), on: on.into(), role: Role::Guest.into(), ..Grant::default() };
+async fn grant(by: &Caller, account: &str, on: &str) -> Result<(), Status> {
+    let grant = Grant { account: account.into(), on: on.into(), role: Role::Guest.into(), ..Grant::default() };
     let request = GrantRoleRequest { grant: Some(Wire::new(&grant)), request_id: String::new() };
     by.orgs().grant_role(request).await.map(drop)
 }
@@ -71,18 +71,20 @@ async fn leases_that_were_lost_with_the_process_are_counted_anew() {
     let data = dir.path().join("data");
     let mut server = start(&data);
     let nobody = Caller::at(&server.url()).await.unwrap();
-    for email in ["ada@example.org", "bob@example.org", "eve@example.org"] {
+    for email in [ADA, "bob@example.org", "eve@example.org"] {
         nobody.register(email, "").await;
     }
-    let ada = log_in(&server).await;
+    let [bob, eve] = ["bob@example.org", "eve@example.org"].map(|email| log_in(&server, email));
+    let (bob, eve) = (bob.await.account, eve.await.account);
+    let ada = log_in(&server, ADA).await;
     let org = ada.create_org("acme").await.name;
     let project = ada.create_project(&org, "web").await.name;
     let channel = ada.create_channel(&project, "general").await;
-    grant(&ada, "bob@example.org", &org).await.expect("the second");
+    grant(&ada, &bob, &org).await.expect("the second");
     let text = incompressible(TEXT_BYTES);
     let send = async |by: &Caller| by.chat().send_message(message(&channel, &text)).await.map(drop);
     for kill in 0..KILLS {
-        let ada = log_in(&server).await;
+        let ada = log_in(&server, ADA).await;
         for sent in join_all((0..MESSAGES).map(|_| send(&ada))).await {
             sent.unwrap_or_else(|status| panic!("after {kill} kills: {status}"));
         }
@@ -90,9 +92,9 @@ async fn leases_that_were_lost_with_the_process_are_counted_anew() {
         server.kill_after(Duration::ZERO).await;
         server = start(&data);
     }
-    let ada = log_in(&server).await;
+    let ada = log_in(&server, ADA).await;
     assert_eq!(present(&ada, &org).await.people, 2);
-    let refused = grant(&ada, "eve@example.org", &org).await.expect_err("a third");
+    let refused = grant(&ada, &eve, &org).await.expect_err("a third");
     check_refused(&refused, &org, "people_max is 2: ");
     let mut refused = None;
     for _ in 0..MESSAGES_MAX / MESSAGES {

@@ -347,8 +347,10 @@ async fn who_takes_an_account_back_by_mail_has_it_alone() {
     let nobody = server.nobody().await;
     let request = RequestPasswordResetRequest { email: EMAIL.into(), request_id: String::new() };
     nobody.verification().request_password_reset(request).await.expect("an answer");
-    // The first letter was sent when the account was made.
-    let token = letter_in(&server.config.mail_dir(), EMAIL, 1).await.token();
+    // Two letters came before: for the account, and of the passkey.
+    let letters = server.config.mail_dir();
+    assert_eq!(letter_in(&letters, EMAIL, 1).await.header("Subject"), "Your account has another passkey");
+    let token = letter_in(&letters, EMAIL, 2).await.token();
     let request = ResetPasswordRequest { token, new_password: PASSWORD.into(), request_id: String::new() };
     nobody.verification().reset_password(request).await.expect("a reset");
     refused(log_in(&server, &mut phone).await, Code::Unauthenticated);
