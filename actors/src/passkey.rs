@@ -27,6 +27,8 @@ use crate::clock;
 
 /// What authenticators call the server.
 const NAME: &str = "Canopy";
+/// WebAuthn level 2, section 5.8.2: the one type of credentials that there is.
+const CREDENTIAL_TYPE: &str = "public-key";
 
 /// The name and the pages for which passkeys are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,6 +157,11 @@ impl Passkeys {
     /// `INVALID_ARGUMENT`: it is no answer, or to something else.
     pub fn finish(&self, begun: Bytes, text: &str) -> Result<PasskeyDone, Refusal> {
         let made: RegisterPublicKeyCredential = answer(text)?;
+        // The library looks at the type that the authenticator has seen alone.
+        if made.type_ != CREDENTIAL_TYPE {
+            return Err(Refusal::invalid("answer", format!("is of type `{}` and not `{CREDENTIAL_TYPE}`", made.type_))
+                .hint("send the answer of `navigator.credentials` as JSON, as it is"));
+        }
         // Told by browsers; an authenticator that cannot refuses by itself.
         if made.extensions.cred_props.as_ref().is_some_and(|shown| shown.rk == Some(false)) {
             return Err(Refusal::invalid("answer", "is of an authenticator that does not keep whose passkey it is")

@@ -28,7 +28,7 @@ pub(crate) fn made(data: &[u8]) {
     let begun = Bytes::from_static(BEGUN.as_bytes());
     let Ok(PasskeyDone::Made { credential, credential_id, .. }) = PASSKEYS.finish(begun, text) else { return };
     assert!(!credential_id.is_empty(), "a passkey has no name");
-    assert!(text.contains("public-key"), "what is no passkey was taken for one");
+    assert!(part(text, "/type").is_some_and(|kind| kind == "public-key"), "what is no passkey was taken for one");
     let fit = PASSKEYS.compare(CHALLENGE, ANSWER, Some(&credential), NOW_MS).unwrap();
     let key = |credential: &[u8]| part(std::str::from_utf8(credential).unwrap(), "/cred/cred");
     let is_same = key(&credential) == key(CREDENTIAL.as_bytes());
