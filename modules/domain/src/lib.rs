@@ -13,6 +13,7 @@ mod passkey;
 mod principal;
 mod reader;
 mod refusal;
+mod rows;
 mod search;
 mod settings;
 mod table;
@@ -30,6 +31,7 @@ pub use passkey::{PASSKEY_CHALLENGE_S, PasskeyClaim, PasskeyDone, PasskeyFit, Pa
 pub use principal::{Origin, Principal};
 pub use reader::{Order, Reader, Span, State, decode};
 pub use refusal::{Code, FieldViolation, QuotaLimit, QuotaViolation, Refusal};
+pub use rows::Rows;
 pub use search::Words;
 pub use settings::{QuotaDefaults, Settings};
 pub use table::{Row, Table};

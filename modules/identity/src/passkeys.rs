@@ -241,46 +241,19 @@ pub(crate) fn forget_all(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft)
 
 #[cfg(test)]
 mod tests {
-    use canopy_domain::Reader;
-    use canopy_proto::system::v1::Transaction;
+    use canopy_domain::Rows;
 
     use super::*;
 
-    /// The one row.
-    struct Row(Option<Bytes>);
-
-    impl Reader for Row {
-        fn get(&self, _: u16, _: &[u8]) -> Result<Option<Bytes>, Refusal> {
-            Ok(self.0.clone())
-        }
-
-        fn scan(&self, _: u16, _: Span<'_>) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
-            Ok(Vec::new())
-        }
-
-        fn seq(&self) -> Result<u64, Refusal> {
-            Ok(0)
-        }
-
-        fn transaction(&self, _: u64) -> Result<Option<Transaction>, Refusal> {
-            Ok(None)
-        }
-
-        fn digest(&self, _: &[u8]) -> [u8; 16] {
-            [0; 16]
-        }
-
-        fn subject_fingerprints(&self, _: &[u8; 16]) -> Result<Vec<[u8; 32]>, Refusal> {
-            Ok(Vec::new())
-        }
-    }
-
     #[test]
     fn what_was_begun_runs_out() {
+        let mut rows = Rows::default();
+        assert_eq!(begun(&State(&rows), 0).err().map(|refusal| refusal.code), Some(Code::FailedPrecondition));
         let row = PasskeyBegun { begun: Bytes::from_static(b"state"), expire_time_ms: 1_000 };
-        let row = Row(Some(Wire::new(&row).bytes().clone()));
-        assert_eq!(begun(&State(&row), 999).unwrap().1, "state");
-        assert_eq!(begun(&State(&row), 1_000).err().map(|refusal| refusal.code), Some(Code::FailedPrecondition));
-        assert_eq!(begun(&State(&Row(None)), 0).err().map(|refusal| refusal.code), Some(Code::FailedPrecondition));
+        let mut draft = Draft::default();
+        draft.insert(&BEGUN, SELF, &Wire::new(&row));
+        rows.apply(draft.changes());
+        assert_eq!(begun(&State(&rows), 999).unwrap().1, "state");
+        assert_eq!(begun(&State(&rows), 1_000).err().map(|refusal| refusal.code), Some(Code::FailedPrecondition));
     }
 }

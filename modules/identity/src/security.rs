@@ -138,48 +138,9 @@ pub(crate) fn list(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use bytes::Bytes;
-    use canopy_domain::Reader;
-    use canopy_proto::system::v1::Transaction;
+    use canopy_domain::Rows;
 
     use super::*;
-
-    /// The events' rows.
-    #[derive(Default)]
-    struct Rows(BTreeMap<Vec<u8>, Bytes>);
-
-    impl Reader for Rows {
-        fn get(&self, _: u16, key: &[u8]) -> Result<Option<Bytes>, Refusal> {
-            Ok(self.0.get(key).cloned())
-        }
-
-        fn scan(&self, table: u16, span: Span<'_>) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
-            assert!(table == SECURITY_EVENTS.id && span.prefix.is_empty() && span.after.is_none());
-            let row = |(key, row): (&Vec<u8>, &Bytes)| (Bytes::copy_from_slice(key), row.clone());
-            Ok(match span.order {
-                Order::Ascending => self.0.iter().take(span.limit).map(row).collect(),
-                Order::Descending => self.0.iter().rev().take(span.limit).map(row).collect(),
-            })
-        }
-
-        fn seq(&self) -> Result<u64, Refusal> {
-            Ok(0)
-        }
-
-        fn transaction(&self, _: u64) -> Result<Option<Transaction>, Refusal> {
-            Ok(None)
-        }
-
-        fn digest(&self, _: &[u8]) -> [u8; 16] {
-            [0; 16]
-        }
-
-        fn subject_fingerprints(&self, _: &[u8; 16]) -> Result<Vec<[u8; 32]>, Refusal> {
-            Ok(Vec::new())
-        }
-    }
 
     #[test]
     fn the_oldest_events_go() {
@@ -188,14 +149,10 @@ mod tests {
             let mut draft = Draft::default();
             add(&State(&rows), &mut draft, &Wire::new(&SecurityEvent { time_ms: 1, ..SecurityEvent::default() }))
                 .unwrap();
-            for change in draft.changes() {
-                match &change.after {
-                    Some(row) => rows.0.insert(change.key.clone(), row.clone()),
-                    None => rows.0.remove(&change.key),
-                };
-            }
-            assert_eq!(rows.0.len() as u64, n.min(EVENTS_MAX));
-            assert_eq!(rows.0.last_key_value().unwrap().0, &n.to_be_bytes().to_vec());
+            rows.apply(draft.changes());
+            let keys = rows.keys(SECURITY_EVENTS.id);
+            assert_eq!(keys.len() as u64, n.min(EVENTS_MAX));
+            assert_eq!(keys.last().unwrap(), &n.to_be_bytes());
         }
     }
 }

@@ -1,53 +1,19 @@
 //! A backup job decides what a worker does, whatever becomes of the worker.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use canopy_domain::{
-    Address, Code, Context, Draft, Id, Module, Order, Origin, Prepared, Principal, Reader, Refusal, Settings, Span,
-    TokenClaims, TokenIssuer,
+    Address, Code, Context, Draft, Id, Module, Origin, Prepared, Principal, Refusal, Rows, Settings, TokenClaims,
+    TokenIssuer,
 };
 use canopy_proto::methods::{backup_effects, backups};
 use canopy_proto::ops::v1::{Backup, BackupState, CreateBackupRequest, DeleteBackupRequest, GetBackupRequest};
 use canopy_proto::system::v1::finish_backup_request::Outcome;
 use canopy_proto::system::v1::{
     BackupFile, BackupWork, BeginBackupRequest, BeginBackupResponse, FinishBackupRequest, ReportBackupRequest,
-    ReserveBackupResponse, Transaction,
+    ReserveBackupResponse,
 };
 use prost::Message;
-
-/// Rows in memory.
-#[derive(Default)]
-struct Rows(BTreeMap<(u16, Vec<u8>), Bytes>);
-
-impl Reader for Rows {
-    fn get(&self, table: u16, key: &[u8]) -> Result<Option<Bytes>, Refusal> {
-        Ok(self.0.get(&(table, key.to_vec())).cloned())
-    }
-
-    fn scan(&self, table: u16, span: Span<'_>) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
-        assert!(span.order == Order::Ascending && span.after.is_none());
-        let rows = self.0.iter().filter(|((of, key), _)| *of == table && key.starts_with(span.prefix));
-        Ok(rows.take(span.limit).map(|((_, key), row)| (Bytes::copy_from_slice(key), row.clone())).collect())
-    }
-
-    fn seq(&self) -> Result<u64, Refusal> {
-        Ok(1)
-    }
-
-    fn transaction(&self, _: u64) -> Result<Option<Transaction>, Refusal> {
-        Ok(None)
-    }
-
-    fn digest(&self, _: &[u8]) -> [u8; 16] {
-        [0; 16]
-    }
-
-    fn subject_fingerprints(&self, _: &[u8; 16]) -> Result<Vec<[u8; 32]>, Refusal> {
-        Ok(Vec::new())
-    }
-}
 
 /// Nobody signs in here.
 struct NoTokens;
@@ -129,13 +95,7 @@ impl Job {
         let answer = decide(&self.module, &self.rows, &cx, &mut draft)?;
         let parts = draft.into_parts();
         self.effects = parts.effects.len();
-        for change in parts.changes {
-            let key = (change.table, change.key);
-            match change.after {
-                Some(after) => drop(self.rows.0.insert(key, after)),
-                None => drop(self.rows.0.remove(&key)),
-            }
-        }
+        self.rows.apply(&parts.changes);
         self.wake_at_ms = parts.wake_at_ms.unwrap_or(self.wake_at_ms);
         Ok(answer)
     }
@@ -271,5 +231,5 @@ fn what_is_deleted_stays_until_its_file_is_gone() {
         assert!(job.wake_at_ms > job.now_ms, "it asks until it is done");
     }
     job.finish(1, Outcome::Removed(true)).unwrap();
-    assert!(job.rows.0.is_empty() && job.wake_at_ms == 0);
+    assert!(job.rows.is_empty() && job.wake_at_ms == 0);
 }
