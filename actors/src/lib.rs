@@ -13,6 +13,7 @@ mod clock;
 mod completion;
 mod delivery;
 mod denials;
+mod hashing;
 mod mail;
 mod node;
 mod passkey;

@@ -1,31 +1,28 @@
 //! Password hashing: Argon2id (RFC 9106) on threads of its own, as many as are
-//! configured, whose priority is low, so that a storm of log-ins leaves the
-//! processor to everybody else. Who would wait too long for a thread is refused
+//! configured ([`crate::hashing`]). Who would wait too long for one is refused
 //! at once, and one network address takes half of the places at most.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use canopy_domain::{Address, Attempt, Code, Kind, PasswordFit, Refusal, Secret};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::attempts::{AttemptLimits, Attempts};
 use crate::clock;
+use crate::hashing::{self, Hasher, MEMORY_KEPT};
 
 /// Longest wait for a thread: people do not wait longer for a log-in.
 const WAIT_MS_MAX: u64 = 5_000;
 /// Jobs that wait or are under way, however quick they are.
 const JOBS_MAX: usize = 1_024;
-/// Priority of the threads: they run when nobody else wants to, and get a tenth
-/// of a core that is wanted all the time, so that log-ins do not cease.
-const NICE: i32 = 10;
 
-type Job = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce(&mut Hasher) + Send>;
 
 /// Hashes and compares passwords.
 #[derive(Clone)]
@@ -79,16 +76,22 @@ impl PasswordHashing {
         let params = Params::new(memory_kib, passes, 1, None)
             .map_err(|e| Refusal::invalid("identity.argon2_memory_kib", e.to_string()))?;
         let begun_ms = clock::now_ms();
-        let decoy = hash(&params, &Secret::new("a password that nobody has"))?;
-        let load = Load { jobs: 0, by_place: HashMap::new(), hash_ms: since(begun_ms) };
+        let decoy = phc(&params, |argon2, salt| {
+            let mut memory = vec![Block::new(); params.block_count()];
+            hashing::hash(argon2, &Secret::new("a password that nobody has"), &salt, &mut memory)
+        })?;
+        let took = clock::since(begun_ms);
+        let load = Load { jobs: 0, by_place: HashMap::new(), hash_ms: whole_ms(took) };
         let (jobs, waiting) = sync_channel(JOBS_MAX);
         let waiting = Arc::new(Mutex::new(waiting));
+        let threads_max = threads_max.max(1);
         for n in 0..threads_max {
             let waiting = Arc::clone(&waiting);
+            let hasher = Hasher::start(n, took).map_err(|e| failed(&e))?;
             let thread = std::thread::Builder::new().name(format!("password-{n}"));
-            thread.spawn(move || work(&waiting)).map_err(|e| failed(&e))?;
+            thread.spawn(move || work(&waiting, hasher)).map_err(|e| failed(&e))?;
         }
-        let threads = u64::try_from(threads_max).unwrap_or(u64::MAX).max(1);
+        let threads = u64::try_from(threads_max).unwrap_or(u64::MAX);
         let (load, attempts) = (Mutex::new(load), Attempts::new(limits));
         Ok(Self(Arc::new(Inner { params, decoy, threads, jobs, load, attempts })))
     }
@@ -101,7 +104,7 @@ impl PasswordHashing {
     /// The PHC string of a new password.
     pub(crate) async fn hash(&self, password: Secret, place: &str) -> Result<Secret, Refusal> {
         let inner = Arc::clone(&self.0);
-        self.run(place, move || hash(&inner.params, &password)).await
+        self.run(place, move |hasher| phc(&inner.params, |argon2, salt| hasher.hash(argon2, &password, salt))).await
     }
 
     /// Whether a password fits a PHC string; `None` never does. Looked at once
@@ -120,9 +123,9 @@ impl PasswordHashing {
         };
         admit(&self.0, &attempt, place)?;
         let (inner, from) = (Arc::clone(&self.0), place.to_owned());
-        self.run(place, move || {
+        self.run(place, move |hasher| {
             admit(&inner, &attempt, &from)?;
-            let fits = verify(phc.as_ref().unwrap_or(&inner.decoy), &password)?;
+            let fits = verify(phc.as_ref().unwrap_or(&inner.decoy), &password, hasher)?;
             if !fits || phc.is_none() {
                 inner.attempts.failed(&attempt, &from, clock::now_ms());
                 return Ok(PasswordFit::Wrong);
@@ -138,18 +141,18 @@ impl PasswordHashing {
     async fn run<T: Send + 'static>(
         &self,
         place: &str,
-        hashing: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+        hashing: impl FnOnce(&mut Hasher) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let place = self.0.take_place(place)?;
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(move || {
+        let job = Box::new(move |hasher: &mut Hasher| {
             // Who does not wait any more is not hashed for.
             if reply.is_closed() {
                 return;
             }
             let begun_ms = clock::now_ms();
-            let done = hashing();
-            place.inner.took(since(begun_ms));
+            let done = hashing(hasher);
+            place.inner.took(whole_ms(clock::since(begun_ms)));
             drop(place);
             let _ = reply.send(done);
         });
@@ -199,23 +202,23 @@ fn concerning_holder(refusal: Refusal, attempt: &Attempt) -> Refusal {
     }
 }
 
-/// Milliseconds since then, at least one.
-fn since(begun_ms: i64) -> u64 {
-    u64::try_from(clock::now_ms() - begun_ms).unwrap_or(0).max(1)
+/// Milliseconds, at least one.
+fn whole_ms(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// A thread's life: it ends with the last handle that could send a job.
-fn work(waiting: &Mutex<Receiver<Job>>) {
-    // Elsewhere than on Linux it would be the whole process.
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::warn!(%error, "passwords are hashed at the usual priority");
-    }
+fn work(waiting: &Mutex<Receiver<Job>>, mut hasher: Hasher) {
     loop {
-        let job = waiting.lock().recv();
+        // Whoever of the threads has the lock waits for the next job.
+        let job = match waiting.try_lock_for(MEMORY_KEPT) {
+            Some(waiting) => waiting.recv_timeout(MEMORY_KEPT),
+            None => Err(RecvTimeoutError::Timeout),
+        };
         match job {
-            Ok(job) => job(),
-            Err(_) => return,
+            Ok(job) => job(&mut hasher),
+            Err(RecvTimeoutError::Timeout) => hasher.rest(),
+            Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
@@ -224,14 +227,35 @@ fn failed(e: &dyn std::fmt::Display) -> Refusal {
     Refusal::new(Code::Internal, format!("hashing failed: {e}"))
 }
 
-fn hash(params: &Params, password: &Secret) -> Result<Secret, Refusal> {
-    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
-    let phc = argon2.hash_password(password.expose().as_bytes()).map_err(|e| failed(&e))?;
+/// The PHC string of what is hashed under a fresh salt.
+fn phc(
+    params: &Params,
+    hash: impl FnOnce(&Argon2<'static>, Salt) -> Result<Output, &'static str>,
+) -> Result<Secret, Refusal> {
+    let (algorithm, version, salt) = (Algorithm::Argon2id, Version::V0x13, Salt::generate());
+    let argon2 = Argon2::new(algorithm, version, params.clone());
+    let phc = PasswordHash {
+        algorithm: algorithm.ident(),
+        version: Some(version.into()),
+        params: ParamsString::try_from(params).map_err(|e| failed(&e))?,
+        salt: Some(salt),
+        hash: Some(hash(&argon2, salt).map_err(|e| failed(&e))?),
+    };
     Ok(Secret::new(phc.to_string()))
 }
 
-fn verify(phc: &Secret, password: &Secret) -> Result<bool, Refusal> {
-    let stored = PasswordHash::new(phc.expose())
-        .map_err(|e| Refusal::new(Code::Internal, format!("a stored password hash cannot be read: {e}")))?;
-    Ok(Argon2::default().verify_password(password.expose().as_bytes(), &stored).is_ok())
+/// Whether a password fits a PHC string.
+fn verify(phc: &Secret, password: &Secret, hasher: &mut Hasher) -> Result<bool, Refusal> {
+    let unreadable =
+        |e: &dyn std::fmt::Display| Refusal::new(Code::Internal, format!("a stored password hash cannot be read: {e}"));
+    let stored = PasswordHash::new(phc.expose()).map_err(|e| unreadable(&e))?;
+    let (Some(salt), Some(expected)) = (stored.salt, &stored.hash) else {
+        return Err(unreadable(&"it has no salt or no hash"));
+    };
+    let algorithm = Algorithm::try_from(stored.algorithm.as_str()).map_err(|e| unreadable(&e))?;
+    let version = stored.version.map_or(Ok(Version::default()), Version::try_from).map_err(|e| unreadable(&e))?;
+    let params = Params::try_from(&stored).map_err(|e| unreadable(&e))?;
+    let output = hasher.hash(&Argon2::new(algorithm, version, params), password, salt).map_err(|e| failed(&e))?;
+    // Compared in constant time.
+    Ok(output == *expected)
 }

@@ -130,7 +130,7 @@ node_config! {
         /// Longest quarantine of an address.
         quarantine_max_ms: u64 = 300_000, "ms" in QUARANTINE_MAX_MS = 10..=86_400_000;
         /// Threads for what is slow before an actor decides, such as hashing a password. Each may
-        /// hold `identity.argon2_memory_kib`.
+        /// hold `identity.argon2_memory_kib`, and twice that where the processor is wanted all the time.
         prepare_threads_max: usize = 2, "threads" in PREPARE_THREADS = 1..=256;
     }
 

@@ -2,7 +2,7 @@
 
 use canopy_domain::Wire;
 use canopy_proto::chat::v1::{Channel, CreateChannelRequest, GetChannelRequest};
-use canopy_proto::identity::v1::{Account, LogInRequest, LogInResponse, RegisterRequest};
+use canopy_proto::identity::v1::{Account, LogInRequest, LogInResponse, RegisterRequest, Session};
 use canopy_proto::methods::{chat, identity, orgs, projects};
 use canopy_proto::org::v1::{CreateOrgRequest, CreateProjectRequest, Org, Project};
 use canopy_proto::{Method, Wire as ProtoWire};
@@ -21,6 +21,8 @@ pub(super) const PASSWORD: &str = "a password for measuring";
 #[derive(Clone, Debug)]
 pub(super) struct Guest {
     name: String,
+    /// The account's name; empty where only the token is known.
+    pub(super) account: String,
     pub(super) authorization: HeaderValue,
 }
 
@@ -54,14 +56,15 @@ impl Guest {
         let log_in = LogInRequest { email, password: PASSWORD.into(), ..LogInRequest::default() };
         let log_in = Call::new(&path(&identity::LOG_IN), &log_in.encode_to_vec());
         let answer = LogInResponse::decode(connection.unary(&log_in).await?).map_err(subject)?;
+        let session: Session = answer.session.unwrap_or_default().decode().map_err(subject)?;
         let token = answer.credentials.unwrap_or_default().access_token;
         let authorization = HeaderValue::from_str(&format!("Bearer {token}")).map_err(subject)?;
-        Ok(Self { name: name.to_owned(), authorization })
+        Ok(Self { name: name.to_owned(), account: session.account, authorization })
     }
 
     /// Whose token this is.
     pub(super) fn known(authorization: HeaderValue) -> Self {
-        Self { name: NAME.to_owned(), authorization }
+        Self { name: NAME.to_owned(), account: String::new(), authorization }
     }
 
     /// A call in this person's name.

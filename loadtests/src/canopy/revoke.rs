@@ -47,7 +47,7 @@ impl Stage {
             let name = format!("person-{number}");
             let guest = Guest::log_in_as(&endpoint, &name).await?;
             let grant = Grant {
-                account: format!("account/{name}@example.org"),
+                account: guest.account.clone(),
                 on: if number % 2 == 0 { project } else { org }.to_owned(),
                 role: Role::ProjectUser.into(),
                 ..Grant::default()
