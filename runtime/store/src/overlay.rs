@@ -1,9 +1,10 @@
 //! What a writer has submitted and may not be durable yet. A durable snapshot
 //! with the overlay over it is the state that the next decision sees.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use canopy_proto::system::v1::Transaction;
@@ -18,16 +19,19 @@ pub(crate) struct Pending {
     pub(crate) value: Option<Bytes>,
 }
 
-/// What is pending, by the keys that rows have within their partition: whole
-/// ones begin alike and seldom fit into a `UserKey` itself, so that each
-/// comparison would have to look them up.
+/// What is pending, by the keys that rows have within their partition.
 #[derive(Default)]
-pub(crate) struct PendingRows(BTreeMap<UserKey, Pending>);
+pub(crate) struct PendingRows {
+    rows: HashMap<UserKey, Pending>,
+    /// Their keys in order, from when a scan first asks until nothing is
+    /// pending: many owners never scan.
+    order: OnceLock<BTreeSet<UserKey>>,
+}
 
 impl PendingRows {
     /// What is pending of the row at a stored key.
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Pending> {
-        self.0.get(within(key))
+        self.rows.get(within(key))
     }
 
     /// What is pending of the rows within bounds of stored keys, by table and
@@ -37,7 +41,33 @@ impl PendingRows {
         first: Bound<&[u8]>,
         end: Bound<&[u8]>,
     ) -> impl DoubleEndedIterator<Item = (&UserKey, &Pending)> {
-        self.0.range::<[u8], _>((first.map(within), end.map(within)))
+        let order = self.order.get_or_init(|| self.rows.keys().cloned().collect());
+        order.range::<[u8], _>((first.map(within), end.map(within))).filter_map(|key| self.rows.get_key_value(key))
+    }
+
+    fn insert(&mut self, key: UserKey, pending: Pending) {
+        if let Some(order) = self.order.get_mut() {
+            order.insert(key.clone());
+        }
+        self.rows.insert(key, pending);
+    }
+
+    /// Removes what the submission at `position` set, unless a later one has
+    /// set it again.
+    fn remove(&mut self, key: UserKey, position: u64) {
+        if let Entry::Occupied(row) = self.rows.entry(key)
+            && row.get().position == position
+        {
+            let (key, _) = row.remove_entry();
+            if let Some(order) = self.order.get_mut() {
+                order.remove(&key);
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.order.take();
     }
 }
 
@@ -80,7 +110,7 @@ impl Overlay {
         for (key, value) in rows {
             let key = UserKey::from(within(&key));
             keys.push(key.clone());
-            self.rows.0.insert(key, Pending { position, value });
+            self.rows.insert(key, Pending { position, value });
         }
         self.in_flight.push_back(InFlight { position, keys, entry, wake_at_ms });
     }
@@ -90,16 +120,11 @@ impl Overlay {
     pub(crate) fn prune(&mut self, position: u64) {
         if self.in_flight.back().is_some_and(|last| last.position <= position) {
             self.in_flight.clear();
-            self.rows.0.clear();
+            self.rows.clear();
         }
         while let Some(done) = self.in_flight.pop_front_if(|first| first.position <= position) {
             for key in done.keys {
-                // A later submission may have set it again.
-                if let Entry::Occupied(row) = self.rows.0.entry(key)
-                    && row.get().position == done.position
-                {
-                    row.remove();
-                }
+                self.rows.remove(key, done.position);
             }
         }
     }
