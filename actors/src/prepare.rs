@@ -44,6 +44,9 @@ impl Node {
             Step::HashPassword(password) => {
                 Prepared::PasswordHash(self.passwords().hash(password, &call.origin.place()).await?)
             }
+            Step::FindBreached(password) => {
+                Prepared::Breached(self.passwords().is_breached(password, &call.origin.place()).await?)
+            }
             Step::VerifyPassword { phc, password, attempt } => {
                 let place = call.origin.place();
                 Prepared::Password(self.passwords().verify(phc, password, attempt, &place).await?)

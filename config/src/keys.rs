@@ -152,6 +152,11 @@ node_config! {
         argon2_memory_kib: u32 = 65_536, "KiB" in ARGON2_MEMORY_KIB = 19_456..=1_048_576;
         /// Passes of one Argon2id hash over its memory (RFC 9106).
         argon2_passes: u32 = 3, "passes" in ARGON2_PASSES = 2..=16;
+        /// File of passwords that leaked, none of which is taken for a new one: Have I Been Pwned's
+        /// `pwned-passwords-sha1-ordered-by-hash`, some 40 GB, of which a few blocks are read for each
+        /// new password. Another one may take its place at any time, by a rename. Empty: no such file;
+        /// the 10,000 most frequent passwords are refused all the same.
+        breached_passwords_file: Option<PathBuf> = None;
         /// Wrong passwords for one account from one network address before the next one has to
         /// wait: a second, then twice as long each time. From all addresses together that the
         /// account is not used from, it may be four times as many.

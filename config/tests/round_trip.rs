@@ -146,7 +146,7 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
         IdentityConfig::FAILED_LOG_INS_PER_ACCOUNT,
         IdentityConfig::FAILED_LOG_INS_PER_ADDRESS,
         IdentityConfig::DELETE_GRACE_S,
-        (IdentityConfig::SESSION_MAX_S, IdentityConfig::RECENT_LOG_IN_MAX_S),
+        (IdentityConfig::SESSION_MAX_S, IdentityConfig::RECENT_LOG_IN_MAX_S, prop::option::of(path())),
         select(vec![("", vec![]), ("example.org", vec!["https://example.org", "https://a.example.org:8443"])]),
     )
         .prop_map(|values| IdentityConfig {
@@ -155,6 +155,7 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
             refresh_token_ttl_s: values.2,
             argon2_memory_kib: values.3,
             argon2_passes: values.4,
+            breached_passwords_file: values.8.2,
             failed_log_ins_per_account_max: values.5,
             failed_log_ins_per_address_max: values.6,
             delete_grace_s: values.7,

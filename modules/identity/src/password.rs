@@ -51,6 +51,10 @@ pub(crate) fn prepare_change(
         }
         [Prepared::Password(_)] => {
             guessable::check("new_password", &request.new_password, &decode(&the_account(state, cx)?)?)?;
+            Ok(Some(guessable::look_up(&request.new_password)))
+        }
+        [Prepared::Password(_), Prepared::Breached(is_breached)] => {
+            guessable::check_breached("new_password", *is_breached)?;
             Ok(Some(Step::HashPassword(Secret::new(request.new_password.as_str()))))
         }
         _ => Ok(None),
@@ -64,7 +68,8 @@ pub(crate) fn change_password(
     draft: &mut Draft,
 ) -> Result<ChangePasswordResponse, Refusal> {
     let [] = cx.address.held("name", &request.name, [])?;
-    let [Prepared::Password(PasswordFit::Right | PasswordFit::RightAndWeak), Prepared::PasswordHash(phc)] = cx.prepared
+    let [Prepared::Password(PasswordFit::Right | PasswordFit::RightAndWeak), _, Prepared::PasswordHash(phc)] =
+        cx.prepared
     else {
         return Err(Refusal::new(Code::Internal, "a change of password came without its prepared steps"));
     };

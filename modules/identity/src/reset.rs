@@ -9,18 +9,27 @@ use crate::proof::{self, Purpose};
 use crate::verify::{stand, standing, verified};
 use crate::{access, guessable, passkeys, password};
 
-/// Hashes the password where the token is good: nobody else has the server
-/// work.
+/// Looks the password up and hashes it where the token is good: nobody else has
+/// the server work.
 pub(crate) fn prepare_reset(
     state: &State<'_>,
     request: &ResetPasswordRequest,
     cx: &Context<'_>,
 ) -> Result<Option<Step>, Refusal> {
-    if !cx.prepared.is_empty() || proof::find(state, Purpose::Reset, &request.token, cx)?.is_none() {
+    if proof::find(state, Purpose::Reset, &request.token, cx)?.is_none() {
         return Ok(None);
     }
-    guessable::check("new_password", &request.new_password, &decode(&the_account(state, cx)?)?)?;
-    Ok(Some(Step::HashPassword(Secret::new(request.new_password.as_str()))))
+    match cx.prepared {
+        [] => {
+            guessable::check("new_password", &request.new_password, &decode(&the_account(state, cx)?)?)?;
+            Ok(Some(guessable::look_up(&request.new_password)))
+        }
+        [Prepared::Breached(is_breached)] => {
+            guessable::check_breached("new_password", *is_breached)?;
+            Ok(Some(Step::HashPassword(Secret::new(request.new_password.as_str()))))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Sets the password and ends all sessions. Who reads the account's mail has
@@ -32,7 +41,7 @@ pub(crate) fn reset_password(
     draft: &mut Draft,
 ) -> Result<ResetPasswordResponse, Refusal> {
     proof::take(state, Purpose::Reset, &request.token, cx, draft)?;
-    let [Prepared::PasswordHash(phc)] = cx.prepared else { return Err(proof::no_good()) };
+    let [_, Prepared::PasswordHash(phc)] = cx.prepared else { return Err(proof::no_good()) };
     let before = the_account(state, cx)?;
     let mut account = decode(&before)?;
     let mut standing = standing(state)?;

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use canopy_actors::{
-    AttemptLimits, Backups, Budgets, CommitHook, Denials, Limits, Mails, Node, NodeParts, PasskeySite, Passkeys,
-    PasswordHashing, Purges, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
+    AttemptLimits, Backups, BreachedPasswords, Budgets, CommitHook, Denials, Limits, Mails, Node, NodeParts,
+    PasskeySite, Passkeys, PasswordHashing, Purges, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
 };
 use canopy_config::{MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
 use canopy_domain::{Modules, Policy, QuotaDefaults, Refusal, Secret, Settings, TokenIssuer};
@@ -79,6 +79,9 @@ pub enum BootError {
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The file of passwords that leaked.
+    #[error("{0} is no file of breached passwords: {1}; set identity.breached_passwords_file to one, or to nothing")]
+    BreachedPasswords(String, io::Error),
     /// Mail.
     #[error(transparent)]
     Post(#[from] PostError),
@@ -150,6 +153,7 @@ pub struct Running {
 /// See [`BootError`]; nothing is left running.
 pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Result<Running, BootError> {
     let mails = post::post(config)?.map(Mails::new);
+    let breached = breached_passwords(config)?;
     let store = open_store(config).await?;
     let sign_up_token = sign_up_token(&config.data_dir)?;
     let tokens = Arc::new(tokens(config, &store, sign_up_token.clone())?);
@@ -185,7 +189,8 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
                 account_failures_max: hashing.failed_log_ins_per_account_max,
                 address_failures_max: hashing.failed_log_ins_per_address_max,
             },
-        )?,
+        )?
+        .with_breached(breached),
         budgets: Some(budgets),
         hooks,
     });
@@ -304,6 +309,12 @@ pub fn store_options(config: &NodeConfig) -> Result<StoreOptions, BootError> {
     options.request_retention_ms = i64::try_from(config.store.request_id_retention_s * 1000).unwrap_or(i64::MAX);
     options.clock = canopy_actors::now_ms;
     Ok(options)
+}
+
+fn breached_passwords(config: &NodeConfig) -> Result<Option<BreachedPasswords>, BootError> {
+    let Some(path) = &config.identity.breached_passwords_file else { return Ok(None) };
+    let opened = BreachedPasswords::open(path);
+    opened.map(Some).map_err(|e| BootError::BreachedPasswords(path.display().to_string(), e))
 }
 
 async fn open_store(config: &NodeConfig) -> Result<Store, BootError> {

@@ -10,6 +10,7 @@ mod identity_access;
 mod identity_api_keys;
 mod identity_attacks;
 mod identity_attempts;
+mod identity_breached;
 mod identity_deletion;
 mod identity_mail;
 mod identity_passkeys;
