@@ -166,6 +166,10 @@ node_config! {
         /// address: behind a proxy set it high.
         failed_log_ins_per_address_max: u32 = 50,
             "log-ins" in FAILED_LOG_INS_PER_ADDRESS = 1..=1_000_000;
+        /// Time before and after its own 30 seconds in which a code of an authenticator app is taken, for
+        /// people whose devices' clocks are wrong. Each second makes a code that somebody saw good for
+        /// longer; the server's own clock is better kept by NTP.
+        totp_tolerance_s: u64 = 0, "s" in TOTP_TOLERANCE_S = 0..=30;
         /// Time between the deletion of an account and its purge, in which its holder can undelete
         /// it. After it, its keys are destroyed.
         delete_grace_s: u64 = 1_209_600, "s" in DELETE_GRACE_S = 1..=31_536_000;

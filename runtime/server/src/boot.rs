@@ -376,6 +376,7 @@ fn settings(config: &NodeConfig) -> Settings {
         delete_grace_ms: ms(config.org.delete_grace_s),
         account_delete_grace_ms: ms(config.identity.delete_grace_s),
         session_max_ms: ms(config.identity.session_max_s),
+        totp_tolerance_ms: ms(config.identity.totp_tolerance_s),
         quota: QuotaDefaults {
             people_max: i64::from(config.org.people_max),
             bytes_max: i64::try_from(config.org.bytes_max).unwrap_or(i64::MAX),

@@ -64,6 +64,8 @@ pub fn config(dir: &Path) -> NodeConfig {
     // Below the configuration's own bound: tests hash many passwords.
     config.identity.argon2_memory_kib = 64;
     config.identity.argon2_passes = 1;
+    // The clock is the machine's: a code may not run out between app and server.
+    config.identity.totp_tolerance_s = 30;
     config.identity.passkey_rp_id = "canopy.example.org".into();
     config
 }
