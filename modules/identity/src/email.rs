@@ -145,7 +145,7 @@ pub(crate) fn confirm_email(
     confirm(draft, &proved.email, cx);
     if !same(&old, &proved.email) {
         proof::issue(state, (Purpose::Undo, &old, &proved.email), cx, draft)?;
-        life::wake_by(state, cx.now_ms + proof::UNDO_MS, draft)?;
+        life::wake_by(state, cx, [cx.now_ms + proof::UNDO_MS, account.purge_time_ms], draft)?;
     }
     proof::forget_all(state, Purpose::Reset, draft)?;
     proof::forget_all(state, Purpose::Verification, draft)?;

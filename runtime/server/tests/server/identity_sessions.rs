@@ -348,6 +348,34 @@ async fn a_session_has_an_end_however_often_it_is_refreshed() {
     server.stop().await;
 }
 
+/// Writes into the partition of an account past its actor, once that sleeps.
+pub(crate) async fn write_past_actor(server: &Server, holder: &Caller, draft: Draft) {
+    let commit = Commit {
+        time_ms: canopy_actors::now_ms(),
+        principal: String::new(),
+        origin: Origin::default(),
+        request_id: String::new(),
+        method: canopy_proto::methods::account_effects::RECORD_SESSION.path,
+        changes: draft.into_parts().changes,
+        effects: Vec::new(),
+        wake_at_ms: None,
+        shreds: Vec::new(),
+        record: None,
+    };
+    let account = Address::parse(&holder.account).expect("an address");
+    let mut look = tokio::time::interval(Duration::from_millis(5));
+    let asleep = async {
+        loop {
+            if let Ok(writer) = server.running.node.store().writer(&account, &[]).await {
+                return writer;
+            }
+            look.tick().await;
+        }
+    };
+    let mut writer = tokio::time::timeout(PATIENCE, asleep).await.expect("it falls asleep");
+    writer.submit(commit).await.expect("they are written");
+}
+
 /// An account keeps 1,000 sessions; one more ends the oldest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beyond_the_limit_the_oldest_session_ends() {
@@ -370,31 +398,7 @@ async fn beyond_the_limit_the_oldest_session_ends() {
         };
         draft.insert(&canopy_identity::SESSIONS, *id.as_bytes(), &Wire::new(&session));
     }
-    let commit = Commit {
-        time_ms: now_ms,
-        principal: String::new(),
-        origin: Origin::default(),
-        request_id: String::new(),
-        method: canopy_proto::methods::account_effects::RECORD_SESSION.path,
-        changes: draft.into_parts().changes,
-        effects: Vec::new(),
-        wake_at_ms: None,
-        shreds: Vec::new(),
-        record: None,
-    };
-    let account = Address::parse(&ada.account).expect("an address");
-    let mut look = tokio::time::interval(Duration::from_millis(5));
-    let asleep = async {
-        loop {
-            if let Ok(writer) = server.running.node.store().writer(&account, &[]).await {
-                return writer;
-            }
-            look.tick().await;
-        }
-    };
-    let mut writer = tokio::time::timeout(PATIENCE, asleep).await.expect("it falls asleep");
-    writer.submit(commit).await.expect("they are written");
-    drop(writer);
+    write_past_actor(&server, &ada, draft).await;
     let who =
         async |caller: &Caller| caller.identity().get_account(GetAccountRequest { name: "account/me".into() }).await;
     who(&ada).await.expect("as many as may be");
