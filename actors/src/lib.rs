@@ -24,7 +24,7 @@ mod purge;
 mod shell;
 mod token;
 
-pub use attempts::{AttemptLimits, Attempts};
+pub use attempts::{AttemptLimits, Attempts, Tried};
 pub use backup::Backups;
 pub use breached::{BreachedPasswords, check_breached_passwords, is_breached};
 pub use budget::{Budgets, LEASE_BYTES};

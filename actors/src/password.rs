@@ -14,7 +14,7 @@ use canopy_domain::{Address, Attempt, Code, Kind, PasswordFit, Refusal, Secret};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::attempts::{AttemptLimits, Attempts};
+use crate::attempts::{AttemptLimits, Attempts, Tried};
 use crate::{BreachedPasswords, clock};
 
 /// Longest wait for a thread: people do not wait longer for a log-in.
@@ -134,7 +134,7 @@ impl PasswordHashing {
         place: &str,
     ) -> Result<PasswordFit, Refusal> {
         let admit = |inner: &Inner, attempt: &Attempt, from: &str| {
-            let admitted = inner.attempts.admit(attempt, from, clock::now_ms());
+            let admitted = inner.attempts.admit(attempt, Tried::Password, from, clock::now_ms());
             admitted.map_err(|refusal| concerning_holder(refusal, attempt))
         };
         admit(&self.inner, &attempt, place)?;

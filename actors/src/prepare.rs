@@ -2,6 +2,7 @@
 
 use canopy_domain::{Address, Context, Module, PasskeyDone, PasskeyFit, PasskeyStep, Prepared, Refusal, Step};
 
+use crate::attempts::Tried;
 use crate::call::Call;
 use crate::{Node, clock};
 
@@ -81,7 +82,7 @@ impl Node {
             PasskeyStep::ReadLogIn { challenge, answer } => passkeys.read_log_in(&challenge, &answer, now_ms),
             PasskeyStep::CompareLogIn { challenge, answer, credential, attempt, place } => {
                 let attempts = self.passwords().attempts();
-                attempts.admit(&attempt, &place, now_ms)?;
+                attempts.admit(&attempt, Tried::Passkey, &place, now_ms)?;
                 let fit = passkeys.compare(&challenge, &answer, credential.as_ref(), now_ms)?;
                 match fit {
                     PasskeyFit::Wrong => attempts.failed(&attempt, &place, now_ms),

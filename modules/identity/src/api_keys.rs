@@ -8,14 +8,14 @@ use canopy_domain::{
 };
 use canopy_proto::identity::v1::{
     Account, ApiKey, CreateApiKeyRequest, CreateApiKeyResponse, ListApiKeysRequest, ListApiKeysResponse,
-    RevokeApiKeyRequest,
+    RevokeApiKeyRequest, SecurityEventKind,
 };
 use canopy_proto::system::v1::{ApiKeyVerifier, Letter, LetterKind, RecordKeyUseRequest, RecordKeyUseResponse};
 use sha2::{Digest, Sha256};
 
 use crate::account::the_account;
 use crate::refresh::{hex, mac};
-use crate::{life, proof};
+use crate::{life, proof, security};
 
 /// By key id.
 pub const API_KEYS: Table<ApiKey> = Table::new(20, "api_keys", 1);
@@ -144,7 +144,7 @@ pub(crate) fn create(
     draft.insert(&API_KEYS, *id.as_bytes(), &key);
     let verifier = ApiKeyVerifier { hash: hash(&text).to_vec().into() };
     draft.insert(&API_KEY_VERIFIERS, *id.as_bytes(), &Wire::new(&verifier));
-    proof::warn(&holder, LetterKind::ApiKeyCreated, cx.origin.place(), cx, draft);
+    security::note(state, draft, cx, cx.origin, SecurityEventKind::ApiKeyCreated)?;
     Ok(CreateApiKeyResponse { api_key: Some(key), key: text })
 }
 
@@ -262,6 +262,7 @@ pub(crate) fn revoke(
         return Ok(before);
     }
     key.revoke_time_ms = cx.now_ms;
+    security::note(state, draft, cx, cx.origin, SecurityEventKind::ApiKeyRevoked)?;
     let after = before.updated(&key, None);
     draft.put(&API_KEYS, *id.as_bytes(), Some(&before), &after);
     Ok(after)

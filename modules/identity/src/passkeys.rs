@@ -221,8 +221,8 @@ fn delete(
 }
 
 /// Forgets all passkeys, and one that is being made: whoever takes an account
-/// back by mail does not know who made them.
-pub(crate) fn forget_all(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refusal> {
+/// back by mail does not know who made them. What there is to note of it.
+pub(crate) fn forget_all(state: &State<'_>, draft: &mut Draft) -> Result<Option<SecurityEventKind>, Refusal> {
     if let Some(begun) = state.get(&BEGUN, &SELF)? {
         draft.delete(&BEGUN, SELF, &begun);
     }
@@ -233,10 +233,7 @@ pub(crate) fn forget_all(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft)
             draft.delete(&PASSKEYS, id.to_vec(), &passkey);
         }
     }
-    if !rows.is_empty() {
-        security::note(state, draft, cx, cx.origin, SecurityEventKind::PasskeyRemoved)?;
-    }
-    Ok(())
+    Ok((!rows.is_empty()).then_some(SecurityEventKind::PasskeyRemoved))
 }
 
 #[cfg(test)]

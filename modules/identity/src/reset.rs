@@ -1,13 +1,12 @@
 //! A new password by mail.
 
 use canopy_domain::{Context, Draft, Prepared, Refusal, Secret, State, Step, decode};
-use canopy_proto::identity::v1::{ResetPasswordRequest, ResetPasswordResponse};
-use canopy_proto::system::v1::LetterKind;
+use canopy_proto::identity::v1::{ResetPasswordRequest, ResetPasswordResponse, SecurityEventKind};
 
 use crate::account::{ACCOUNT, SELF, the_account};
 use crate::proof::{self, Purpose};
 use crate::verify::{stand, standing, verified};
-use crate::{access, guessable, passkeys, password};
+use crate::{access, guessable, passkeys, password, security};
 
 /// Looks the password up and hashes it where the token is good: nobody else has
 /// the server work.
@@ -59,8 +58,9 @@ pub(crate) fn reset_password(
     proof::forget_all(state, Purpose::Change, draft)?;
     proof::forget_all(state, Purpose::Verification, draft)?;
     access::shut(state, cx, draft)?;
-    passkeys::forget_all(state, cx, draft)?;
-    proof::post(draft, proof::notice(&account.email, LetterKind::PasswordWasReset));
+    let forgotten = passkeys::forget_all(state, draft)?;
+    let events: Vec<_> = [SecurityEventKind::PasswordReset].into_iter().chain(forgotten).collect();
+    security::note_all(state, draft, cx, cx.origin, &events)?;
     draft.settle();
     Ok(ResetPasswordResponse {})
 }

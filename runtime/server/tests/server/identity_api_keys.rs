@@ -49,7 +49,7 @@ async fn list(owner: &Caller) -> Vec<ApiKey> {
     listed.iter().map(|key| key.decode().expect("a key")).collect()
 }
 
-async fn revoke(owner: &Caller, name: &str) -> Result<ApiKey, Status> {
+pub(crate) async fn revoke(owner: &Caller, name: &str) -> Result<ApiKey, Status> {
     let request = RevokeApiKeyRequest { name: name.into(), request_id: String::new() };
     Ok(keys(owner).revoke_api_key(request).await?.into_inner().decode().expect("a key"))
 }

@@ -357,8 +357,8 @@ async fn who_takes_an_account_back_by_mail_has_it_alone() {
     let ada = server.log_in(EMAIL).await;
     assert_eq!(list(&ada).await, []);
     refused(create(&ada, "", &begun).await, Code::FailedPrecondition);
-    use SecurityEventKind::{LoggedIn, PasskeyAdded, PasskeyRemoved};
-    assert_eq!(events(&ada).await[..3], [LoggedIn, PasskeyAdded, PasskeyRemoved]);
+    use SecurityEventKind::{LoggedIn, PasskeyAdded, PasskeyRemoved, PasswordReset};
+    assert_eq!(events(&ada).await[..4], [LoggedIn, PasskeyAdded, PasswordReset, PasskeyRemoved]);
     server.stop().await;
 }
 
@@ -382,7 +382,8 @@ async fn guesses_are_counted_as_passwords_are() {
         }
         refused(log_in(&server, &mut wrong).await, Code::ResourceExhausted);
         // Even the right one, which is not compared.
-        refused(log_in(&server, phone).await, Code::ResourceExhausted);
+        let status = refused(log_in(&server, phone).await, Code::ResourceExhausted);
+        assert!(status.message().contains("passkey") && !status.message().contains("password"), "{status:?}");
     }
     // The holder hears of those that named the passkey.
     let server = server.restart().await;
