@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use canopy_cluster::Embedded;
-use canopy_domain::{Address, Code, Context, Module, Modules, Principal, Refusal, Settings, TokenIssuer};
+use canopy_domain::{Address, Code, Context, Kind, Module, Modules, Principal, Refusal, Settings, TokenIssuer};
 use canopy_proto::Access;
 use canopy_proto::methods::wakes;
 use canopy_proto::system::v1::SetWakeRequest;
@@ -243,6 +243,20 @@ impl Node {
     /// # Errors
     /// As [`Node::command`]; `DEADLINE_EXCEEDED`: it was given up.
     pub async fn command_in_turn(&self, address: &Address, call: Call, turn: &Arc<Turn>) -> Result<Bytes, Refusal> {
+        match self.command_of_owner(address, call, turn).await {
+            // Whoever has its tokens hears what they hear of any session that is over.
+            Err(refusal) if refusal.code == Code::FailedPrecondition && self.is_shredded_session(address).await => {
+                Err(Refusal::new(Code::Unauthenticated, "the session has ended").hint("log in again"))
+            }
+            answer => answer,
+        }
+    }
+
+    async fn is_shredded_session(&self, address: &Address) -> bool {
+        address.kind() == Some(Kind::Session) && self.store().is_shredded(address).await
+    }
+
+    async fn command_of_owner(&self, address: &Address, call: Call, turn: &Arc<Turn>) -> Result<Bytes, Refusal> {
         let module = self.module(address)?;
         let (_reserved, refused) = match self.reserve(address, &call).await {
             Ok(reserved) => (reserved, None),

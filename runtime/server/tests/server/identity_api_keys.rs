@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::harness::mailbox::{letter_in, letters_in};
 use crate::harness::{Caller, PASSWORD, Server};
-use crate::identity_sessions::write_past_actor;
 use canopy_actors::now_ms;
 use canopy_domain::{Draft, Id, Role, Wire, utc};
 use canopy_proto::chat::v1::{ChannelPosition, GetChannelRequest, SubscribeRequest};
@@ -76,7 +75,7 @@ async fn holders_are_reminded_once_before_a_key_expires() {
         let after = ApiKey { create_time_ms: now_ms - 364 * DAY_MS, expire_time_ms, ..before.clone() };
         draft.put(&canopy_identity::API_KEYS, *id.as_bytes(), Some(&Wire::new(&before)), &Wire::new(&after));
     }
-    write_past_actor(&server, &ada, draft).await;
+    server.write_past_actor(&ada.account, draft).await;
 
     // Used, it has its holder told, after the letters of the registration and of two keys.
     assert!(is_let_in(&machine).await);
