@@ -78,7 +78,7 @@ impl Node {
                 passkeys.begin(account, &email, &display_name, known)
             }
             PasskeyStep::Finish { begun, answer } => passkeys.finish(begun, &answer),
-            PasskeyStep::BeginLogIn => passkeys.begin_log_in(now_ms),
+            PasskeyStep::BeginLogIn { of } => passkeys.begin_log_in(of, now_ms),
             PasskeyStep::ReadLogIn { challenge, answer } => passkeys.read_log_in(&challenge, &answer, now_ms),
             PasskeyStep::CompareLogIn { challenge, answer, credential, attempt, place } => {
                 let attempts = self.passwords().attempts();

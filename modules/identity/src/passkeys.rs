@@ -43,6 +43,7 @@ pub(crate) fn methods(module: Module) -> Module {
         .query(passkeys::LIST_PASSKEYS, list)
         .command(passkeys::UPDATE_PASSKEY, update)
         .prepared_command(passkeys::DELETE_PASSKEY, |s, r, cx| second_factor::prove(s, &r.password, cx), delete)
+        .query(passkey_effects::LIST_CREDENTIAL_IDS, passkey_log_in::list_credential_ids)
         .prepared_command(passkey_effects::REDEEM_PASSKEY, passkey_log_in::prepare_redeem, passkey_log_in::redeem)
 }
 

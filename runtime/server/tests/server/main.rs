@@ -14,6 +14,7 @@ mod identity_breached;
 mod identity_deletion;
 mod identity_mail;
 mod identity_passkeys;
+mod identity_passkeys_named;
 mod identity_passwords;
 mod identity_second_factor;
 mod identity_security;
