@@ -129,12 +129,12 @@ impl Queue {
     }
 
     fn give_up(&mut self, letters: usize) -> Vec<DueLetter> {
-        let due: Vec<_> = (0..letters).flat_map(|_| {
-            let due = self.take(1);
-            self.finish(&due[0], Outcome::Never("no such mailbox".into()));
+        let one = |_| {
+            let due = self.take(1).remove(0);
+            self.finish(&due, Outcome::Never("no such mailbox".into()));
             due
-        });
-        due.collect()
+        };
+        (0..letters).map(one).collect()
     }
 
     fn list(&mut self, state: MailState) -> (Vec<Mail>, u64) {

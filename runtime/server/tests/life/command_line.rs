@@ -287,7 +287,8 @@ fn the_file_of_breached_passwords_is_looked_at() {
     };
     let line = |digit: &str| format!("{}:1\n", digit.repeat(40));
     let unsorted = line("2") + &line("1");
-    for (content, why) in [(None, "No such file"), (Some(""), "is empty"), (Some(&unsorted), "is not sorted by hash")] {
+    let wrong = [(None, "No such file"), (Some(String::new()), "is empty"), (Some(unsorted), "is not sorted by hash")];
+    for (content, why) in wrong {
         if let Some(content) = content {
             std::fs::write(&list, content).unwrap();
         }
