@@ -49,6 +49,15 @@ impl Default for AttemptLimits {
     }
 }
 
+/// What is not compared where somebody has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tried {
+    /// A password.
+    Password,
+    /// A passkey's answer, which is counted as passwords are.
+    Passkey,
+}
+
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Scope {
@@ -130,11 +139,11 @@ impl Attempts {
         Self { limits, counters: Mutex::default() }
     }
 
-    /// Whether a password may be compared now.
+    /// Whether what was tried may be compared now.
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED`, with the time to wait.
-    pub fn admit(&self, attempt: &Attempt, place: &str, now_ms: i64) -> Result<(), Refusal> {
+    pub fn admit(&self, attempt: &Attempt, tried: Tried, place: &str, now_ms: i64) -> Result<(), Refusal> {
         let counters = self.counters.lock();
         let holds = |(scope, _): &&Key| *scope == Scope::Pair || !attempt.is_known_place;
         let keys = keys(attempt, place);
@@ -149,7 +158,11 @@ impl Attempts {
             return Ok(());
         }
         metrics::counter!("canopy_actors_attempts_refused_total").increment(1);
-        let message = format!("too many wrong passwords: the next try is in {} s", wait_ms.div_ceil(1_000));
+        let (failed, next) = match tried {
+            Tried::Password => ("wrong passwords", "try"),
+            Tried::Passkey => ("log-ins that failed", "passkey's turn"),
+        };
+        let message = format!("too many {failed}: the next {next} is in {} s", wait_ms.div_ceil(1_000));
         Err(Refusal::new(Code::ResourceExhausted, message)
             .retry_after_ms(wait_ms)
             .hint("wait, or log in from where you have before; nothing was compared"))

@@ -7,6 +7,7 @@ mod attempts;
 mod audit;
 mod backup;
 mod backup_queue;
+mod breached;
 mod budget;
 mod call;
 mod clock;
@@ -24,8 +25,9 @@ mod purge;
 mod shell;
 mod token;
 
-pub use attempts::{AttemptLimits, Attempts};
+pub use attempts::{AttemptLimits, Attempts, Tried};
 pub use backup::Backups;
+pub use breached::{BreachedPasswords, check_breached_passwords, is_breached};
 pub use budget::{Budgets, LEASE_BYTES};
 pub use call::{Call, CommitHook, Turn};
 pub use clock::{now_ms, random_bytes};

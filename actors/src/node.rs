@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use canopy_cluster::Embedded;
-use canopy_domain::{Address, Code, Context, Module, Modules, Principal, Refusal, Settings, TokenIssuer};
+use canopy_domain::{Address, Code, Context, Kind, Module, Modules, Principal, Refusal, Settings, TokenIssuer};
 use canopy_proto::Access;
 use canopy_proto::methods::wakes;
 use canopy_proto::system::v1::SetWakeRequest;
@@ -34,6 +34,9 @@ const BUSY_WAIT_MS: u64 = 5;
 const MAILBOX_RETRY_MS: u64 = 50;
 /// Notes in one mailbox. A shell has at most one for each effect that it sent.
 const NOTES_MAX: usize = 1 << 16;
+/// Wake-ups further away than that have no task that waits for them: the wake-ups'
+/// clock is right to within seconds.
+const NOTED_WAIT_MS_MAX: u64 = 600_000;
 /// Actors that are told to passivate at once, for each core, and the wait
 /// before the next ones: some 5,000 a second and core, which is as many as can
 /// be activated.
@@ -240,6 +243,20 @@ impl Node {
     /// # Errors
     /// As [`Node::command`]; `DEADLINE_EXCEEDED`: it was given up.
     pub async fn command_in_turn(&self, address: &Address, call: Call, turn: &Arc<Turn>) -> Result<Bytes, Refusal> {
+        match self.command_of_owner(address, call, turn).await {
+            // Whoever has its tokens hears what they hear of any session that is over.
+            Err(refusal) if refusal.code == Code::FailedPrecondition && self.is_shredded_session(address).await => {
+                Err(Refusal::new(Code::Unauthenticated, "the session has ended").hint("log in again"))
+            }
+            answer => answer,
+        }
+    }
+
+    async fn is_shredded_session(&self, address: &Address) -> bool {
+        address.kind() == Some(Kind::Session) && self.store().is_shredded(address).await
+    }
+
+    async fn command_of_owner(&self, address: &Address, call: Call, turn: &Arc<Turn>) -> Result<Bytes, Refusal> {
         let module = self.module(address)?;
         let (_reserved, refused) = match self.reserve(address, &call).await {
             Ok(reserved) => (reserved, None),
@@ -343,10 +360,14 @@ impl Node {
         }
     }
 
-    /// Wakes an actor at a time, as long as this node runs.
+    /// Wakes an actor at a time that is near, as long as this node runs. Of a
+    /// time that is not, the wake-ups' clock takes care.
     pub(crate) fn note_at(&self, address: &Address, at_ms: i64) {
         let (node, address) = (self.clone(), address.clone());
         let wait_ms = u64::try_from(at_ms - clock::now_ms()).unwrap_or(0);
+        if wait_ms > NOTED_WAIT_MS_MAX {
+            return;
+        }
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(wait_ms)).await;
             node.note(&address, Note::Wake).await;

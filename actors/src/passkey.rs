@@ -6,22 +6,31 @@
 //! (PASETO v4.local, under a key derived from the installation's secret) with an
 //! id and an end, and sends it back. The account that it logs in to notes the id
 //! as used.
+//!
+//! Who begins with an e-mail address gets a list of passkeys, as some security keys
+//! need one. Of an address without any, the list is made up (WebAuthn level 3,
+//! section 14.6.2): always the same, since it is derived from the address.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use canopy_domain::{Address, Code, Id, PASSKEY_CHALLENGE_S, PasskeyClaim, PasskeyDone, PasskeyFit, Refusal};
+use canopy_domain::{
+    Address, Code, Id, PASSKEY_CHALLENGE_S, PasskeyClaim, PasskeyDone, PasskeyFit, PasskeyHolder, Refusal,
+};
+use hmac::{Hmac, KeyInit, Mac};
 use pasetors::Local;
 use pasetors::keys::SymmetricKey;
 use pasetors::token::UntrustedToken;
 use pasetors::version4::{LocalToken, V4};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::Sha256;
 use webauthn_rs::prelude::{
     CredentialID, DiscoverableAuthentication, Passkey, PasskeyRegistration, PublicKeyCredential,
     RegisterPublicKeyCredential, Url, Uuid, Webauthn, WebauthnBuilder, WebauthnError,
 };
-use webauthn_rs_proto::ResidentKeyRequirement;
+use webauthn_rs_proto::{AllowCredentials, ResidentKeyRequirement};
+use zeroize::Zeroizing;
 
 use crate::clock;
 
@@ -29,6 +38,12 @@ use crate::clock;
 const NAME: &str = "Canopy";
 /// WebAuthn level 2, section 5.8.2: the one type of credentials that there is.
 const CREDENTIAL_TYPE: &str = "public-key";
+
+/// Bytes of credential ids that authenticators make: those of phones, of password
+/// managers and of security keys.
+const CREDENTIAL_ID_BYTES: [usize; 5] = [16, 20, 32, 48, 64];
+/// Of so many addresses without passkeys one gets a list of two, the others of one.
+const LISTS_OF_TWO: u8 = 4;
 
 /// The name and the pages for which passkeys are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +59,8 @@ pub struct Passkeys {
     /// Absent where the server does not know how browsers call it.
     webauthn: Option<Webauthn>,
     seal: SymmetricKey<V4>,
+    /// What lists of passkeys that there are not are derived from.
+    decoys: Zeroizing<[u8; 32]>,
     /// Bound into every challenge: none is good at another installation.
     installation: String,
 }
@@ -54,6 +71,9 @@ struct Sealed {
     id: [u8; 16],
     /// Milliseconds since 1970.
     exp_ms: i64,
+    /// The id of the account whose address was given, or of none, as text: all are
+    /// of one length.
+    of: Option<String>,
     state: DiscoverableAuthentication,
 }
 
@@ -114,7 +134,8 @@ impl Passkeys {
     pub fn new(site: Option<&PasskeySite>, secret: &[u8; 32], installation: String) -> Result<Self, Refusal> {
         let webauthn = site.map(PasskeySite::webauthn).transpose()?;
         let seal = SymmetricKey::from(&secret[..]).map_err(|e| internal("passkeys", &e))?;
-        Ok(Self { webauthn, seal, installation })
+        let decoys = Zeroizing::new(mac(secret, &[b"canopy passkeys that there are not"]));
+        Ok(Self { webauthn, seal, decoys, installation })
     }
 
     fn webauthn(&self) -> Result<&Webauthn, Refusal> {
@@ -124,8 +145,8 @@ impl Passkeys {
         })
     }
 
-    /// Begins to make a passkey that authenticators find by themselves, and give
-    /// out after they have made sure of who holds them.
+    /// Begins to make a passkey that authenticators give out after they have made
+    /// sure of who holds them, and find by themselves where they have room for it.
     ///
     /// # Errors
     /// `FAILED_PRECONDITION`: there is no site.
@@ -141,11 +162,11 @@ impl Passkeys {
         let user = Uuid::from_bytes(*account.as_bytes());
         let begun = self.webauthn()?.start_passkey_registration(user, email, shown, Some(known));
         let (mut options, state) = begun.map_err(|e| internal("a passkey cannot be begun", &e))?;
-        // The library leaves it to the authenticator, and nobody is asked for an
-        // e-mail address at a log-in.
+        // The library leaves it to the authenticator. Who has one that finds it is
+        // asked for no e-mail address at a log-in.
         if let Some(selection) = &mut options.public_key.authenticator_selection {
-            selection.resident_key = Some(ResidentKeyRequirement::Required);
-            selection.require_resident_key = true;
+            selection.resident_key = Some(ResidentKeyRequirement::Preferred);
+            selection.require_resident_key = false;
         }
         let begun = json("a registration", &state)?.into();
         Ok(PasskeyDone::Begun { options: json("options", &options)?, begun })
@@ -162,11 +183,6 @@ impl Passkeys {
             return Err(Refusal::invalid("answer", format!("is of type `{}` and not `{CREDENTIAL_TYPE}`", made.type_))
                 .hint("send the answer of `navigator.credentials` as JSON, as it is"));
         }
-        // Told by browsers; an authenticator that cannot refuses by itself.
-        if made.extensions.cred_props.as_ref().is_some_and(|shown| shown.rk == Some(false)) {
-            return Err(Refusal::invalid("answer", "is of an authenticator that does not keep whose passkey it is")
-                .hint("make the passkey with another one: a log-in asks for no e-mail address"));
-        }
         let state: PasskeyRegistration = kept("a registration", &begun)?;
         let passkey = self.webauthn()?.finish_passkey_registration(&made, &state).map_err(|e| {
             Refusal::invalid("answer", format!("does not answer what was begun: {e}"))
@@ -176,21 +192,44 @@ impl Passkeys {
         Ok(PasskeyDone::Made { begun, credential_id, credential: json("a passkey", &passkey)?.into() })
     }
 
-    /// Begins a log-in, whoever's it will be.
+    /// Begins a log-in: of somebody, whose passkeys are named, or some that there
+    /// are not where they have none; or whoever's it will be.
     ///
     /// # Errors
     /// `FAILED_PRECONDITION`: there is no site.
-    pub fn begin_log_in(&self, now_ms: i64) -> Result<PasskeyDone, Refusal> {
+    pub fn begin_log_in(&self, of: Option<PasskeyHolder>, now_ms: i64) -> Result<PasskeyDone, Refusal> {
         let begun = self.webauthn()?.start_discoverable_authentication();
         let (mut options, state) = begun.map_err(|e| internal("a log-in cannot be begun", &e))?;
         // The library wants it beside an input field alone; a page decides.
         options.mediation = None;
+        if let Some(of) = &of {
+            // Made whether or not they are needed: the work is the same.
+            let decoys = self.decoys(&of.email);
+            let named = if of.known.is_empty() { decoys } else { of.known.iter().map(|id| id.to_vec()).collect() };
+            let named = named.into_iter();
+            options.public_key.allow_credentials =
+                named.map(|id| AllowCredentials { type_: CREDENTIAL_TYPE.into(), id, transports: None }).collect();
+        }
+        let of = of.map(|of| of.account.to_string());
         let exp_ms = now_ms + i64::from(PASSKEY_CHALLENGE_S) * 1_000;
-        let sealed = json("a challenge", &Sealed { id: clock::random_bytes(), exp_ms, state })?;
+        let sealed = json("a challenge", &Sealed { id: clock::random_bytes(), exp_ms, of, state })?;
         let bound = Some(self.installation.as_bytes());
         let challenge = LocalToken::encrypt(&self.seal, sealed.as_bytes(), None, bound);
         let challenge = challenge.map_err(|e| internal("a challenge", &e))?;
         Ok(PasskeyDone::LogInBegun { options: json("options", &options)?, challenge })
+    }
+
+    /// Credential ids as an address might have that has none.
+    fn decoys(&self, email: &str) -> Vec<Vec<u8>> {
+        let block = |n: u8, part: u8| mac(&self.decoys, &[&[n, part], email.as_bytes()]);
+        let [first, ..] = block(0, 0);
+        let count = if first % LISTS_OF_TWO == 0 { 2 } else { 1 };
+        let decoy = |n: u8| {
+            let [length, ..] = block(n, 0);
+            let bytes = CREDENTIAL_ID_BYTES.iter().cycle().nth(length.into()).copied().unwrap_or_default();
+            block(n, 1).into_iter().chain(block(n, 2)).take(bytes).collect()
+        };
+        (1..=count).map(decoy).collect()
     }
 
     fn unsealed(&self, challenge: &str, now_ms: i64) -> Result<Sealed, Refusal> {
@@ -201,22 +240,27 @@ impl Passkeys {
         if sealed.exp_ms > now_ms { Ok(sealed) } else { Err(stale()) }
     }
 
-    /// Reads who an answer says it is from.
+    /// Reads who an answer says it is from; of one that does not say, it is whoever
+    /// the log-in was begun for.
     ///
     /// # Errors
     /// `UNAUTHENTICATED`: the challenge is not ours, or too old;
     /// `INVALID_ARGUMENT`: it is no answer, or names nobody.
     pub fn read_log_in(&self, challenge: &str, text: &str, now_ms: i64) -> Result<PasskeyDone, Refusal> {
-        let webauthn = self.webauthn()?;
+        self.webauthn()?;
         let sealed = self.unsealed(challenge, now_ms)?;
         let shown: PublicKeyCredential = answer(text)?;
-        let (user, credential_id) = webauthn.identify_discoverable_authentication(&shown).map_err(|_| {
+        let account = match shown.get_user_unique_id().filter(|handle| !handle.is_empty()) {
+            Some(handle) => <[u8; 16]>::try_from(handle).ok().map(Id::from_bytes),
+            None => sealed.of.as_deref().and_then(Id::parse),
+        };
+        let account = account.ok_or_else(|| {
             Refusal::invalid("answer", "does not say whose passkey it is")
-                .hint("the authenticator must hold a passkey that this server has made")
+                .hint("begin the log-in with the account's e-mail address, or take another authenticator")
         })?;
         Ok(PasskeyDone::Claimed(PasskeyClaim {
-            account: Address::account(Id::from_bytes(user.into_bytes())),
-            credential_id: Bytes::copy_from_slice(credential_id),
+            account: Address::account(account),
+            credential_id: Bytes::copy_from_slice(shown.get_credential_id()),
             challenge_id: sealed.id,
             expire_time_ms: sealed.exp_ms,
         }))
@@ -254,8 +298,20 @@ impl Passkeys {
     }
 }
 
+/// HMAC-SHA-256 of some parts, each with its length.
+fn mac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    for part in parts {
+        mac.update(&part.len().to_be_bytes());
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const INSTALLATION: &str = "here";
@@ -276,7 +332,7 @@ mod tests {
     }
 
     fn begun(passkeys: &Passkeys, now_ms: i64) -> String {
-        match passkeys.begin_log_in(now_ms).unwrap() {
+        match passkeys.begin_log_in(None, now_ms).unwrap() {
             PasskeyDone::LogInBegun { challenge, .. } => challenge,
             other => panic!("{other:?}"),
         }
@@ -309,6 +365,60 @@ mod tests {
             let refusal = here.read_log_in(&challenge, &shown(user_handle), 0).unwrap_err();
             assert_eq!(refusal.code, Code::InvalidArgument, "{user_handle}");
         }
+    }
+
+    fn holder(email: &str, known: Vec<Bytes>) -> PasskeyHolder {
+        PasskeyHolder { email: email.into(), account: Id::from_bytes([9; 16]), known }
+    }
+
+    /// The credential ids that options name.
+    fn named(passkeys: &Passkeys, of: PasskeyHolder) -> Vec<Vec<u8>> {
+        let Ok(PasskeyDone::LogInBegun { options, .. }) = passkeys.begin_log_in(Some(of), 0) else {
+            panic!("it is not begun")
+        };
+        let options: webauthn_rs::prelude::RequestChallengeResponse = serde_json::from_str(&options).unwrap();
+        options.public_key.allow_credentials.into_iter().map(|named| named.id).collect()
+    }
+
+    #[test]
+    fn an_address_without_passkeys_gets_a_list_of_its_own_always_the_same() {
+        let here = passkeys(7, INSTALLATION);
+        let list = |passkeys: &Passkeys, email: &str| named(passkeys, holder(email, Vec::new()));
+        let (mut twos, mut lengths, mut seen) = (0, BTreeSet::new(), BTreeSet::new());
+        let (restarted, elsewhere) = (passkeys(7, INSTALLATION), passkeys(8, INSTALLATION));
+        for n in 0..1_000 {
+            let email = format!("person-{n}@example.org");
+            let listed = list(&here, &email);
+            assert_eq!(listed, list(&restarted, &email));
+            assert_ne!(listed, list(&elsewhere, &email), "nobody derives it without the secret");
+            twos += usize::from(listed.len() == 2);
+            lengths.extend(listed.iter().map(Vec::len));
+            assert!((1..=2).contains(&listed.len()) && listed.into_iter().all(|id| seen.insert(id)), "{email}");
+        }
+        assert!((150..350).contains(&twos), "{twos}");
+        assert_eq!(lengths.into_iter().collect::<Vec<_>>(), CREDENTIAL_ID_BYTES);
+    }
+
+    #[test]
+    fn what_an_address_has_is_named_and_stands_for_who_does_not_say() {
+        let here = passkeys(7, INSTALLATION);
+        let known = vec![Bytes::from_static(b"first"), Bytes::from_static(b"second")];
+        assert_eq!(named(&here, holder("ada@example.org", known)), [&b"first"[..], b"second"]);
+
+        let begun_for = here.begin_log_in(Some(holder("ada@example.org", Vec::new())), 0).unwrap();
+        let PasskeyDone::LogInBegun { challenge, .. } = begun_for else { panic!("{begun_for:?}") };
+        let of = |answer: &str| match here.read_log_in(&challenge, answer, 0) {
+            Ok(PasskeyDone::Claimed(claim)) => claim.account.id(),
+            other => panic!("{other:?}"),
+        };
+        let silent = shown("").replace(",\"userHandle\":\"\"", "");
+        assert!(!silent.contains("userHandle"));
+        assert_eq!(of(&silent), Some(Id::from_bytes([9; 16])));
+        assert_eq!(of(&shown("")), Some(Id::from_bytes([9; 16])));
+        // Who says it is believed to say so, and no more.
+        assert_eq!(of(&shown(&"A".repeat(22))), Some(Id::from_bytes([0; 16])));
+        let refusal = here.read_log_in(&begun(&here, 0), &silent, 0).unwrap_err();
+        assert_eq!(refusal.code, Code::InvalidArgument);
     }
 
     #[test]

@@ -13,9 +13,9 @@ use canopy_domain::{Address, Attempt, Code, Kind, PasswordFit, Refusal, Secret};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::attempts::{AttemptLimits, Attempts};
-use crate::clock;
+use crate::attempts::{AttemptLimits, Attempts, Tried};
 use crate::hashing::{self, Hasher, MEMORY_KEPT};
+use crate::{BreachedPasswords, clock};
 
 /// Longest wait for a thread: people do not wait longer for a log-in.
 const WAIT_MS_MAX: u64 = 5_000;
@@ -24,9 +24,12 @@ const JOBS_MAX: usize = 1_024;
 
 type Job = Box<dyn FnOnce(&mut Hasher) + Send>;
 
-/// Hashes and compares passwords.
+/// Hashes and compares passwords, and looks for them among those that leaked.
 #[derive(Clone)]
-pub struct PasswordHashing(Arc<Inner>);
+pub struct PasswordHashing {
+    inner: Arc<Inner>,
+    breached: Option<BreachedPasswords>,
+}
 
 struct Inner {
     params: Params,
@@ -93,18 +96,37 @@ impl PasswordHashing {
         }
         let threads = u64::try_from(threads_max).unwrap_or(u64::MAX);
         let (load, attempts) = (Mutex::new(load), Attempts::new(limits));
-        Ok(Self(Arc::new(Inner { params, decoy, threads, jobs, load, attempts })))
+        let inner = Arc::new(Inner { params, decoy, threads, jobs, load, attempts });
+        Ok(Self { inner, breached: None })
+    }
+
+    /// With a list of passwords that leaked; without, none did.
+    #[must_use]
+    pub fn with_breached(mut self, breached: Option<BreachedPasswords>) -> Self {
+        self.breached = breached;
+        self
     }
 
     /// Who has guessed in vain, however they log in.
     pub(crate) fn attempts(&self) -> &Attempts {
-        &self.0.attempts
+        &self.inner.attempts
     }
 
     /// The PHC string of a new password.
     pub(crate) async fn hash(&self, password: Secret, place: &str) -> Result<Secret, Refusal> {
-        let inner = Arc::clone(&self.0);
-        self.run(place, move |hasher| phc(&inner.params, |argon2, salt| hasher.hash(argon2, &password, salt))).await
+        let inner = Arc::clone(&self.inner);
+        self.run(place, move |hasher| {
+            inner.timed(|| phc(&inner.params, |argon2, salt| hasher.hash(argon2, &password, salt)))
+        })
+        .await
+    }
+
+    /// Whether a password is on the list of those that leaked.
+    pub(crate) async fn is_breached(&self, password: Secret, place: &str) -> Result<bool, Refusal> {
+        match self.breached.clone() {
+            Some(breached) => self.run(place, move |_| breached.contains(&password)).await,
+            None => Ok(false),
+        }
     }
 
     /// Whether a password fits a PHC string; `None` never does. Looked at once
@@ -118,14 +140,14 @@ impl PasswordHashing {
         place: &str,
     ) -> Result<PasswordFit, Refusal> {
         let admit = |inner: &Inner, attempt: &Attempt, from: &str| {
-            let admitted = inner.attempts.admit(attempt, from, clock::now_ms());
+            let admitted = inner.attempts.admit(attempt, Tried::Password, from, clock::now_ms());
             admitted.map_err(|refusal| concerning_holder(refusal, attempt))
         };
-        admit(&self.0, &attempt, place)?;
-        let (inner, from) = (Arc::clone(&self.0), place.to_owned());
+        admit(&self.inner, &attempt, place)?;
+        let (inner, from) = (Arc::clone(&self.inner), place.to_owned());
         self.run(place, move |hasher| {
             admit(&inner, &attempt, &from)?;
-            let fits = verify(phc.as_ref().unwrap_or(&inner.decoy), &password, hasher)?;
+            let fits = inner.timed(|| verify(phc.as_ref().unwrap_or(&inner.decoy), &password, hasher))?;
             if !fits || phc.is_none() {
                 inner.attempts.failed(&attempt, &from, clock::now_ms());
                 return Ok(PasswordFit::Wrong);
@@ -141,22 +163,20 @@ impl PasswordHashing {
     async fn run<T: Send + 'static>(
         &self,
         place: &str,
-        hashing: impl FnOnce(&mut Hasher) -> Result<T, Refusal> + Send + 'static,
+        work: impl FnOnce(&mut Hasher) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let place = self.0.take_place(place)?;
+        let place = self.inner.take_place(place)?;
         let (reply, answer) = oneshot::channel();
         let job = Box::new(move |hasher: &mut Hasher| {
             // Who does not wait any more is not hashed for.
             if reply.is_closed() {
                 return;
             }
-            let begun_ms = clock::now_ms();
-            let done = hashing(hasher);
-            place.inner.took(whole_ms(clock::since(begun_ms)));
+            let done = work(hasher);
             drop(place);
             let _ = reply.send(done);
         });
-        self.0.jobs.try_send(job).map_err(|e| failed(&e))?;
+        self.inner.jobs.try_send(job).map_err(|e| failed(&e))?;
         answer.await.map_err(|e| failed(&e))?
     }
 }
@@ -180,10 +200,14 @@ impl Inner {
         Ok(Place { inner: Arc::clone(self), place: place.to_owned() })
     }
 
-    /// Takes note of what a hash took.
-    fn took(&self, ms: u64) {
+    /// Hashes, and takes note of what that took.
+    fn timed<T>(&self, hashing: impl FnOnce() -> T) -> T {
+        let begun_ms = clock::now_ms();
+        let done = hashing();
+        let took_ms = whole_ms(clock::since(begun_ms));
         let mut load = self.load.lock();
-        load.hash_ms = (load.hash_ms * 7 + ms).div_ceil(8);
+        load.hash_ms = (load.hash_ms * 7 + took_ms).div_ceil(8);
+        done
     }
 
     /// Whether a hash was made with less memory or fewer passes than is asked

@@ -2,6 +2,7 @@
 
 use canopy_domain::{Address, Context, Module, PasskeyDone, PasskeyFit, PasskeyStep, Prepared, Refusal, Step};
 
+use crate::attempts::Tried;
 use crate::call::Call;
 use crate::{Node, clock};
 
@@ -44,6 +45,9 @@ impl Node {
             Step::HashPassword(password) => {
                 Prepared::PasswordHash(self.passwords().hash(password, &call.origin.place()).await?)
             }
+            Step::FindBreached(password) => {
+                Prepared::Breached(self.passwords().is_breached(password, &call.origin.place()).await?)
+            }
             Step::VerifyPassword { phc, password, attempt } => {
                 let place = call.origin.place();
                 Prepared::Password(self.passwords().verify(phc, password, attempt, &place).await?)
@@ -74,11 +78,11 @@ impl Node {
                 passkeys.begin(account, &email, &display_name, known)
             }
             PasskeyStep::Finish { begun, answer } => passkeys.finish(begun, &answer),
-            PasskeyStep::BeginLogIn => passkeys.begin_log_in(now_ms),
+            PasskeyStep::BeginLogIn { of } => passkeys.begin_log_in(of, now_ms),
             PasskeyStep::ReadLogIn { challenge, answer } => passkeys.read_log_in(&challenge, &answer, now_ms),
             PasskeyStep::CompareLogIn { challenge, answer, credential, attempt, place } => {
                 let attempts = self.passwords().attempts();
-                attempts.admit(&attempt, &place, now_ms)?;
+                attempts.admit(&attempt, Tried::Passkey, &place, now_ms)?;
                 let fit = passkeys.compare(&challenge, &answer, credential.as_ref(), now_ms)?;
                 match fit {
                     PasskeyFit::Wrong => attempts.failed(&attempt, &place, now_ms),

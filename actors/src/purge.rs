@@ -1,4 +1,5 @@
-//! The worker that destroys the keys of purged accounts, orgs and projects.
+//! The worker that destroys the keys of purged accounts, orgs and projects, and of
+//! sessions that their accounts have forgotten.
 //!
 //! - It owns nothing: what there is to do stands in `system/purges`.
 //! - A hook on that actor's commits tells it to look there.
@@ -113,18 +114,35 @@ impl State {
             if pending.is_empty() || self.node.is_stopping() {
                 return Ok(());
             }
+            let mut sessions = Vec::new();
             for purge in pending {
                 let address = Address::parse(&purge.address);
                 let address = address.map_err(|e| Refusal::new(Code::Internal, e.to_string()))?;
+                if address.kind() == Some(Kind::Session) {
+                    sessions.push(address);
+                    continue;
+                }
                 self.probe.set_state(format!("destroying the keys of {address}"));
                 let key_fingerprints = self.shred(&address, &purge.parts).await?;
-                let finish = FinishPurgeRequest { address: purge.address, key_fingerprints, request_id: String::new() };
-                let request = finish.encode_to_vec().into();
-                self.node.ask(&this, methods::FINISH_PURGE.path, request, &this, "").await?;
+                self.finish(&address, key_fingerprints).await?;
                 metrics::counter!("canopy_purges_total").increment(1);
                 tracing::info!(%address, "purged: its keys are destroyed");
             }
+            for some in sessions.chunks(PARTS_AT_ONCE) {
+                self.probe.set_state(format!("destroying the keys of {} sessions", some.len()));
+                self.node.store().shred_partitions(some).await?;
+                for address in some {
+                    self.finish(address, Vec::new()).await?;
+                }
+            }
         }
+    }
+
+    async fn finish(&self, address: &Address, key_fingerprints: Vec<bytes::Bytes>) -> Result<(), Refusal> {
+        let this = Address::system("purges");
+        let finish = FinishPurgeRequest { address: address.to_string(), key_fingerprints, request_id: String::new() };
+        let request = finish.encode_to_vec().into();
+        self.node.ask(&this, methods::FINISH_PURGE.path, request, &this, "").await.map(drop)
     }
 
     async fn shred(&self, address: &Address, parts: &[String]) -> Result<Vec<bytes::Bytes>, Refusal> {

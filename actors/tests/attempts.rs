@@ -1,6 +1,6 @@
 //! Guesses at passwords are held back, and owners are not.
 
-use canopy_actors::{AttemptLimits, Attempts};
+use canopy_actors::{AttemptLimits, Attempts, Tried};
 use canopy_domain::{Attempt, Code};
 
 const HERE: &str = "192.0.2.1";
@@ -22,7 +22,7 @@ fn known(account: &str) -> Attempt {
 
 /// Milliseconds to wait; zero where an attempt is admitted.
 fn wait(attempts: &Attempts, attempt: &Attempt, place: &str, now_ms: i64) -> u64 {
-    match attempts.admit(attempt, place, now_ms) {
+    match attempts.admit(attempt, Tried::Password, place, now_ms) {
         Ok(()) => 0,
         Err(refusal) => {
             assert_eq!(refusal.code, Code::ResourceExhausted);
@@ -54,6 +54,21 @@ fn each_wait_is_twice_the_one_before_up_to_a_limit() {
     assert_eq!(wait(&attempts, &known("ada"), HERE, now_ms + 2 * HOUR_MS), 0);
     attempts.failed(&known("ada"), HERE, now_ms + 2 * HOUR_MS);
     assert_eq!(wait(&attempts, &known("ada"), HERE, now_ms + 2 * HOUR_MS), 1_000);
+}
+
+/// Who is held back is told of what they tried.
+#[test]
+fn what_is_held_back_is_named() {
+    let attempts = attempts();
+    for _ in 0..5 {
+        attempts.failed(&guess("ada"), HERE, T);
+    }
+    for (tried, told) in [
+        (Tried::Password, "too many wrong passwords: the next try is in 1 s"),
+        (Tried::Passkey, "too many log-ins that failed: the next passkey's turn is in 1 s"),
+    ] {
+        assert_eq!(attempts.admit(&guess("ada"), tried, HERE, T).expect_err("five were wrong").message, told);
+    }
 }
 
 #[test]

@@ -152,6 +152,11 @@ node_config! {
         argon2_memory_kib: u32 = 65_536, "KiB" in ARGON2_MEMORY_KIB = 19_456..=1_048_576;
         /// Passes of one Argon2id hash over its memory (RFC 9106).
         argon2_passes: u32 = 3, "passes" in ARGON2_PASSES = 2..=16;
+        /// File of passwords that leaked, none of which is taken for a new one: Have I Been Pwned's
+        /// `pwned-passwords-sha1-ordered-by-hash`, some 40 GB, of which a few blocks are read for each
+        /// new password. Another one may take its place at any time, by a rename. Empty: no such file;
+        /// the 10,000 most frequent passwords are refused all the same.
+        breached_passwords_file: Option<PathBuf> = None;
         /// Wrong passwords for one account from one network address before the next one has to
         /// wait: a second, then twice as long each time. From all addresses together that the
         /// account is not used from, it may be four times as many.
@@ -161,6 +166,10 @@ node_config! {
         /// address: behind a proxy set it high.
         failed_log_ins_per_address_max: u32 = 50,
             "log-ins" in FAILED_LOG_INS_PER_ADDRESS = 1..=1_000_000;
+        /// Time before and after its own 30 seconds in which a code of an authenticator app is taken, for
+        /// people whose devices' clocks are wrong. Each second makes a code that somebody saw good for
+        /// longer; the server's own clock is better kept by NTP.
+        totp_tolerance_s: u64 = 0, "s" in TOTP_TOLERANCE_S = 0..=30;
         /// Time between the deletion of an account and its purge, in which its holder can undelete
         /// it. After it, its keys are destroyed.
         delete_grace_s: u64 = 1_209_600, "s" in DELETE_GRACE_S = 1..=31_536_000;

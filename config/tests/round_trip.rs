@@ -147,6 +147,7 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
         IdentityConfig::FAILED_LOG_INS_PER_ADDRESS,
         IdentityConfig::DELETE_GRACE_S,
         (IdentityConfig::SESSION_MAX_S, IdentityConfig::RECENT_LOG_IN_MAX_S),
+        (prop::option::of(path()), IdentityConfig::TOTP_TOLERANCE_S),
         select(vec![("", vec![]), ("example.org", vec!["https://example.org", "https://a.example.org:8443"])]),
     )
         .prop_map(|values| IdentityConfig {
@@ -155,13 +156,15 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
             refresh_token_ttl_s: values.2,
             argon2_memory_kib: values.3,
             argon2_passes: values.4,
+            breached_passwords_file: values.9.0,
+            totp_tolerance_s: values.9.1,
             failed_log_ins_per_account_max: values.5,
             failed_log_ins_per_address_max: values.6,
             delete_grace_s: values.7,
             session_max_s: values.8.0,
             recent_log_in_max_s: values.8.1,
-            passkey_rp_id: values.9.0.to_owned(),
-            passkey_origins: values.9.1.into_iter().map(str::to_owned).collect(),
+            passkey_rp_id: values.10.0.to_owned(),
+            passkey_origins: values.10.1.into_iter().map(str::to_owned).collect(),
         })
 }
 

@@ -10,6 +10,7 @@
     reason = "a target says by a panic that a property does not hold"
 )]
 
+mod breached;
 mod command_line;
 mod edge;
 mod files;
@@ -53,6 +54,7 @@ pub const TARGETS: &[Target] = &[
     target("merge", wire::merge),
     target("timeout", edge::timeout),
     target("certificate", edge::certificate),
+    target("breached_passwords", breached::search),
     target("config", command_line::config),
     target("json", command_line::json),
 ];

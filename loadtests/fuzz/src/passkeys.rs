@@ -23,7 +23,7 @@ static PASSKEYS: LazyLock<Passkeys> = LazyLock::new(|| {
 });
 
 /// Given out, and answered by nobody.
-static UNANSWERED: LazyLock<String> = LazyLock::new(|| match PASSKEYS.begin_log_in(NOW_MS).unwrap() {
+static UNANSWERED: LazyLock<String> = LazyLock::new(|| match PASSKEYS.begin_log_in(None, NOW_MS).unwrap() {
     PasskeyDone::LogInBegun { challenge, .. } => challenge,
     other => panic!("a log-in was begun by {other:?}"),
 });

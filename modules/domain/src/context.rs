@@ -41,6 +41,9 @@ impl fmt::Debug for Secret {
 pub enum Step {
     /// Hash a new password (Argon2id): gives [`Prepared::PasswordHash`].
     HashPassword(Secret),
+    /// Look a new password up among those that leaked: gives
+    /// [`Prepared::Breached`].
+    FindBreached(Secret),
     /// Compare a password with a PHC string: gives [`Prepared::Password`].
     /// Without one, it takes as long and never fits.
     VerifyPassword {
@@ -104,6 +107,8 @@ pub enum PasswordFit {
 pub enum Prepared {
     /// A PHC string.
     PasswordHash(Secret),
+    /// Whether the password leaked; never, where the server has no list.
+    Breached(bool),
     /// Whether the password was right.
     Password(PasswordFit),
     /// The other actor's answer.

@@ -27,7 +27,7 @@ pub use id::Id;
 pub use mask::Mask;
 pub use module::{Module, Modules, Subscription, Watch, WatchEnd};
 pub use page::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, PageRequest};
-pub use passkey::{PASSKEY_CHALLENGE_S, PasskeyClaim, PasskeyDone, PasskeyFit, PasskeyStep};
+pub use passkey::{PASSKEY_CHALLENGE_S, PasskeyClaim, PasskeyDone, PasskeyFit, PasskeyHolder, PasskeyStep};
 pub use principal::{Origin, Principal};
 pub use reader::{Order, Reader, Span, State, decode};
 pub use refusal::{Code, FieldViolation, QuotaLimit, QuotaViolation, Refusal};

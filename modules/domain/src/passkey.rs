@@ -31,8 +31,11 @@ pub enum PasskeyStep {
         /// JSON.
         answer: String,
     },
-    /// Begin a log-in, whoever's it will be: gives [`PasskeyDone::LogInBegun`].
-    BeginLogIn,
+    /// Begin a log-in: gives [`PasskeyDone::LogInBegun`].
+    BeginLogIn {
+        /// Whose it is said to be; where nobody said, whoever's it will be.
+        of: Option<PasskeyHolder>,
+    },
     /// Read who an answer says it is from: gives [`PasskeyDone::Claimed`].
     /// Nothing of it is proven.
     ReadLogIn {
@@ -55,6 +58,17 @@ pub enum PasskeyStep {
         /// From which network address.
         place: String,
     },
+}
+
+/// Whose passkeys a log-in asks for, or somebody of whom there is nothing.
+#[derive(Debug, Clone)]
+pub struct PasskeyHolder {
+    /// As it was given, in small letters.
+    pub email: String,
+    /// Whose account; where there is none, one that nobody has.
+    pub account: Id,
+    /// Credential ids of its passkeys.
+    pub known: Vec<Bytes>,
 }
 
 /// What came of a [`PasskeyStep`].

@@ -10,6 +10,9 @@ pub struct Settings {
     /// Milliseconds from a log-in to the end of its session, however often it
     /// is refreshed.
     pub session_max_ms: i64,
+    /// Milliseconds before and after its own 30 seconds in which a code of an
+    /// authenticator app is taken.
+    pub totp_tolerance_ms: i64,
     /// What an org may have where nothing else was set for it.
     pub quota: QuotaDefaults,
 }
@@ -32,6 +35,7 @@ impl Default for Settings {
             delete_grace_ms: 30 * 24 * 3_600_000,
             account_delete_grace_ms: 14 * 24 * 3_600_000,
             session_max_ms: 90 * 24 * 3_600_000,
+            totp_tolerance_ms: 0,
             quota: QuotaDefaults::default(),
         }
     }

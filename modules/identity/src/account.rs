@@ -106,9 +106,17 @@ fn prepare_register(_: &State<'_>, request: &RegisterRequest, cx: &Context<'_>) 
         Ok((_, prepared)) => prepared,
         Err(step) => return Ok(Some(step)),
     };
-    if prepared.is_empty() {
-        guessable::check("password", &request.password, &requested(request)?)?;
-    }
+    let prepared = match prepared {
+        [] => {
+            guessable::check("password", &request.password, &requested(request)?)?;
+            return Ok(Some(guessable::look_up(&request.password)));
+        }
+        [Prepared::Breached(is_breached), rest @ ..] => {
+            guessable::check_breached("password", *is_breached)?;
+            rest
+        }
+        rest => rest,
+    };
     match prepared {
         // Whether the address is free is found out later: neither the answer
         // nor its time tells.

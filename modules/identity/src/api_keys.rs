@@ -2,18 +2,20 @@
 //! key's bounds. A key is shown once, when it is made; what is kept is its
 //! hash.
 
+use bytes::Bytes;
 use canopy_domain::{
     Address, Code, Context, Draft, Id, Kind, Order, PageRequest, Refusal, Role, Span, State, Table, Wire, decode,
 };
 use canopy_proto::identity::v1::{
-    ApiKey, CreateApiKeyRequest, CreateApiKeyResponse, ListApiKeysRequest, ListApiKeysResponse, RevokeApiKeyRequest,
+    Account, ApiKey, CreateApiKeyRequest, CreateApiKeyResponse, ListApiKeysRequest, ListApiKeysResponse,
+    RevokeApiKeyRequest, SecurityEventKind,
 };
-use canopy_proto::system::v1::{ApiKeyVerifier, LetterKind, RecordKeyUseRequest, RecordKeyUseResponse};
+use canopy_proto::system::v1::{ApiKeyVerifier, Letter, LetterKind, RecordKeyUseRequest, RecordKeyUseResponse};
 use sha2::{Digest, Sha256};
 
 use crate::account::the_account;
-use crate::proof;
 use crate::refresh::{hex, mac};
+use crate::{life, proof, security};
 
 /// By key id.
 pub const API_KEYS: Table<ApiKey> = Table::new(20, "api_keys", 1);
@@ -30,6 +32,12 @@ const SECRET_CHARS: usize = 64;
 const CHECK_CHARS: usize = 8;
 /// Longest life: a year, and a day to renew it on.
 const LIFE_MS_MAX: i64 = 366 * 86_400_000;
+/// Keys that live for less are made anew all the time, and nobody is reminded.
+const REMINDED_LIFE_MS_MIN: i64 = 86_400_000;
+/// How long before its end the holder of a key is reminded: a week, and a tenth
+/// of its life where that is less.
+const REMINDER_MS_MAX: i64 = 7 * 86_400_000;
+const REMINDER_LIFE_PART: i64 = 10;
 /// Keys of one account that are good at once, and ended ones that are kept.
 const KEYS_MAX: usize = 100;
 
@@ -43,6 +51,8 @@ pub struct Shown {
     /// SHA-256 of the whole text.
     pub hash: [u8; 32],
 }
+
+type Row = (Bytes, Wire<ApiKey>, ApiKey);
 
 fn checksum(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes())).get(..CHECK_CHARS).unwrap_or_default().to_owned()
@@ -126,14 +136,66 @@ pub(crate) fn create(
         revoke_time_ms: 0,
         last_use_time_ms: 0,
         last_use_address: String::new(),
+        remind_time_ms: 0,
         ..wanted
     };
+    life::wake_by(state, cx, [reminder_ms(&key).unwrap_or(0), holder.purge_time_ms], draft)?;
     let key = sent.with(&key);
     draft.insert(&API_KEYS, *id.as_bytes(), &key);
     let verifier = ApiKeyVerifier { hash: hash(&text).to_vec().into() };
     draft.insert(&API_KEY_VERIFIERS, *id.as_bytes(), &Wire::new(&verifier));
-    proof::warn(&holder, LetterKind::ApiKeyCreated, cx.origin.place(), cx, draft);
+    security::note(state, draft, cx, cx.origin, SecurityEventKind::ApiKeyCreated)?;
     Ok(CreateApiKeyResponse { api_key: Some(key), key: text })
+}
+
+/// When the holder of a key is to be reminded that it expires; never, of one
+/// that lives for a short while, is revoked, or of which they were.
+fn reminder_ms(key: &ApiKey) -> Option<i64> {
+    let life_ms = key.expire_time_ms - key.create_time_ms;
+    let is_wanted = life_ms >= REMINDED_LIFE_MS_MIN && key.revoke_time_ms == 0 && key.remind_time_ms == 0;
+    is_wanted.then(|| key.expire_time_ms - REMINDER_MS_MAX.min(life_ms / REMINDER_LIFE_PART))
+}
+
+/// The keys whose end is still to be told, with the time to do so.
+fn reminders(state: &State<'_>, now_ms: i64) -> Result<Vec<(i64, Row)>, Refusal> {
+    let span = Span { prefix: &[], after: None, order: Order::Ascending, limit: KEYS_MAX };
+    let mut found = Vec::new();
+    for (id, row) in state.scan(&API_KEYS, span)? {
+        let key = decode(&row)?;
+        if let Some(due_ms) = reminder_ms(&key).filter(|_| !is_over(&key, now_ms)) {
+            found.push((due_ms, (id, row, key)));
+        }
+    }
+    Ok(found)
+}
+
+/// When the first reminder of the keys that there are is due, or zero.
+pub(crate) fn next_reminder_ms(state: &State<'_>, cx: &Context<'_>) -> Result<i64, Refusal> {
+    Ok(reminders(state, cx.now_ms)?.into_iter().map(|(due_ms, _)| due_ms).min().unwrap_or(0))
+}
+
+/// Reminds the holder of the keys whose time has come, once of each, if this
+/// server sends mails at all; when the next one is due, or zero.
+pub(crate) fn remind(
+    state: &State<'_>,
+    account: &Account,
+    cx: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<i64, Refusal> {
+    let (due, later): (Vec<_>, Vec<_>) =
+        reminders(state, cx.now_ms)?.into_iter().partition(|(due_ms, _)| *due_ms <= cx.now_ms);
+    for (_, (id, before, mut key)) in due.into_iter().filter(|_| cx.issuer.policy().mails) {
+        key.remind_time_ms = cx.now_ms;
+        draft.put(&API_KEYS, id.to_vec(), Some(&before), &before.updated(&key, None));
+        let letter = Letter {
+            about: key.display_name,
+            resource: key.name,
+            expire_time_ms: key.expire_time_ms,
+            ..proof::notice(&account.email, LetterKind::ApiKeyExpires)
+        };
+        proof::post(draft, letter);
+    }
+    Ok(later.into_iter().map(|(due_ms, _)| due_ms).min().unwrap_or(0))
 }
 
 /// Forgets keys that are over where there are too many.
@@ -200,6 +262,7 @@ pub(crate) fn revoke(
         return Ok(before);
     }
     key.revoke_time_ms = cx.now_ms;
+    security::note(state, draft, cx, cx.origin, SecurityEventKind::ApiKeyRevoked)?;
     let after = before.updated(&key, None);
     draft.put(&API_KEYS, *id.as_bytes(), Some(&before), &after);
     Ok(after)
@@ -218,6 +281,9 @@ pub(crate) fn record_use(
         key.last_use_time_ms = request.time_ms;
         key.last_use_address = request.place;
         draft.put(&API_KEYS, *id.as_bytes(), Some(&before), &before.updated(&key, None));
+        // Of keys that an older release has made nobody is reminded else.
+        let account = decode(&the_account(state, cx)?)?;
+        life::wake_by(state, cx, [account.purge_time_ms], draft)?;
     }
     Ok(RecordKeyUseResponse {})
 }

@@ -107,7 +107,7 @@ pub(crate) fn delete(
     settle_departures(state, cx, draft, true)?;
     security::note(state, draft, cx, cx.origin, SecurityEventKind::AccountDeleted)?;
     tell_holder(LetterKind::AccountDeleted, &account, cx, draft);
-    life::wake_by(state, account.purge_time_ms, draft)?;
+    life::wake_by(state, cx, [account.purge_time_ms], draft)?;
     draft.settle();
     Ok(after)
 }
@@ -131,7 +131,7 @@ pub(crate) fn restore(
     let from = Origin { peer: request.peer, client: request.client };
     security::note(state, draft, cx, &from, SecurityEventKind::AccountUndeleted)?;
     tell_holder(LetterKind::AccountUndeleted, &account, cx, draft);
-    life::wake_by(state, 0, draft)?;
+    life::wake_by(state, cx, [], draft)?;
     draft.settle();
     Ok(after)
 }

@@ -5,7 +5,7 @@ use canopy_domain::{
     Address, Attempt, Code, Context, Draft, PasswordFit, Prepared, Refusal, Secret, State, Step, decode,
 };
 use canopy_proto::identity::v1::{
-    Account, ChangeEmailRequest, ChangeEmailResponse, ConfirmEmailRequest, ConfirmEmailResponse,
+    Account, ChangeEmailRequest, ChangeEmailResponse, ConfirmEmailRequest, ConfirmEmailResponse, SecurityEventKind,
     UndoChangeEmailRequest, UndoChangeEmailResponse,
 };
 use canopy_proto::methods::directory;
@@ -15,7 +15,7 @@ use prost::Message;
 use crate::account::{ACCOUNT, SELF, the_account};
 use crate::password::VERIFIER;
 use crate::proof::{self, PROOFS_MAX, Purpose};
-use crate::{access, life, passkeys, sessions};
+use crate::{access, life, passkeys, security, sessions};
 
 const SPACE: &str = "email";
 
@@ -145,7 +145,8 @@ pub(crate) fn confirm_email(
     confirm(draft, &proved.email, cx);
     if !same(&old, &proved.email) {
         proof::issue(state, (Purpose::Undo, &old, &proved.email), cx, draft)?;
-        life::wake_by(state, cx.now_ms + proof::UNDO_MS, draft)?;
+        security::note(state, draft, cx, cx.origin, SecurityEventKind::EmailChanged)?;
+        life::wake_by(state, cx, [cx.now_ms + proof::UNDO_MS, account.purge_time_ms], draft)?;
     }
     proof::forget_all(state, Purpose::Reset, draft)?;
     proof::forget_all(state, Purpose::Verification, draft)?;
@@ -184,7 +185,9 @@ pub(crate) fn undo_change(
         proof::forget_all(state, purpose, draft)?;
     }
     access::shut(state, cx, draft)?;
-    passkeys::forget_all(state, cx, draft)?;
+    let forgotten = passkeys::forget_all(state, draft)?;
+    let events: Vec<_> = [SecurityEventKind::EmailChanged].into_iter().chain(forgotten).collect();
+    security::note_all(state, draft, cx, cx.origin, &events)?;
     set(&mut account, proved.email, cx);
     let after = before.updated(&account, None);
     draft.put(&ACCOUNT, SELF, Some(&before), &after);

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
 
-use canopy_domain::Refusal;
+use canopy_domain::{Refusal, Secret, Step};
 use canopy_proto::identity::v1::Account;
 
 /// The 10,000 most frequent passwords of at least 10 characters among ten
@@ -22,6 +22,9 @@ const WORD_CHARS_MIN: usize = 3;
 /// the shortest password that OWASP (ASVS 6.2.1) lets stand by itself.
 const OTHER_CHARS_MIN: usize = 8;
 
+/// What makes a better one.
+const BETTER: &str = "take some words that have nothing to do with each other, or with you";
+
 /// Refuses a password that is guessed first. `field` is where it came from,
 /// `account` whose it would be.
 ///
@@ -36,7 +39,25 @@ pub(crate) fn check(field: &str, password: &str, account: &Account) -> Result<()
     } else {
         return Ok(());
     };
-    Err(Refusal::invalid(field, why).hint("take some words that have nothing to do with each other, or with you"))
+    Err(Refusal::invalid(field, why).hint(BETTER))
+}
+
+/// Has a password that [`check`] has let through looked up among those that
+/// leaked.
+pub(crate) fn look_up(password: &str) -> Step {
+    Step::FindBreached(Secret::new(password))
+}
+
+/// Refuses a password that leaked.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`.
+pub(crate) fn check_breached(field: &str, is_breached: bool) -> Result<(), Refusal> {
+    match is_breached {
+        true => Err(Refusal::invalid(field, "is among those that leaked from somewhere: it is tried sooner or later")
+            .hint(BETTER)),
+        false => Ok(()),
+    }
 }
 
 fn is_of_known_words(password: &str, account: &Account) -> bool {

@@ -4,15 +4,19 @@
 
 use bytes::Bytes;
 use canopy_domain::{
-    Attempt, Code, Context, Draft, Module, Order, Origin, PasskeyDone, PasskeyFit, PasskeyStep, Prepared, Refusal,
-    Span, State, Step, Table, Wire, decode,
+    Address, Attempt, Code, Context, Draft, Id, Module, Order, Origin, PasskeyDone, PasskeyFit, PasskeyHolder,
+    PasskeyStep, Prepared, Refusal, Span, State, Step, Table, Wire, decode,
 };
 use canopy_proto::identity::v1::{
     BeginPasskeyLogInRequest, BeginPasskeyLogInResponse, LogInResponse, LogInWithPasskeyRequest, SecurityEventKind,
 };
-use canopy_proto::methods::{passkey_effects, passkeys};
-use canopy_proto::system::v1::{PasskeyCredential, RedeemPasskeyRequest, RedeemPasskeyResponse, UsedChallenge};
+use canopy_proto::methods::{directory, passkey_effects, passkeys};
+use canopy_proto::system::v1::{
+    ListCredentialIdsRequest, ListCredentialIdsResponse, PasskeyCredential, RedeemPasskeyRequest,
+    RedeemPasskeyResponse, Reservation, ResolveRequest, UsedChallenge,
+};
 use prost::Message;
+use sha2::{Digest, Sha256};
 
 use crate::passkeys::{CREDENTIALS, PASSKEYS, credentials};
 use crate::session::{Opening, open};
@@ -45,12 +49,70 @@ fn unprepared() -> Refusal {
     Refusal::new(Code::Internal, "a command came without its prepared steps")
 }
 
-fn prepare_begin(_: &State<'_>, _: &BeginPasskeyLogInRequest, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
-    Ok(cx.prepared.is_empty().then(|| PasskeyStep::BeginLogIn.into()))
+/// An account that nobody has, in the place of the one that an address has not.
+fn nobody(email: &str) -> Id {
+    let hash = Sha256::new_with_prefix(b"canopy nobody").chain_update(email).finalize();
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.iter_mut().zip(hash) {
+        *to = from;
+    }
+    Id::from_bytes(bytes)
+}
+
+/// Where an address is given, finds its account and that one's passkeys, by as
+/// many steps whether or not there is one.
+fn prepare_begin(_: &State<'_>, request: &BeginPasskeyLogInRequest, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
+    let email = request.email.to_lowercase();
+    match cx.prepared {
+        [] if email.is_empty() => Ok(Some(PasskeyStep::BeginLogIn { of: None }.into())),
+        [] => {
+            let resolve = ResolveRequest { space: "email".into(), key: email };
+            let (target, method) = (Address::system("directory"), directory::RESOLVE.path);
+            Ok(Some(Step::Ask { target, method, request: resolve.encode_to_vec().into() }))
+        }
+        [Prepared::Answer(found)] => {
+            let target = Address::account(holder(found, &email)?);
+            let request = ListCredentialIdsRequest { account: target.to_string() }.encode_to_vec().into();
+            Ok(Some(Step::Ask { target, method: passkey_effects::LIST_CREDENTIAL_IDS.path, request }))
+        }
+        [Prepared::Answer(found), Prepared::Answer(listed)] => {
+            let listed = ListCredentialIdsResponse::decode(listed.clone()?).unwrap_or_default();
+            let account = holder(found, &email)?;
+            let of = PasskeyHolder { email, account, known: listed.credential_ids };
+            Ok(Some(PasskeyStep::BeginLogIn { of: Some(of) }.into()))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Whose address it is, by the directory's answer.
+fn holder(found: &Result<Bytes, Refusal>, email: &str) -> Result<Id, Refusal> {
+    match found {
+        Ok(found) => {
+            let holder = Reservation::decode(found.clone()).unwrap_or_default().holder;
+            Ok(Address::parse(&holder).ok().and_then(|address| address.id()).unwrap_or_else(|| nobody(email)))
+        }
+        Err(refusal) if refusal.code == Code::NotFound => Ok(nobody(email)),
+        Err(refusal) => Err(refusal.clone()),
+    }
+}
+
+/// By which authenticators know the passkeys of an account that anybody may log
+/// in to.
+pub(crate) fn list_credential_ids(
+    state: &State<'_>,
+    _: ListCredentialIdsRequest,
+    cx: &Context<'_>,
+) -> Result<ListCredentialIdsResponse, Refusal> {
+    if the_account_by_password(state, cx).is_err() {
+        return Ok(ListCredentialIdsResponse::default());
+    }
+    let ids = credentials(state)?.iter().map(|(_, row)| Ok(decode(row)?.credential_id)).collect::<Result<_, Refusal>>();
+    Ok(ListCredentialIdsResponse { credential_ids: ids? })
 }
 
 fn begin(_: &State<'_>, _: BeginPasskeyLogInRequest, cx: &Context<'_>) -> Result<BeginPasskeyLogInResponse, Refusal> {
-    let [Prepared::Passkey(PasskeyDone::LogInBegun { options, challenge })] = cx.prepared else {
+    let [.., Prepared::Passkey(PasskeyDone::LogInBegun { options, challenge })] = cx.prepared else {
         return Err(unprepared());
     };
     Ok(BeginPasskeyLogInResponse { options: options.clone(), challenge: challenge.clone() })

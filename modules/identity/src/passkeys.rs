@@ -43,6 +43,7 @@ pub(crate) fn methods(module: Module) -> Module {
         .query(passkeys::LIST_PASSKEYS, list)
         .command(passkeys::UPDATE_PASSKEY, update)
         .prepared_command(passkeys::DELETE_PASSKEY, |s, r, cx| second_factor::prove(s, &r.password, cx), delete)
+        .query(passkey_effects::LIST_CREDENTIAL_IDS, passkey_log_in::list_credential_ids)
         .prepared_command(passkey_effects::REDEEM_PASSKEY, passkey_log_in::prepare_redeem, passkey_log_in::redeem)
 }
 
@@ -221,8 +222,8 @@ fn delete(
 }
 
 /// Forgets all passkeys, and one that is being made: whoever takes an account
-/// back by mail does not know who made them.
-pub(crate) fn forget_all(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refusal> {
+/// back by mail does not know who made them. What there is to note of it.
+pub(crate) fn forget_all(state: &State<'_>, draft: &mut Draft) -> Result<Option<SecurityEventKind>, Refusal> {
     if let Some(begun) = state.get(&BEGUN, &SELF)? {
         draft.delete(&BEGUN, SELF, &begun);
     }
@@ -233,10 +234,7 @@ pub(crate) fn forget_all(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft)
             draft.delete(&PASSKEYS, id.to_vec(), &passkey);
         }
     }
-    if !rows.is_empty() {
-        security::note(state, draft, cx, cx.origin, SecurityEventKind::PasskeyRemoved)?;
-    }
-    Ok(())
+    Ok((!rows.is_empty()).then_some(SecurityEventKind::PasskeyRemoved))
 }
 
 #[cfg(test)]

@@ -3,14 +3,13 @@
 use canopy_domain::{
     Attempt, Code, Context, Draft, PasswordFit, Prepared, Refusal, Secret, State, Step, Table, Wire, decode,
 };
-use canopy_proto::identity::v1::{ChangePasswordRequest, ChangePasswordResponse, SessionEnd};
+use canopy_proto::identity::v1::{ChangePasswordRequest, ChangePasswordResponse, SecurityEventKind, SessionEnd};
 use canopy_proto::system::v1::{
-    GetVerifierRequest, GetVerifierResponse, LetterKind, PasswordVerifier, UpgradeVerifierRequest,
-    UpgradeVerifierResponse,
+    GetVerifierRequest, GetVerifierResponse, PasswordVerifier, UpgradeVerifierRequest, UpgradeVerifierResponse,
 };
 
 use crate::account::{SELF, the_account};
-use crate::{guessable, proof, sessions, verify};
+use crate::{guessable, security, sessions, verify};
 
 /// The one row, under [`SELF`].
 pub(crate) const VERIFIER: Table<PasswordVerifier> = Table::new(2, "verifier", 1);
@@ -51,6 +50,10 @@ pub(crate) fn prepare_change(
         }
         [Prepared::Password(_)] => {
             guessable::check("new_password", &request.new_password, &decode(&the_account(state, cx)?)?)?;
+            Ok(Some(guessable::look_up(&request.new_password)))
+        }
+        [Prepared::Password(_), Prepared::Breached(is_breached)] => {
+            guessable::check_breached("new_password", *is_breached)?;
             Ok(Some(Step::HashPassword(Secret::new(request.new_password.as_str()))))
         }
         _ => Ok(None),
@@ -64,11 +67,12 @@ pub(crate) fn change_password(
     draft: &mut Draft,
 ) -> Result<ChangePasswordResponse, Refusal> {
     let [] = cx.address.held("name", &request.name, [])?;
-    let [Prepared::Password(PasswordFit::Right | PasswordFit::RightAndWeak), Prepared::PasswordHash(phc)] = cx.prepared
+    let [Prepared::Password(PasswordFit::Right | PasswordFit::RightAndWeak), _, Prepared::PasswordHash(phc)] =
+        cx.prepared
     else {
         return Err(Refusal::new(Code::Internal, "a change of password came without its prepared steps"));
     };
-    let account = decode(&the_account(state, cx)?)?;
+    the_account(state, cx)?;
     // A session that another change of the password has ended does not change
     // it back, though it was compared before.
     let current = sessions::current(cx);
@@ -79,7 +83,7 @@ pub(crate) fn change_password(
     }
     replace(state, draft, phc)?;
     let ended = sessions::end_all(state, cx, draft, current, SessionEnd::PasswordChange)?;
-    proof::warn(&account, LetterKind::PasswordWasChanged, cx.origin.place(), cx, draft);
+    security::note(state, draft, cx, cx.origin, SecurityEventKind::PasswordChanged)?;
     draft.settle();
     Ok(ChangePasswordResponse { ended })
 }

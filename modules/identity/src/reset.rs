@@ -1,26 +1,34 @@
 //! A new password by mail.
 
 use canopy_domain::{Context, Draft, Prepared, Refusal, Secret, State, Step, decode};
-use canopy_proto::identity::v1::{ResetPasswordRequest, ResetPasswordResponse};
-use canopy_proto::system::v1::LetterKind;
+use canopy_proto::identity::v1::{ResetPasswordRequest, ResetPasswordResponse, SecurityEventKind};
 
 use crate::account::{ACCOUNT, SELF, the_account};
 use crate::proof::{self, Purpose};
 use crate::verify::{stand, standing, verified};
-use crate::{access, guessable, passkeys, password};
+use crate::{access, guessable, passkeys, password, security};
 
-/// Hashes the password where the token is good: nobody else has the server
-/// work.
+/// Looks the password up and hashes it where the token is good: nobody else has
+/// the server work.
 pub(crate) fn prepare_reset(
     state: &State<'_>,
     request: &ResetPasswordRequest,
     cx: &Context<'_>,
 ) -> Result<Option<Step>, Refusal> {
-    if !cx.prepared.is_empty() || proof::find(state, Purpose::Reset, &request.token, cx)?.is_none() {
+    if proof::find(state, Purpose::Reset, &request.token, cx)?.is_none() {
         return Ok(None);
     }
-    guessable::check("new_password", &request.new_password, &decode(&the_account(state, cx)?)?)?;
-    Ok(Some(Step::HashPassword(Secret::new(request.new_password.as_str()))))
+    match cx.prepared {
+        [] => {
+            guessable::check("new_password", &request.new_password, &decode(&the_account(state, cx)?)?)?;
+            Ok(Some(guessable::look_up(&request.new_password)))
+        }
+        [Prepared::Breached(is_breached)] => {
+            guessable::check_breached("new_password", *is_breached)?;
+            Ok(Some(Step::HashPassword(Secret::new(request.new_password.as_str()))))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Sets the password and ends all sessions. Who reads the account's mail has
@@ -32,7 +40,7 @@ pub(crate) fn reset_password(
     draft: &mut Draft,
 ) -> Result<ResetPasswordResponse, Refusal> {
     proof::take(state, Purpose::Reset, &request.token, cx, draft)?;
-    let [Prepared::PasswordHash(phc)] = cx.prepared else { return Err(proof::no_good()) };
+    let [_, Prepared::PasswordHash(phc)] = cx.prepared else { return Err(proof::no_good()) };
     let before = the_account(state, cx)?;
     let mut account = decode(&before)?;
     let mut standing = standing(state)?;
@@ -50,8 +58,9 @@ pub(crate) fn reset_password(
     proof::forget_all(state, Purpose::Change, draft)?;
     proof::forget_all(state, Purpose::Verification, draft)?;
     access::shut(state, cx, draft)?;
-    passkeys::forget_all(state, cx, draft)?;
-    proof::post(draft, proof::notice(&account.email, LetterKind::PasswordWasReset));
+    let forgotten = passkeys::forget_all(state, draft)?;
+    let events: Vec<_> = [SecurityEventKind::PasswordReset].into_iter().chain(forgotten).collect();
+    security::note_all(state, draft, cx, cx.origin, &events)?;
     draft.settle();
     Ok(ResetPasswordResponse {})
 }

@@ -31,9 +31,9 @@ const FAILED_ATTEMPTS: Table<FailedAttempts> = Table::new(43, "failed_attempts",
 /// Key of a table's only row.
 const SELF: [u8; 1] = [0];
 
-/// Wrong codes or passwords that are borne within [`ATTEMPTS_WINDOW_MS`]: with
-/// three codes good at a time, a guesser who has the password comes in once in
-/// some two years.
+/// Wrong codes or passwords that are borne within [`ATTEMPTS_WINDOW_MS`]: a
+/// guesser who has the password comes in once in some six years, and in two where
+/// clocks may differ so much that three codes are good at a time.
 const ATTEMPTS_MAX: u32 = 5;
 /// 15 minutes.
 const ATTEMPTS_WINDOW_MS: i64 = 15 * 60 * 1000;
@@ -64,6 +64,10 @@ fn confirmed(state: &State<'_>) -> Result<Option<(Wire<TotpSecret>, TotpSecret)>
     let Some(row) = state.get(&TOTP, &SELF)? else { return Ok(None) };
     let totp = decode(&row)?;
     Ok((totp.confirm_time_ms > 0).then_some((row, totp)))
+}
+
+fn matching_step(totp: &TotpSecret, code: &str, cx: &Context<'_>) -> Option<i64> {
+    totp::matching_step(&totp.secret, code, cx.now_ms, cx.settings.totp_tolerance_ms, totp.used_step)
 }
 
 fn not_enrolled() -> Refusal {
@@ -139,8 +143,8 @@ fn forget_failed(state: &State<'_>, draft: &mut Draft) -> Result<(), Refusal> {
 }
 
 fn wrong_code() -> Refusal {
-    Refusal::new(Code::PermissionDenied, "the code is wrong, or was used before")
-        .hint("give the code that the app shows now, or a recovery code; see that the clocks are right")
+    Refusal::new(Code::PermissionDenied, "the code is wrong, was used before, or its time is over")
+        .hint("wait for the app's next code and give that; its device's clock must be right. Or give a recovery code")
 }
 
 /// Whether the password was right. Where it was not, the draft says so.
@@ -191,7 +195,7 @@ fn confirm(
     if totp.confirm_time_ms > 0 {
         return Err(Refusal::new(Code::FailedPrecondition, "the app is confirmed already"));
     }
-    let Some(step) = totp::matching_step(&totp.secret, &request.code, cx.now_ms, totp.used_step) else {
+    let Some(step) = matching_step(&totp, &request.code, cx) else {
         fail(state, cx, draft, cx.origin, wrong_code())?;
         return Ok(ConfirmTotpResponse::default());
     };
@@ -241,7 +245,7 @@ fn redeem(
     code: &str,
 ) -> Result<Option<SecurityEventKind>, Refusal> {
     let (before, mut totp) = confirmed(state)?.ok_or_else(not_enrolled)?;
-    if let Some(step) = totp::matching_step(&totp.secret, code, cx.now_ms, totp.used_step) {
+    if let Some(step) = matching_step(&totp, code, cx) {
         totp.used_step = step;
         draft.put(&TOTP, SELF, Some(&before), &Wire::new(&totp));
         return Ok(Some(SecurityEventKind::Unspecified));

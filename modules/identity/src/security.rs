@@ -48,8 +48,8 @@ pub(crate) fn record(
 ) -> Result<RecordSecurityEventResponse, Refusal> {
     let account = decode(&the_account(state, cx)?)?;
     let event = request.event.unwrap_or_default();
-    add(state, draft, &event)?;
     warn(&account, &decode(&event)?, cx, draft);
+    add(state, draft, &[event])?;
     Ok(RecordSecurityEventResponse {})
 }
 
@@ -62,19 +62,36 @@ pub(crate) fn note(
     from: &Origin,
     kind: SecurityEventKind,
 ) -> Result<(), Refusal> {
+    note_all(state, draft, cx, from, &[kind])
+}
+
+/// The same, of several things that happened at once.
+pub(crate) fn note_all(
+    state: &State<'_>,
+    draft: &mut Draft,
+    cx: &Context<'_>,
+    from: &Origin,
+    kinds: &[SecurityEventKind],
+) -> Result<(), Refusal> {
     let session = match cx.principal {
         Principal::Person { session, .. } => session.as_str(),
         Principal::Nobody | Principal::Key { .. } | Principal::Actor(_) => "",
     };
-    let event = event(cx, from, kind, session);
-    warn(&decode(&the_account(state, cx)?)?, &event, cx, draft);
-    add(state, draft, &Wire::new(&event))
+    let account = decode(&the_account(state, cx)?)?;
+    let events: Vec<_> = kinds.iter().map(|kind| event(cx, from, *kind, session)).collect();
+    for event in &events {
+        warn(&account, event, cx, draft);
+    }
+    add(state, draft, &events.iter().map(Wire::new).collect::<Vec<_>>())
 }
 
 /// Has the holder told by mail of what changes how people log in, and of what
 /// somebody else may have tried.
 fn warn(account: &Account, event: &SecurityEvent, cx: &Context<'_>, draft: &mut Draft) {
     let kind = match event.kind() {
+        SecurityEventKind::PasswordChanged => LetterKind::PasswordWasChanged,
+        SecurityEventKind::PasswordReset => LetterKind::PasswordWasReset,
+        SecurityEventKind::ApiKeyCreated => LetterKind::ApiKeyCreated,
         SecurityEventKind::SecondFactorAdded => LetterKind::SecondFactorAdded,
         SecurityEventKind::SecondFactorRemoved => LetterKind::SecondFactorRemoved,
         SecurityEventKind::RecoveryCodesReplaced => LetterKind::RecoveryCodesReplaced,
@@ -84,12 +101,15 @@ fn warn(account: &Account, event: &SecurityEvent, cx: &Context<'_>, draft: &mut 
         SecurityEventKind::PasskeyAdded => LetterKind::PasskeyAdded,
         SecurityEventKind::PasskeyRemoved => LetterKind::PasskeyRemoved,
         SecurityEventKind::PasskeySuspected => LetterKind::PasskeySuspected,
-        // Of log-ins `sessions` tells, and anybody can have one refused.
+        // Of log-ins `sessions` tells, and anybody can have one refused; of
+        // addresses `email` tells the one before, and `deletion` of itself.
         SecurityEventKind::Unspecified
         | SecurityEventKind::LoggedIn
         | SecurityEventKind::LoggedOut
         | SecurityEventKind::LogInRefused
         | SecurityEventKind::AttemptHeldBack
+        | SecurityEventKind::EmailChanged
+        | SecurityEventKind::ApiKeyRevoked
         | SecurityEventKind::AccountDeleted
         | SecurityEventKind::AccountUndeleted => return,
     };
@@ -107,19 +127,22 @@ pub(crate) fn note_ended(
     count: u64,
 ) -> Result<(), Refusal> {
     let ended = SecurityEvent { count, ..event(cx, cx.origin, SecurityEventKind::LoggedOut, session) };
-    add(state, draft, &Wire::new(&ended))
+    add(state, draft, &[Wire::new(&ended)])
 }
 
-/// Adds an event to the account's own, and lets the oldest go.
-fn add(state: &State<'_>, draft: &mut Draft, event: &Wire<SecurityEvent>) -> Result<(), Refusal> {
-    let end = |order| state.scan(&SECURITY_EVENTS, Span { prefix: &[], after: None, order, limit: 1 });
+/// Adds events to the account's own, and lets the oldest go.
+fn add(state: &State<'_>, draft: &mut Draft, events: &[Wire<SecurityEvent>]) -> Result<(), Refusal> {
+    let end = |order, limit| state.scan(&SECURITY_EVENTS, Span { prefix: &[], after: None, order, limit });
     let number = |key: &[u8]| key.try_into().map_or(0, u64::from_be_bytes);
-    let next = end(Order::Descending)?.first().map_or(1, |(key, _)| number(key) + 1);
-    draft.insert(&SECURITY_EVENTS, next.to_be_bytes(), event);
-    if let Some((key, oldest)) = end(Order::Ascending)?.first()
-        && next - number(key) >= EVENTS_MAX
-    {
-        draft.delete(&SECURITY_EVENTS, key.to_vec(), oldest);
+    let mut last = end(Order::Descending, 1)?.first().map_or(0, |(key, _)| number(key));
+    for event in events {
+        last += 1;
+        draft.insert(&SECURITY_EVENTS, last.to_be_bytes(), event);
+    }
+    for (key, oldest) in end(Order::Ascending, events.len())? {
+        if last - number(&key) >= EVENTS_MAX {
+            draft.delete(&SECURITY_EVENTS, key.to_vec(), &oldest);
+        }
     }
     Ok(())
 }
@@ -144,15 +167,18 @@ mod tests {
 
     #[test]
     fn the_oldest_events_go() {
-        let mut rows = Rows::default();
-        for n in 1..=EVENTS_MAX + 10 {
-            let mut draft = Draft::default();
-            add(&State(&rows), &mut draft, &Wire::new(&SecurityEvent { time_ms: 1, ..SecurityEvent::default() }))
-                .unwrap();
-            rows.apply(draft.changes());
-            let keys = rows.keys(SECURITY_EVENTS.id);
-            assert_eq!(keys.len() as u64, n.min(EVENTS_MAX));
-            assert_eq!(keys.last().unwrap(), &n.to_be_bytes());
+        let event = Wire::new(&SecurityEvent { time_ms: 1, ..SecurityEvent::default() });
+        for at_once in [1, 2, 3] {
+            let (mut rows, mut n) = (Rows::default(), 0);
+            while n < EVENTS_MAX + 10 {
+                let mut draft = Draft::default();
+                add(&State(&rows), &mut draft, &vec![event.clone(); at_once]).unwrap();
+                rows.apply(draft.changes());
+                n += at_once as u64;
+                let keys = rows.keys(SECURITY_EVENTS.id);
+                assert_eq!(keys.len() as u64, n.min(EVENTS_MAX));
+                assert_eq!(keys.last().unwrap(), &n.to_be_bytes());
+            }
         }
     }
 }

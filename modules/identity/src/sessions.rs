@@ -11,9 +11,10 @@ use canopy_proto::identity::v1::{
     EndSessionRequest, ListSessionsRequest, ListSessionsResponse, LogOutEverywhereRequest, LogOutEverywhereResponse,
     Session, SessionEnd,
 };
-use canopy_proto::methods::session_effects;
+use canopy_proto::methods::{purges, session_effects};
 use canopy_proto::system::v1::{
-    CloseSessionRequest, LetterKind, ReadSessionRequest, RecordSessionRequest, RecordSessionResponse,
+    BeginPurgeRequest, CloseSessionRequest, LetterKind, Purge, ReadSessionRequest, RecordSessionRequest,
+    RecordSessionResponse,
 };
 use prost::Message;
 
@@ -170,7 +171,7 @@ pub(crate) fn record_session(
             if !known.is_empty() && known.iter().all(|(_, _, other)| other.log_in_address != place) {
                 proof::warn(&account, LetterKind::NewPlace, place, cx, draft);
             }
-            make_room(known, cx, draft)?;
+            make_room(known, cx.now_ms, cx.settings.session_max_ms, draft)?;
             draft.insert(&SESSIONS, *id.as_bytes(), &row);
         }
     }
@@ -178,16 +179,23 @@ pub(crate) fn record_session(
 }
 
 /// Makes room for one more: forgets those that have ended, the earliest first,
-/// and where that is not enough, ends the one that is oldest.
-fn make_room(mut rows: Vec<Row>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refusal> {
+/// and where that is not enough, ends the one that is oldest. The keys of what is
+/// forgotten are destroyed, as nobody would know of them at the account's end.
+fn make_room(mut rows: Vec<Row>, now_ms: i64, session_max_ms: i64, draft: &mut Draft) -> Result<(), Refusal> {
     let Some(beyond) = (rows.len() + 1).checked_sub(SESSIONS_MAX).filter(|beyond| *beyond > 0) else { return Ok(()) };
-    let has_ended = |session: &Session| session.end_time_ms > 0 || session.expire_time_ms <= cx.now_ms;
-    rows.sort_by_key(|(_, _, session)| (!has_ended(session), session.create_time_ms));
+    let has_ended =
+        |session: &Session| session.end_time_ms > 0 || session.create_time_ms.saturating_add(session_max_ms) <= now_ms;
+    // As its log-in said: it may have been refreshed since.
+    let seems_unused = |session: &Session| session.expire_time_ms <= now_ms;
+    rows.sort_by_key(|(_, _, session)| (!has_ended(session), !seems_unused(session), session.create_time_ms));
     for (id, row, session) in rows.into_iter().take(beyond) {
         if has_ended(&session) {
             draft.delete(&SESSIONS, *id.as_bytes(), &row);
+            let purge = Purge { address: session.name, time_ms: now_ms, ..Purge::default() };
+            let begin = BeginPurgeRequest { purge: Some(purge), request_id: String::new() };
+            draft.effect(Address::system("purges"), purges::BEGIN_PURGE, &begin);
         } else {
-            end(draft, (id, row, session), SessionEnd::TooMany, cx.now_ms)?;
+            end(draft, (id, row, session), SessionEnd::TooMany, now_ms)?;
         }
     }
     Ok(())
@@ -247,4 +255,60 @@ pub(crate) fn list_sessions(
         });
     }
     Ok(ListSessionsResponse { sessions, next_page_token })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: i64 = 1_000_000;
+    const MAX_MS: i64 = 900_000;
+
+    fn row(n: u16, create_time_ms: i64, end_time_ms: i64, expire_time_ms: i64) -> Row {
+        let mut bytes = [0; 16];
+        for (to, from) in bytes.iter_mut().zip(n.to_be_bytes()) {
+            *to = from;
+        }
+        let id = Id::from_bytes(bytes);
+        let name = Address::session(id).to_string();
+        let session = Session { name, create_time_ms, end_time_ms, expire_time_ms, ..Session::default() };
+        (id, Wire::new(&session), session)
+    }
+
+    /// What is told of whom, for one more session than there are rows, where
+    /// `first` stand before those that go on.
+    fn told(first: &[Row], beyond: usize) -> Vec<(&'static str, String)> {
+        let going_on = (1_000..).map(|n| row(n, NOW_MS - 1, 0, NOW_MS + 1));
+        let rows: Vec<Row> = first.iter().cloned().chain(going_on).take(SESSIONS_MAX - 1 + beyond).collect();
+        let mut draft = Draft::default();
+        make_room(rows, NOW_MS, MAX_MS, &mut draft).unwrap();
+        let parts = draft.into_parts();
+        assert_eq!(parts.changes.len(), parts.effects.len());
+        let named = parts.effects.iter().map(|effect| match effect.method {
+            method if method == purges::BEGIN_PURGE.path => {
+                let purge = BeginPurgeRequest::decode(effect.request.clone()).unwrap().purge.unwrap();
+                ("forgotten", purge.address)
+            }
+            _ => ("ended", CloseSessionRequest::decode(effect.request.clone()).unwrap().session),
+        });
+        named.collect()
+    }
+
+    #[test]
+    fn what_has_ended_is_forgotten_and_destroyed_and_what_may_go_on_is_ended() {
+        // Ended; too old, whatever it said; of which the log-in said that it
+        // would be over by now; old.
+        let rows = [
+            row(1, 990_000, 995_000, NOW_MS + 1),
+            row(2, NOW_MS - MAX_MS, 0, NOW_MS + 1),
+            row(3, 500_000, 0, NOW_MS),
+            row(4, NOW_MS - MAX_MS + 1, 0, NOW_MS + 1),
+        ];
+        let name = |n: usize| rows[n - 1].2.name.clone();
+        assert!(told(&rows, 0).is_empty());
+        let expected = [("forgotten", name(2)), ("forgotten", name(1)), ("ended", name(3)), ("ended", name(4))];
+        for beyond in 1..=4 {
+            assert_eq!(told(&rows, beyond), expected[..beyond]);
+        }
+    }
 }

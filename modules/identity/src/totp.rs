@@ -12,9 +12,6 @@ pub(crate) const SECRET_BYTES: usize = 20;
 const STEP_S: i64 = 30;
 /// Digits of a code.
 const DIGITS: usize = 6;
-/// Steps before and after the present one whose codes are taken: clocks differ,
-/// and typing takes time.
-const SKEW_STEPS: i64 = 1;
 
 /// RFC 4648.
 const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
@@ -31,12 +28,13 @@ fn code(secret: &[u8], step: i64) -> String {
 }
 
 /// The step whose code was given, if one of those that are taken now has it and
-/// is later than `used`, the last step whose code was taken.
-pub(crate) fn matching_step(secret: &[u8], given: &str, now_ms: i64, used: i64) -> Option<i64> {
+/// is later than `used`, the last step whose code was taken. Taken is the code of
+/// the present step, and those whose time is over, or comes, by `tolerance_ms`.
+pub(crate) fn matching_step(secret: &[u8], given: &str, now_ms: i64, tolerance_ms: i64, used: i64) -> Option<i64> {
     use subtle::ConstantTimeEq as _;
-    let now = now_ms.div_euclid(1000).div_euclid(STEP_S);
+    let at = |time_ms: i64| time_ms.div_euclid(1_000 * STEP_S);
     let fits = |step: &i64| *step > used && bool::from(code(secret, *step).as_bytes().ct_eq(given.as_bytes()));
-    (now - SKEW_STEPS..=now + SKEW_STEPS).find(fits)
+    (at(now_ms - tolerance_ms)..=at(now_ms + tolerance_ms)).find(fits)
 }
 
 /// Bytes as apps take them where they cannot scan.
@@ -97,19 +95,36 @@ mod tests {
         }
     }
 
+    /// A step, and when it begins.
+    const STEP: i64 = 1_111_111_109 / STEP_S;
+    const BEGIN_MS: i64 = 1_000 * STEP * STEP_S;
+
     #[test]
-    fn a_code_is_good_for_a_while_and_once() {
-        let step = 1_111_111_109 / STEP_S;
-        let given = code(SECRET, step);
-        let at = |steps: i64| (step + steps) * STEP_S * 1000;
-        for (steps, taken) in [(-2, false), (-1, true), (0, true), (1, true), (2, false)] {
-            assert_eq!(matching_step(SECRET, &given, at(steps), 0), taken.then_some(step), "{steps} steps later");
+    fn a_code_is_good_for_its_own_seconds_and_once() {
+        let given = code(SECRET, STEP);
+        let at = |given: &str, ms: i64, used: i64| matching_step(SECRET, given, BEGIN_MS + ms, 0, used);
+        for (ms, taken) in [(-1, false), (0, true), (15_000, true), (29_999, true), (30_000, false)] {
+            assert_eq!(at(&given, ms, 0), taken.then_some(STEP), "{ms} ms after it begins");
         }
-        assert_eq!(matching_step(SECRET, &given, at(0), step), None, "it was used");
-        assert_eq!(matching_step(SECRET, &code(SECRET, step - 1), at(0), step), None, "one before it, too");
-        assert_eq!(matching_step(SECRET, &code(SECRET, step + 1), at(0), step), Some(step + 1));
+        assert_eq!(at(&given, 0, STEP), None, "it was used");
+        assert_eq!(at(&code(SECRET, STEP + 1), 30_000, STEP), Some(STEP + 1));
         for wrong in ["", "08180", "0818040", "081805", "O81804"] {
-            assert_eq!(matching_step(SECRET, wrong, at(0), 0), None, "{wrong}");
+            assert_eq!(at(wrong, 0, 0), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn where_clocks_may_differ_a_code_is_good_for_longer_and_once() {
+        let given = code(SECRET, STEP);
+        for tolerance_ms in [1_000, 10_000, 30_000] {
+            let at = |given: &str, ms: i64, used: i64| matching_step(SECRET, given, BEGIN_MS + ms, tolerance_ms, used);
+            let (early, late) = (-tolerance_ms, 30_000 + tolerance_ms);
+            for (ms, taken) in [(early - 1, false), (early, true), (0, true), (late - 1, true), (late, false)] {
+                assert_eq!(at(&given, ms, 0), taken.then_some(STEP), "{ms} ms after it begins, {tolerance_ms} borne");
+            }
+            assert_eq!(at(&given, 0, STEP), None, "it was used");
+            assert_eq!(at(&code(SECRET, STEP - 1), 0, STEP), None, "one before it, too");
+            assert_eq!(at(&code(SECRET, STEP + 1), 29_999, STEP), Some(STEP + 1));
         }
     }
 

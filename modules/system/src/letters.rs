@@ -105,6 +105,22 @@ pub fn message_of(letter: &Letter, link_base: &str) -> Option<Text> {
                     .replace("canopy identity", "canopy org")
             ),
         ),
+        LetterKind::ApiKeyExpires => {
+            let name = one_line(&letter.resource);
+            let called = if about.is_empty() { "without a name".to_owned() } else { format!("`{about}`") };
+            (
+                format!("An API key of your account expires on {}", utc(letter.expire_time_ms)),
+                format!(
+                    "The key {called}\n\n    {name}\n\nexpires on {}. What uses it is refused from then on.\n\n\
+                     If it is still needed, make another one with the same role and scope, give it to whatever uses \
+                     this one, then revoke this one:\n\n    canopy identity create-api-key --parent account/me \
+                     --display-name … --role-max … --expire-time-ms … --show-secrets\n    \
+                     canopy identity revoke-api-key --name {name}\n\nIf nothing uses it any more, there is nothing \
+                     to do.\n",
+                    utc(letter.expire_time_ms)
+                ),
+            )
+        }
         LetterKind::PasswordWasChanged
         | LetterKind::SecondFactorAdded
         | LetterKind::SecondFactorRemoved
@@ -222,6 +238,7 @@ pub(crate) fn kind_name(kind: LetterKind) -> &'static str {
         LetterKind::PasskeyAdded => "passkey was added",
         LetterKind::PasskeyRemoved => "passkey was removed",
         LetterKind::PasskeySuspected => "passkey was refused as a copy",
+        LetterKind::ApiKeyExpires => "API key expires",
     }
 }
 

@@ -1,10 +1,11 @@
 //! Ends of accounts, orgs and projects. Each tells its own end as the last thing that it
 //! does; a worker of the node destroys its keys, and tells that here. What is
-//! kept holds ids and times alone: nothing of what was destroyed.
+//! kept holds ids and times alone: nothing of what was destroyed. Of sessions that
+//! their account has forgotten the keys are destroyed, too, and nothing is kept.
 
 use canopy_domain::{
-    Address, Code, Context, Draft, Id, Kind, Module, Order, PageRequest, Refusal, Role, Span, State, Table, Wire,
-    decode,
+    Address, Code, Context, Draft, Id, Kind, Module, Order, PageRequest, Principal, Refusal, Role, Span, State, Table,
+    Wire, decode,
 };
 use canopy_proto::methods::{orgs, purges as methods};
 use canopy_proto::org::v1::{
@@ -19,7 +20,7 @@ use canopy_proto::system::v1::{
 const CERTIFICATES: Table<ShredCertificate> = Table::new(1, "shred_certificates", 1);
 /// Who may see a certificate, by the same id.
 const READERS: Table<Purge> = Table::new(2, "shred_certificate_readers", 1);
-/// Those whose keys are still to be destroyed, by the same id.
+/// Those whose keys are still to be destroyed, by the same id; sessions by theirs.
 pub const PENDING_PURGES: Table<Purge> = Table::new(3, "pending_purges", 1);
 
 /// Accounts that may see a certificate.
@@ -47,6 +48,11 @@ fn id_of(field: &str, name: &str) -> Result<Id, Refusal> {
     })
 }
 
+/// The id of a session.
+fn session_id(name: &str) -> Option<Id> {
+    Address::parse(name).ok().filter(|address| address.kind() == Some(Kind::Session))?.id()
+}
+
 fn begin(
     state: &State<'_>,
     request: BeginPurgeRequest,
@@ -54,6 +60,19 @@ fn begin(
     draft: &mut Draft,
 ) -> Result<BeginPurgeResponse, Refusal> {
     let mut purge = request.purge.unwrap_or_default();
+    if let Some(id) = session_id(&purge.address) {
+        if !matches!(cx.principal, Principal::Actor(account) if account.kind() == Some(Kind::Account)) {
+            return Err(Refusal::new(Code::PermissionDenied, "an account decides the end of its sessions alone"));
+        }
+        let purge = Purge { address: purge.address, time_ms: purge.time_ms, ..Purge::default() };
+        draft.put(
+            &PENDING_PURGES,
+            *id.as_bytes(),
+            state.get(&PENDING_PURGES, id.as_bytes())?.as_ref(),
+            &Wire::new(&purge),
+        );
+        return Ok(BeginPurgeResponse {});
+    }
     let id = id_of("purge.address", &purge.address)?;
     if cx.principal.as_str() != purge.address {
         return Err(Refusal::new(Code::PermissionDenied, "an account, org or project decides its own end alone"));
@@ -77,7 +96,10 @@ fn finish(
     cx: &Context<'_>,
     draft: &mut Draft,
 ) -> Result<FinishPurgeResponse, Refusal> {
-    let id = id_of("address", &request.address)?;
+    let id = match session_id(&request.address) {
+        Some(id) => id,
+        None => id_of("address", &request.address)?,
+    };
     let Some(pending) = state.get(&PENDING_PURGES, id.as_bytes())? else { return Ok(FinishPurgeResponse {}) };
     draft.delete(&PENDING_PURGES, *id.as_bytes(), &pending);
     if let Some(before) = state.get(&CERTIFICATES, id.as_bytes())? {

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use canopy_actors::{
-    AttemptLimits, Backups, Budgets, CommitHook, Denials, Limits, Mails, Node, NodeParts, PasskeySite, Passkeys,
-    PasswordHashing, Purges, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
+    AttemptLimits, Backups, BreachedPasswords, Budgets, CommitHook, Denials, Limits, Mails, Node, NodeParts,
+    PasskeySite, Passkeys, PasswordHashing, Purges, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
 };
 use canopy_config::{MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
 use canopy_domain::{Modules, Policy, QuotaDefaults, Refusal, Secret, Settings, TokenIssuer};
@@ -79,6 +79,9 @@ pub enum BootError {
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The file of passwords that leaked.
+    #[error("{0} is no file of breached passwords: {1}; set identity.breached_passwords_file to one, or to nothing")]
+    BreachedPasswords(String, io::Error),
     /// Mail.
     #[error(transparent)]
     Post(#[from] PostError),
@@ -150,6 +153,7 @@ pub struct Running {
 /// See [`BootError`]; nothing is left running.
 pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Result<Running, BootError> {
     let mails = post::post(config)?.map(Mails::new);
+    let breached = breached_passwords(config)?;
     let store = open_store(config).await?;
     let sign_up_token = sign_up_token(&config.data_dir)?;
     let tokens = Arc::new(tokens(config, &store, sign_up_token.clone())?);
@@ -185,7 +189,8 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
                 account_failures_max: hashing.failed_log_ins_per_account_max,
                 address_failures_max: hashing.failed_log_ins_per_address_max,
             },
-        )?,
+        )?
+        .with_breached(breached),
         budgets: Some(budgets),
         hooks,
     });
@@ -306,6 +311,12 @@ pub fn store_options(config: &NodeConfig) -> Result<StoreOptions, BootError> {
     Ok(options)
 }
 
+fn breached_passwords(config: &NodeConfig) -> Result<Option<BreachedPasswords>, BootError> {
+    let Some(path) = &config.identity.breached_passwords_file else { return Ok(None) };
+    let opened = BreachedPasswords::open(path);
+    opened.map(Some).map_err(|e| BootError::BreachedPasswords(path.display().to_string(), e))
+}
+
 async fn open_store(config: &NodeConfig) -> Result<Store, BootError> {
     let options = store_options(config)?;
     let opened = tokio::task::spawn_blocking(move || Store::open(options)).await;
@@ -365,6 +376,7 @@ fn settings(config: &NodeConfig) -> Settings {
         delete_grace_ms: ms(config.org.delete_grace_s),
         account_delete_grace_ms: ms(config.identity.delete_grace_s),
         session_max_ms: ms(config.identity.session_max_s),
+        totp_tolerance_ms: ms(config.identity.totp_tolerance_s),
         quota: QuotaDefaults {
             people_max: i64::from(config.org.people_max),
             bytes_max: i64::try_from(config.org.bytes_max).unwrap_or(i64::MAX),

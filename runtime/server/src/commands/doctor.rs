@@ -47,6 +47,7 @@ pub(super) fn run(matches: &ArgMatches, terminal: &mut Terminal) -> Exit {
             ));
             findings.extend(backups(config));
             findings.push(root_key(config, terminal));
+            findings.extend(breached_passwords(config));
             findings.push(port(config));
             findings.push(open_files(config));
             findings.push(processor());
@@ -153,6 +154,18 @@ fn root_key(config: &NodeConfig, terminal: &Terminal) -> Finding {
             }
         }
     }
+}
+
+fn breached_passwords(config: &NodeConfig) -> Option<Finding> {
+    let path = config.identity.breached_passwords_file.as_ref()?;
+    let shown = path.display();
+    Some(match canopy_actors::check_breached_passwords(path) {
+        Ok(bytes) => Fine(format!("new passwords are looked for in {shown} ({} MiB)", bytes >> 20)),
+        Err(error) => Fault(
+            format!("{shown} is no file of breached passwords: {error}"),
+            "the server does not start: set identity.breached_passwords_file to one, or to nothing",
+        ),
+    })
 }
 
 fn port(config: &NodeConfig) -> Finding {

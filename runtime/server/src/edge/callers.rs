@@ -89,10 +89,12 @@ fn unauthenticated(message: &str) -> Refusal {
 }
 
 /// What stands at the address of an account or session. Its keys are destroyed
-/// with the account.
+/// with the account, and a session's when the account has forgotten it.
 async fn of_living(node: &Node, address: &Address) -> Result<Snapshot, Refusal> {
     match node.snapshot(address).await {
-        Err(_) if node.store().is_shredded(address).await => Err(unauthenticated("the account is gone")),
+        Err(_) if node.store().is_shredded(address).await => {
+            Err(unauthenticated("the session has ended, or the account is gone"))
+        }
         other => other,
     }
 }

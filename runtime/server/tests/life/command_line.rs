@@ -268,3 +268,42 @@ fn the_place_of_backups_is_looked_at() {
         assert_eq!(said.contains("MiB free for backups"), !is_same, "{said}");
     }
 }
+
+#[test]
+fn the_file_of_breached_passwords_is_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data_dir, list) = (dir.path().join("data"), dir.path().join("pwned.txt"));
+    let set = ["--set".to_owned(), format!("identity.breached_passwords_file={}", list.display())];
+    let looked = || {
+        let mut command = canopy();
+        command.current_dir(dir.path()).args(["doctor", "--set", "edge.listen=127.0.0.1:0"]).args(&set);
+        let output = run(command);
+        (output.status.code(), text(&output.stdout))
+    };
+    let with_list = || {
+        let mut command = serve(&data_dir, &CHEAP);
+        command.args(&set);
+        command
+    };
+    let line = |digit: &str| format!("{}:1\n", digit.repeat(40));
+    let unsorted = line("2") + &line("1");
+    let wrong = [(None, "No such file"), (Some(String::new()), "is empty"), (Some(unsorted), "is not sorted by hash")];
+    for (content, why) in wrong {
+        if let Some(content) = content {
+            std::fs::write(&list, content).unwrap();
+        }
+        let output = run(with_list());
+        let said = text(&output.stderr);
+        assert_ne!(output.status.code(), Some(0), "{said}");
+        assert!(said.contains(why) && said.contains("set identity.breached_passwords_file"), "{said}");
+        let (code, said) = looked();
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(&format!("FAIL  {} is no file of breached passwords", list.display())), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
+    std::fs::write(&list, line("1") + &line("2")).unwrap();
+    let (code, said) = looked();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("ok    new passwords are looked for in {}", list.display())), "{said}");
+    assert!(Process::start(with_list()).terminate().0.success());
+}

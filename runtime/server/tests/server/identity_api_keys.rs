@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::harness::mailbox::letter_in;
+use crate::harness::mailbox::{letter_in, letters_in};
 use crate::harness::{Caller, PASSWORD, Server};
 use canopy_actors::now_ms;
-use canopy_domain::{Role, Wire};
+use canopy_domain::{Draft, Id, Role, Wire, utc};
 use canopy_proto::chat::v1::{ChannelPosition, GetChannelRequest, SubscribeRequest};
 use canopy_proto::identity::v1::api_keys_client::ApiKeysClient;
 use canopy_proto::identity::v1::{
@@ -48,7 +48,7 @@ async fn list(owner: &Caller) -> Vec<ApiKey> {
     listed.iter().map(|key| key.decode().expect("a key")).collect()
 }
 
-async fn revoke(owner: &Caller, name: &str) -> Result<ApiKey, Status> {
+pub(crate) async fn revoke(owner: &Caller, name: &str) -> Result<ApiKey, Status> {
     let request = RevokeApiKeyRequest { name: name.into(), request_id: String::new() };
     Ok(keys(owner).revoke_api_key(request).await?.into_inner().decode().expect("a key"))
 }
@@ -56,6 +56,48 @@ async fn revoke(owner: &Caller, name: &str) -> Result<ApiKey, Status> {
 /// Whether a machine is let in at all.
 async fn is_let_in(machine: &Caller) -> bool {
     machine.orgs().list_orgs(ListOrgsRequest::default()).await.is_ok()
+}
+
+/// Its times are written past the account's actor: nobody waits for a year.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn holders_are_reminded_once_before_a_key_expires() {
+    let email = "ada@example.org";
+    let server = Server::start_with(|config| config.actors.idle_passivate_ms = 100).await;
+    let ada = server.person(email).await;
+    let (made, machine) = create(&ada, wanted(Role::Guest, "", DAY_MS)).await.expect("a key");
+    let (old, _) = create(&ada, wanted(Role::Guest, "", DAY_MS)).await.expect("a key");
+    revoke(&ada, &old.name).await.expect("it is revoked");
+    let mut draft = Draft::default();
+    let now_ms = now_ms();
+    for before in list(&ada).await {
+        let id = Id::parse(before.name.rsplit('/').next().expect("an id")).expect("an id");
+        let expire_time_ms = now_ms + DAY_MS;
+        let after = ApiKey { create_time_ms: now_ms - 364 * DAY_MS, expire_time_ms, ..before.clone() };
+        draft.put(&canopy_identity::API_KEYS, *id.as_bytes(), Some(&Wire::new(&before)), &Wire::new(&after));
+    }
+    server.write_past_actor(&ada.account, draft).await;
+
+    // Used, it has its holder told, after the letters of the registration and of two keys.
+    assert!(is_let_in(&machine).await);
+    let letter = letter_in(&server.config.mail_dir(), email, 3).await;
+    assert!(letter.header("Subject").contains(&utc(now_ms + DAY_MS)), "{letter:?}");
+    let revoke_it = format!("revoke-api-key --name {}", made.name);
+    for told in ["`a machine`", "create-api-key", &revoke_it, &utc(now_ms + DAY_MS)] {
+        assert!(letter.body.contains(told), "`{told}` is not in: {}", letter.body);
+    }
+    let keys = list(&ada).await;
+    let reminded = |name: &str| keys.iter().find(|key| key.name == name).expect("a key").remind_time_ms;
+    assert!(reminded(&made.name) >= now_ms && reminded(&old.name) == 0, "{keys:?}");
+
+    let server = server.restart().await;
+    assert!(is_let_in(&Caller { channel: server.channel().await, ..machine }).await);
+    let ada = server.log_in(email).await;
+    create(&ada, wanted(Role::Guest, "", DAY_MS)).await.expect("a key");
+    letter_in(&server.config.mail_dir(), email, 4).await;
+    let letters = letters_in(&server.config.mail_dir(), email);
+    let told = letters.iter().filter(|letter| letter.header("Subject").contains("expires")).count();
+    assert_eq!(told, 1, "{letters:?}");
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -334,6 +334,7 @@ async fn what_the_server_sets_is_not_taken_from_clients() {
         revoke_time_ms: 1,
         last_use_time_ms: 1,
         last_use_address: "198.51.100.1".into(),
+        remind_time_ms: 1,
         ..ApiKey::default()
     };
     let request =
@@ -343,6 +344,7 @@ async fn what_the_server_sets_is_not_taken_from_clients() {
     let made: ApiKey = made.decode().expect("a key");
     assert!(made.name.starts_with(&eve.account) && made.create_time_ms > 1);
     assert_eq!((made.revoke_time_ms, made.last_use_time_ms, made.last_use_address.as_str()), (0, 0, ""));
+    assert_eq!(made.remind_time_ms, 0);
 
     let org = Org {
         name: "org/00000000000000000000000000".into(),

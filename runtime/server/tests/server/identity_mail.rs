@@ -236,7 +236,7 @@ async fn whoever_squats_on_an_address_loses_it_to_whoever_reads_its_mail() {
     server.stop().await;
 }
 
-async fn change(by: &Caller, new_email: &str, password: &str) -> Result<(), Status> {
+pub(crate) async fn change(by: &Caller, new_email: &str, password: &str) -> Result<(), Status> {
     let request = ChangeEmailRequest {
         name: "account/me".into(),
         new_email: new_email.into(),
@@ -246,7 +246,7 @@ async fn change(by: &Caller, new_email: &str, password: &str) -> Result<(), Stat
     by.verification().change_email(request).await.map(drop)
 }
 
-async fn confirm(by: &Caller, token: &str) -> Result<Account, Status> {
+pub(crate) async fn confirm(by: &Caller, token: &str) -> Result<Account, Status> {
     let request = ConfirmEmailRequest { token: token.into(), request_id: String::new() };
     let confirmed = by.verification().confirm_email(request).await?.into_inner().account;
     Ok(confirmed.expect("an account").decode().expect("an account"))

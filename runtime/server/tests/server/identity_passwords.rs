@@ -40,7 +40,7 @@ async fn register(by: &Caller, email: &str, name: &str, password: &str) -> Resul
     by.identity().register(request).await.map(drop)
 }
 
-async fn change(by: &Caller, name: &str, old: &str, new: &str) -> Result<(), Status> {
+pub(crate) async fn change(by: &Caller, name: &str, old: &str, new: &str) -> Result<(), Status> {
     let request = ChangePasswordRequest {
         name: name.into(),
         old_password: old.into(),
@@ -50,13 +50,13 @@ async fn change(by: &Caller, name: &str, old: &str, new: &str) -> Result<(), Sta
     by.identity().change_password(request).await.map(drop)
 }
 
-async fn ask_reset(by: &Caller, email: &str) -> Vec<u8> {
+pub(crate) async fn ask_reset(by: &Caller, email: &str) -> Vec<u8> {
     let request = RequestPasswordResetRequest { email: email.into(), request_id: String::new() };
     let answer = by.verification().request_password_reset(request).await.expect("always the same answer");
     prost::Message::encode_to_vec(&answer.into_inner())
 }
 
-async fn reset(by: &Caller, token: &str, password: &str) -> Result<(), Status> {
+pub(crate) async fn reset(by: &Caller, token: &str, password: &str) -> Result<(), Status> {
     let request =
         ResetPasswordRequest { token: token.into(), new_password: password.into(), request_id: String::new() };
     by.verification().reset_password(request).await.map(drop)

@@ -1,5 +1,6 @@
 //! What a person may know of the safety of their own account.
 
+use canopy_domain::Role;
 use canopy_proto::identity::v1::security_client::SecurityClient;
 use canopy_proto::identity::v1::{
     EndSessionRequest, ListSecurityEventsRequest, LogInRequest, LogOutEverywhereRequest, LogOutRequest, RefreshRequest,
@@ -7,7 +8,11 @@ use canopy_proto::identity::v1::{
 };
 use tonic::Code;
 
+use crate::harness::mailbox::letter_in;
 use crate::harness::{Caller, PASSWORD, Server};
+use crate::identity_api_keys::{create, revoke, wanted};
+use crate::identity_mail::{change as change_email, confirm};
+use crate::identity_passwords::{ask_reset, change, reset};
 
 /// Oldest first.
 pub(crate) async fn events(caller: &Caller) -> Vec<SecurityEvent> {
@@ -55,6 +60,48 @@ async fn people_see_who_ended_sessions_and_what_was_held_back() {
     assert_eq!(count(SecurityEventKind::AttemptHeldBack), 3);
     let held_back = told.iter().filter(|event| event.kind() == SecurityEventKind::AttemptHeldBack);
     assert!(held_back.into_iter().all(|event| event.peer.starts_with("127.0.0.2:")));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_see_changed_credentials() {
+    const NEW_PASSWORD: &str = "another horse battery";
+    let email = "ada@example.org";
+    let server = Server::start().await;
+    let ada = server.person(email).await;
+    let nobody = server.nobody().await;
+    let letters = server.config.mail_dir();
+    change(&ada, "account/me", "a wrong password", NEW_PASSWORD).await.expect_err("nothing is changed");
+    change(&ada, "account/me", PASSWORD, NEW_PASSWORD).await.expect("a change");
+    let (key, _) = create(&ada, wanted(Role::Guest, "", 86_400_000)).await.expect("a key");
+    for _ in 0..2 {
+        revoke(&ada, &key.name).await.expect("it is revoked, and stays so");
+    }
+    change_email(&ada, "ada@example.com", NEW_PASSWORD).await.expect("a letter");
+    confirm(&nobody, &letter_in(&letters, "ada@example.com", 0).await.token()).await.expect("it is hers");
+    ask_reset(&nobody, "ada@example.com").await;
+    let token = letter_in(&letters, "ada@example.com", 1).await.token();
+    reset(&nobody, &token, PASSWORD).await.expect("a reset");
+
+    let server = server.restart().await;
+    let again = server.log_in("ada@example.com").await;
+    use SecurityEventKind::{ApiKeyCreated, ApiKeyRevoked, EmailChanged, LoggedIn, PasswordChanged, PasswordReset};
+    let told = events(&again).await;
+    let shown: Vec<_> = told.iter().map(|event| (event.kind(), event.session.as_str())).collect();
+    let own = ada.session.as_str();
+    let expected = [
+        (LoggedIn, own),
+        (PasswordChanged, own),
+        (ApiKeyCreated, own),
+        (ApiKeyRevoked, own),
+        // By whoever had the letter.
+        (EmailChanged, ""),
+        (PasswordReset, ""),
+        (LoggedIn, again.session.as_str()),
+    ];
+    let shown: Vec<_> = shown.into_iter().filter(|(kind, _)| *kind != SecurityEventKind::LogInRefused).collect();
+    assert_eq!(shown, expected);
+    assert!(told.iter().all(|event| event.peer.starts_with("127.0.0.1:") && event.count == 1));
     server.stop().await;
 }
 

@@ -13,8 +13,9 @@ use canopy_proto::identity::v1::{
     ChangePasswordRequest, EndSessionRequest, GetAccountRequest, ListSessionsRequest, LogInRequest, LogInResponse,
     LogOutEverywhereRequest, RefreshRequest, Session, SessionEnd,
 };
-use canopy_proto::system::v1::Origin;
-use canopy_store::Commit;
+use canopy_proto::methods::purges::LIST_PURGES;
+use canopy_proto::system::v1::{ListPurgesRequest, ListPurgesResponse};
+use prost::Message as _;
 use tonic::{Code, Status, Streaming};
 
 const EMAIL: &str = "ada@example.org";
@@ -370,37 +371,46 @@ async fn beyond_the_limit_the_oldest_session_ends() {
         };
         draft.insert(&canopy_identity::SESSIONS, *id.as_bytes(), &Wire::new(&session));
     }
-    let commit = Commit {
-        time_ms: now_ms,
-        principal: String::new(),
-        origin: Origin::default(),
-        request_id: String::new(),
-        method: canopy_proto::methods::account_effects::RECORD_SESSION.path,
-        changes: draft.into_parts().changes,
-        effects: Vec::new(),
-        wake_at_ms: None,
-        shreds: Vec::new(),
-        record: None,
-    };
-    let account = Address::parse(&ada.account).expect("an address");
-    let mut look = tokio::time::interval(Duration::from_millis(5));
-    let asleep = async {
-        loop {
-            if let Ok(writer) = server.running.node.store().writer(&account, &[]).await {
-                return writer;
-            }
-            look.tick().await;
-        }
-    };
-    let mut writer = tokio::time::timeout(PATIENCE, asleep).await.expect("it falls asleep");
-    writer.submit(commit).await.expect("they are written");
-    drop(writer);
+    server.write_past_actor(&ada.account, draft).await;
     let who =
         async |caller: &Caller| caller.identity().get_account(GetAccountRequest { name: "account/me".into() }).await;
     who(&ada).await.expect("as many as may be");
     let newest = server.log_in(EMAIL).await;
     assert_eq!(who(&ada).await.expect_err("the oldest has ended").code(), Code::Unauthenticated);
     who(&newest).await.expect("the newest goes on");
+
+    // With the next one it is forgotten, and its keys are destroyed.
+    let store = server.running.node.store();
+    let is_shredded = async |session: &str| store.is_shredded(&Address::parse(session).expect("an address")).await;
+    assert!(!is_shredded(&ada.session).await, "it can be looked at while it is listed");
+    server.log_in(EMAIL).await;
+    let mut look = tokio::time::interval(Duration::from_millis(5));
+    let forgotten = async {
+        while !is_shredded(&ada.session).await {
+            look.tick().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, forgotten).await.expect("its keys are destroyed in time");
+    assert!(!is_shredded(&newest.session).await);
+    who(&newest).await.expect("the others go on");
+    assert_eq!(who(&ada).await.expect_err("it is over").code(), Code::Unauthenticated);
+    let refresh_token = "of before".to_owned();
+    let refresh = RefreshRequest { session: ada.session.clone(), refresh_token, request_id: String::new() };
+    let refused = server.nobody().await.identity().refresh(refresh).await.expect_err("nobody knows its token");
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    let purges = Address::system("purges");
+    let left = async || {
+        let request = ListPurgesRequest { limit: 10 }.encode_to_vec().into();
+        let answer = server.running.node.ask(&purges, LIST_PURGES.path, request, &purges, "").await;
+        ListPurgesResponse::decode(answer.expect("a list")).expect("a list").purges.len()
+    };
+    let mut look = tokio::time::interval(Duration::from_millis(5));
+    let done = async {
+        while left().await > 0 {
+            look.tick().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, done).await.expect("nothing of it is left to do");
     server.stop().await;
 }
 

@@ -8,12 +8,13 @@ pub mod world;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use canopy::boot::{self, Running};
 use canopy::edge::codec::BytesCodec;
 use canopy_config::{NodeConfig, SignUp, TlsMode};
-use canopy_domain::{Role, Wire};
+use canopy_domain::{Address, Draft, Role, Wire};
 use canopy_proto::chat::v1::chat_client::ChatClient;
 use canopy_proto::chat::v1::{Channel as ChatChannel, CreateChannelRequest, Message, SendMessageRequest};
 use canopy_proto::identity::v1::accounts_client::AccountsClient;
@@ -36,6 +37,8 @@ use canopy_proto::org::v1::{
     CreateOrgRequest, CreateProjectRequest, DeleteOrgRequest, DeleteProjectRequest, Grant, GrantRoleRequest, Org,
     Project,
 };
+use canopy_proto::system::v1::Origin;
+use canopy_store::Commit;
 use http::uri::PathAndQuery;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tonic::client::Grpc;
@@ -47,6 +50,9 @@ use tonic::{Request, Status, Streaming};
 
 /// Password of everybody in tests.
 pub const PASSWORD: &str = "correct horse battery";
+
+/// For what should take milliseconds: it fails a hung test.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server on a free port, with its data in a temporary directory.
 pub struct Server {
@@ -64,6 +70,8 @@ pub fn config(dir: &Path) -> NodeConfig {
     // Below the configuration's own bound: tests hash many passwords.
     config.identity.argon2_memory_kib = 64;
     config.identity.argon2_passes = 1;
+    // The clock is the machine's: a code may not run out between app and server.
+    config.identity.totp_tolerance_s = 30;
     config.identity.passkey_rp_id = "canopy.example.org".into();
     config
 }
@@ -108,6 +116,34 @@ impl Server {
 
     pub async fn stop(self) {
         self.running.stop().await.expect("the server stops");
+    }
+
+    /// Writes into a partition past its actor, once that sleeps.
+    pub async fn write_past_actor(&self, address: &str, draft: Draft) {
+        let commit = Commit {
+            time_ms: canopy_actors::now_ms(),
+            principal: String::new(),
+            origin: Origin::default(),
+            request_id: String::new(),
+            method: canopy_proto::methods::account_effects::RECORD_SESSION.path,
+            changes: draft.into_parts().changes,
+            effects: Vec::new(),
+            wake_at_ms: None,
+            shreds: Vec::new(),
+            record: None,
+        };
+        let address = Address::parse(address).expect("an address");
+        let mut look = tokio::time::interval(Duration::from_millis(5));
+        let asleep = async {
+            loop {
+                if let Ok(writer) = self.running.node.store().writer(&address, &[]).await {
+                    return writer;
+                }
+                look.tick().await;
+            }
+        };
+        let mut writer = tokio::time::timeout(PATIENCE, asleep).await.expect("it falls asleep");
+        writer.submit(commit).await.expect("it is written");
     }
 
     pub fn url(&self) -> String {

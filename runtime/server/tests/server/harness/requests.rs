@@ -229,7 +229,7 @@ fn of_passkeys(method: &str, t: &Target) -> Vec<u8> {
             UpdatePasskeyRequest { passkey, update_mask: mask("display_name"), request_id }.encode_to_vec()
         }
         "identity.v1.Passkeys/DeletePasskey" => DeletePasskeyRequest { name, password, request_id }.encode_to_vec(),
-        "identity.v1.Passkeys/BeginPasskeyLogIn" => BeginPasskeyLogInRequest {}.encode_to_vec(),
+        "identity.v1.Passkeys/BeginPasskeyLogIn" => BeginPasskeyLogInRequest::default().encode_to_vec(),
         "identity.v1.Passkeys/LogInWithPasskey" => {
             LogInWithPasskeyRequest { challenge: "none".into(), answer, device: String::new(), request_id }
                 .encode_to_vec()
