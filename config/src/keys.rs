@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::choice::{
-    ClusterMode, LogFormat, MailMode, MetricsAccess, RootKeySource, SignUp, SmtpTls, TlsMode, Verification,
+    ClusterMode, LogFormat, LogInStrength, MailMode, MetricsAccess, RootKeySource, SignUp, SmtpTls, TlsMode,
+    Verification,
 };
 use crate::rule::{DOMAIN, HOSTNAME, LOG_FILTER, MAILBOX, ORIGIN, URL};
 use crate::table::node_config;
@@ -138,6 +139,10 @@ node_config! {
     [identity] IdentityConfig {
         /// Who may make an account.
         sign_up: SignUp = SignUp::Token;
+        /// What everybody's log-ins have to show. Who has shown less sets up what is missing, logs in
+        /// again, and until then gets nothing else. Sessions that are open when it is raised are
+        /// held to it, API keys are not.
+        log_in_strength: LogInStrength = LogInStrength::Password;
         /// Life of an access token.
         access_token_ttl_s: u64 = 300, "s" in ACCESS_TOKEN_TTL_S = 30..=3_600;
         /// Life of a refresh token; a session unused for this long has ended.

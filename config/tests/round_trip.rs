@@ -3,8 +3,8 @@
 mod sources;
 use canopy_config::{
     ActorsConfig, AdmissionConfig, BackupConfig, ClusterConfig, ClusterMode, EdgeConfig, IdentityConfig, LogConfig,
-    LogFormat, MailConfig, MailMode, MetricsAccess, NodeConfig, OrgConfig, RootKeySource, SignUp, SmtpTls, StoreConfig,
-    TlsMode, Verification,
+    LogFormat, LogInStrength, MailConfig, MailMode, MetricsAccess, NodeConfig, OrgConfig, RootKeySource, SignUp,
+    SmtpTls, StoreConfig, TlsMode, Verification,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -148,9 +148,11 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
         IdentityConfig::DELETE_GRACE_S,
         (IdentityConfig::SESSION_MAX_S, IdentityConfig::RECENT_LOG_IN_MAX_S),
         select(vec![("", vec![]), ("example.org", vec!["https://example.org", "https://a.example.org:8443"])]),
+        select(vec![LogInStrength::Password, LogInStrength::TwoFactors]),
     )
         .prop_map(|values| IdentityConfig {
             sign_up: values.0,
+            log_in_strength: values.10,
             access_token_ttl_s: values.1,
             refresh_token_ttl_s: values.2,
             argon2_memory_kib: values.3,

@@ -1,5 +1,7 @@
 //! What whoever runs the server settles for all modules.
 
+use canopy_proto::identity::v1::LogInStrength;
+
 /// Settings that decisions rest on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -10,6 +12,8 @@ pub struct Settings {
     /// Milliseconds from a log-in to the end of its session, however often it
     /// is refreshed.
     pub session_max_ms: i64,
+    /// What people's log-ins have to show.
+    pub log_in_strength: LogInStrength,
     /// What an org may have where nothing else was set for it.
     pub quota: QuotaDefaults,
 }
@@ -32,6 +36,7 @@ impl Default for Settings {
             delete_grace_ms: 30 * 24 * 3_600_000,
             account_delete_grace_ms: 14 * 24 * 3_600_000,
             session_max_ms: 90 * 24 * 3_600_000,
+            log_in_strength: LogInStrength::Password,
             quota: QuotaDefaults::default(),
         }
     }

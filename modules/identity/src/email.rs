@@ -15,7 +15,7 @@ use prost::Message;
 use crate::account::{ACCOUNT, SELF, the_account};
 use crate::password::VERIFIER;
 use crate::proof::{self, PROOFS_MAX, Purpose};
-use crate::{access, life, passkeys, sessions};
+use crate::{access, life, sessions};
 
 const SPACE: &str = "email";
 
@@ -184,7 +184,7 @@ pub(crate) fn undo_change(
         proof::forget_all(state, purpose, draft)?;
     }
     access::shut(state, cx, draft)?;
-    passkeys::forget_all(state, cx, draft)?;
+    access::distrust_passkeys(state, cx, draft)?;
     set(&mut account, proved.email, cx);
     let after = before.updated(&account, None);
     draft.put(&ACCOUNT, SELF, Some(&before), &after);

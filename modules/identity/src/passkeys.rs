@@ -15,7 +15,7 @@ use canopy_proto::methods::{passkey_effects, passkeys};
 use canopy_proto::system::v1::{PasskeyBegun, PasskeyCredential};
 
 use crate::account::the_account;
-use crate::{passkey_log_in, second_factor, security};
+use crate::{passkey_log_in, second_factor, security, strength};
 
 /// By passkey id.
 pub(crate) const PASSKEYS: Table<Passkey> = Table::new(50, "passkeys", 1);
@@ -49,6 +49,22 @@ pub(crate) fn methods(module: Module) -> Module {
 /// All credentials, by passkey id.
 pub(crate) fn credentials(state: &State<'_>) -> Result<Vec<(Bytes, Wire<PasskeyCredential>)>, Refusal> {
     state.scan(&CREDENTIALS, Span { prefix: &[], after: None, order: Order::Ascending, limit: PASSKEYS_MAX })
+}
+
+/// How many passkeys log in: all but those that were perhaps copied.
+pub(crate) fn count_good(state: &State<'_>) -> Result<usize, Refusal> {
+    let span = Span { prefix: &[], after: None, order: Order::Ascending, limit: PASSKEYS_MAX };
+    let mut good = 0;
+    for (_, row) in state.scan(&PASSKEYS, span)? {
+        good += usize::from(decode(&row)?.suspect_time_ms == 0);
+    }
+    Ok(good)
+}
+
+/// Refuses where too little is left once a passkey has gone.
+fn may_lose_one(state: &State<'_>, cx: &Context<'_>, others: usize) -> Result<(), Refusal> {
+    let left = strength::strongest(others > 0, second_factor::is_on(state)?);
+    strength::may_lose(cx, strength::reachable(state)?, left)
 }
 
 /// Refuses where there is no room for another one; else, the credential ids
@@ -94,6 +110,7 @@ fn begin(
 ) -> Result<BeginPasskeyResponse, Refusal> {
     let [] = cx.address.held("name", &request.name, [])?;
     the_account(state, cx)?;
+    strength::may_add(state, cx)?;
     if !second_factor::is_proven(state, cx, draft)? {
         return Ok(BeginPasskeyResponse::default());
     }
@@ -139,6 +156,7 @@ fn create(
 ) -> Result<Wire<Passkey>, Refusal> {
     let [] = cx.address.held("parent", &request.parent, [])?;
     the_account(state, cx)?;
+    strength::may_add(state, cx)?;
     let [Prepared::Passkey(PasskeyDone::Made { begun: answered, credential_id, credential })] = cx.prepared else {
         return Err(unprepared());
     };
@@ -209,6 +227,8 @@ fn delete(
     draft: &mut Draft,
 ) -> Result<DeletePasskeyResponse, Refusal> {
     let (id, row) = find(state, cx, "name", &request.name)?;
+    let others = count_good(state)? - usize::from(decode(&row)?.suspect_time_ms == 0);
+    may_lose_one(state, cx, others)?;
     if !second_factor::is_proven(state, cx, draft)? {
         return Ok(DeletePasskeyResponse::default());
     }
@@ -220,9 +240,8 @@ fn delete(
     Ok(DeletePasskeyResponse {})
 }
 
-/// Forgets all passkeys, and one that is being made: whoever takes an account
-/// back by mail does not know who made them.
-pub(crate) fn forget_all(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refusal> {
+/// Forgets all passkeys, and one that is being made; whether there were any.
+pub(crate) fn forget_all(state: &State<'_>, draft: &mut Draft) -> Result<bool, Refusal> {
     if let Some(begun) = state.get(&BEGUN, &SELF)? {
         draft.delete(&BEGUN, SELF, &begun);
     }
@@ -233,10 +252,7 @@ pub(crate) fn forget_all(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft)
             draft.delete(&PASSKEYS, id.to_vec(), &passkey);
         }
     }
-    if !rows.is_empty() {
-        security::note(state, draft, cx, cx.origin, SecurityEventKind::PasskeyRemoved)?;
-    }
-    Ok(())
+    Ok(!rows.is_empty())
 }
 
 #[cfg(test)]

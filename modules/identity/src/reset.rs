@@ -7,7 +7,7 @@ use canopy_proto::system::v1::LetterKind;
 use crate::account::{ACCOUNT, SELF, the_account};
 use crate::proof::{self, Purpose};
 use crate::verify::{stand, standing, verified};
-use crate::{access, guessable, passkeys, password};
+use crate::{access, guessable, password};
 
 /// Hashes the password where the token is good: nobody else has the server
 /// work.
@@ -50,7 +50,7 @@ pub(crate) fn reset_password(
     proof::forget_all(state, Purpose::Change, draft)?;
     proof::forget_all(state, Purpose::Verification, draft)?;
     access::shut(state, cx, draft)?;
-    passkeys::forget_all(state, cx, draft)?;
+    access::distrust_passkeys(state, cx, draft)?;
     proof::post(draft, proof::notice(&account.email, LetterKind::PasswordWasReset));
     draft.settle();
     Ok(ResetPasswordResponse {})

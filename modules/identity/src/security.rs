@@ -71,6 +71,19 @@ pub(crate) fn note(
     add(state, draft, &Wire::new(&event))
 }
 
+/// Notes what a sys-admin did: neither their session nor where they are is the
+/// holder's to see. Once a decision, as [`note`].
+pub(crate) fn note_administered(
+    state: &State<'_>,
+    draft: &mut Draft,
+    cx: &Context<'_>,
+    kind: SecurityEventKind,
+) -> Result<(), Refusal> {
+    let event = event(cx, &Origin::default(), kind, "");
+    warn(&decode(&the_account(state, cx)?)?, &event, cx, draft);
+    add(state, draft, &Wire::new(&event))
+}
+
 /// Has the holder told by mail of what changes how people log in, and of what
 /// somebody else may have tried.
 fn warn(account: &Account, event: &SecurityEvent, cx: &Context<'_>, draft: &mut Draft) {
@@ -84,6 +97,7 @@ fn warn(account: &Account, event: &SecurityEvent, cx: &Context<'_>, draft: &mut 
         SecurityEventKind::PasskeyAdded => LetterKind::PasskeyAdded,
         SecurityEventKind::PasskeyRemoved => LetterKind::PasskeyRemoved,
         SecurityEventKind::PasskeySuspected => LetterKind::PasskeySuspected,
+        SecurityEventKind::FactorsForgotten => LetterKind::FactorsForgotten,
         // Of log-ins `sessions` tells, and anybody can have one refused.
         SecurityEventKind::Unspecified
         | SecurityEventKind::LoggedIn

@@ -12,8 +12,9 @@ use canopy_actors::{
     AttemptLimits, Backups, Budgets, CommitHook, Denials, Limits, Mails, Node, NodeParts, PasskeySite, Passkeys,
     PasswordHashing, Purges, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
 };
-use canopy_config::{MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
+use canopy_config::{LogInStrength, MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
 use canopy_domain::{Modules, Policy, QuotaDefaults, Refusal, Secret, Settings, TokenIssuer};
+use canopy_proto::identity::v1 as identity;
 use canopy_store::{Store, StoreError, StoreOptions, Unlock};
 use canopy_supervision::{ChildSpec, StartError, Strategy, Supervisor, SupervisorSpec};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -205,6 +206,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
             installation_id: node.store().installation_id().to_string(),
             attestation_key: tokens.attestation_key(),
             sign_up: config.identity.sign_up.to_string(),
+            log_in_strength: config.identity.log_in_strength.to_string(),
             tree: Arc::clone(&observed),
             keys: Keys(node.store().clone()),
         },
@@ -217,6 +219,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
             },
             deadline_default: Duration::from_millis(config.edge.deadline_default_ms),
             deadline_max: Duration::from_millis(config.edge.deadline_max_ms),
+            log_in_strength: log_in_strength(config),
             recent_log_in: Duration::from_secs(config.identity.recent_log_in_max_s),
         },
     });
@@ -359,12 +362,21 @@ fn sign_up_token(data_dir: &Path) -> Result<Secret, BootError> {
     Ok(Secret::new(token))
 }
 
+fn log_in_strength(config: &NodeConfig) -> identity::LogInStrength {
+    match config.identity.log_in_strength {
+        LogInStrength::Password => identity::LogInStrength::Password,
+        LogInStrength::TwoFactors => identity::LogInStrength::TwoFactors,
+        LogInStrength::Passkey => identity::LogInStrength::Passkey,
+    }
+}
+
 fn settings(config: &NodeConfig) -> Settings {
     let ms = |s: u64| i64::try_from(s.saturating_mul(1000)).unwrap_or(i64::MAX);
     Settings {
         delete_grace_ms: ms(config.org.delete_grace_s),
         account_delete_grace_ms: ms(config.identity.delete_grace_s),
         session_max_ms: ms(config.identity.session_max_s),
+        log_in_strength: log_in_strength(config),
         quota: QuotaDefaults {
             people_max: i64::from(config.org.people_max),
             bytes_max: i64::try_from(config.org.bytes_max).unwrap_or(i64::MAX),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use canopy_actors::{Call, Denials, Node, Turn, now_ms};
 use canopy_domain::{Code, Origin, Principal, Refusal, Role};
+use canopy_proto::identity::v1::LogInStrength;
 use canopy_proto::{Access, Requirement};
 use http::HeaderMap;
 use http::Request as HttpRequest;
@@ -44,6 +45,8 @@ pub struct CallLimits {
     pub deadline_default: Duration,
     /// Longest time that a call may ask for.
     pub deadline_max: Duration,
+    /// What a log-in has to show.
+    pub log_in_strength: LogInStrength,
     /// How long ago a log-in may be for what asks for a recent one.
     pub recent_log_in: Duration,
 }
@@ -263,7 +266,9 @@ impl Edge {
             Requirement::Anybody => None,
             _ => {
                 let caller = self.callers.identify(&self.node, metadata, peer.remote.ip()).await?;
-                Some(caller.ok_or_else(|| gate::nobody(route.rule))?)
+                let caller = caller.ok_or_else(|| gate::nobody(route.rule))?;
+                gate::strong_enough(route.rule, &caller, self.limits.log_in_strength)?;
+                Some(caller)
             }
         };
         if let Err(violations) = route.input.check(&bytes) {

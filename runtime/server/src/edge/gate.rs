@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use canopy_actors::Node;
 use canopy_domain::{Address, Code, Refusal, Role};
+use canopy_proto::identity::v1::LogInStrength;
 use canopy_proto::{Access, Reach, Requirement, Rule};
 
 use super::callers::Caller;
@@ -208,13 +209,39 @@ fn denied(message: &str) -> Refusal {
     Refusal::new(Code::PermissionDenied, message).hint("ask somebody who administers the org or the server")
 }
 
+/// Whether a session has shown what the installation asks everybody for. Of a
+/// key, its holder had to show it to make one.
+///
+/// # Errors
+/// `FAILED_PRECONDITION`: it may only set up what is missing.
+pub fn strong_enough(rule: &Rule, caller: &Caller, least: LogInStrength) -> Result<(), Refusal> {
+    let shown = caller.log_in().map_or(LogInStrength::Unspecified, |log_in| log_in.strength);
+    if rule.any_strength || caller.bounds.is_some() || shown >= least {
+        return Ok(());
+    }
+    let (message, hint) = match least {
+        LogInStrength::Passkey => (
+            "this server asks for a log-in with a passkey, and this session was opened without one",
+            "log in with a passkey; who has none yet makes one first: `canopy identity begin-passkey`, then \
+             `create-passkey`",
+        ),
+        _ => (
+            "this server asks for two factors, and this session was opened with the password alone",
+            "log in again with a code (`canopy identity log-in --code`) or a passkey; who has neither yet sets up an \
+             authenticator app first: `canopy identity enroll-totp`, then `confirm-totp`",
+        ),
+    };
+    Err(Refusal::new(Code::FailedPrecondition, message).reason("LogInTooWeak").hint(hint))
+}
+
 /// Whether a person logged in so short a while ago that it is still them.
 ///
 /// # Errors
 /// `FAILED_PRECONDITION`: they have to log in again. `PERMISSION_DENIED`: it is
 /// a key, which cannot.
 pub fn logged_in_lately(caller: &Caller, at_most: Duration, now_ms: i64) -> Result<(), Refusal> {
-    let age_ms = u128::try_from(now_ms.saturating_sub(caller.log_in_time_ms())).unwrap_or(0);
+    let log_in_time_ms = caller.log_in().map_or(0, |log_in| log_in.time_ms);
+    let age_ms = u128::try_from(now_ms.saturating_sub(log_in_time_ms)).unwrap_or(0);
     if caller.bounds.is_some() {
         return Err(not_for_keys());
     }

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use canopy_config::MetricsAccess;
+use canopy_proto::methods::ops;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tonic::metadata::MetadataMap;
 
@@ -66,5 +67,10 @@ async fn metrics(State(pages): State<Pages>, Extension(peer): Extension<Peer>, h
 async fn is_sys_admin(edge: &Edge, headers: HeaderMap, remote: IpAddr) -> bool {
     let metadata = MetadataMap::from_headers(headers);
     let caller = edge.callers.identify(&edge.node, &metadata, remote).await.ok().flatten();
-    caller.is_some_and(|caller| gate::is_sys_admin(&edge.grants, &caller))
+    // As strongly as for what the tree says of itself.
+    let rule = ops::OBSERVE.rule();
+    caller.is_some_and(|caller| {
+        let strong = gate::strong_enough(rule, &caller, edge.limits.log_in_strength);
+        strong.is_ok() && gate::is_sys_admin(&edge.grants, &caller)
+    })
 }

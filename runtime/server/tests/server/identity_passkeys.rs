@@ -18,7 +18,7 @@ use crate::identity_second_factor::{confirm, enroll};
 
 const EMAIL: &str = "ada@example.org";
 
-async fn begin_with(caller: &Caller, password: &str) -> Result<Value, Status> {
+pub(crate) async fn begin_with(caller: &Caller, password: &str) -> Result<Value, Status> {
     let request =
         BeginPasskeyRequest { name: "account/me".into(), password: password.into(), request_id: String::new() };
     let options = caller.passkeys().begin_passkey(request).await?.into_inner().options;
@@ -29,7 +29,7 @@ async fn begin(caller: &Caller) -> Value {
     begin_with(caller, PASSWORD).await.expect("options")
 }
 
-async fn create(caller: &Caller, name: &str, answer: &str) -> Result<Passkey, Status> {
+pub(crate) async fn create(caller: &Caller, name: &str, answer: &str) -> Result<Passkey, Status> {
     let passkey = Passkey { display_name: name.into(), ..Passkey::default() };
     let request = CreatePasskeyRequest {
         parent: "account/me".into(),
@@ -40,18 +40,18 @@ async fn create(caller: &Caller, name: &str, answer: &str) -> Result<Passkey, St
     Ok(caller.passkeys().create_passkey(request).await?.into_inner().decode().expect("a passkey"))
 }
 
-async fn make(caller: &Caller, phone: &mut Phone) -> Passkey {
+pub(crate) async fn make(caller: &Caller, phone: &mut Phone) -> Passkey {
     let answer = phone.create(&begin(caller).await).await;
     create(caller, "phone", &answer).await.expect("a passkey")
 }
 
-async fn list(caller: &Caller) -> Vec<Passkey> {
+pub(crate) async fn list(caller: &Caller) -> Vec<Passkey> {
     let request = ListPasskeysRequest { parent: "account/me".into(), ..ListPasskeysRequest::default() };
     let listed = caller.passkeys().list_passkeys(request).await.expect("a list").into_inner().passkeys;
     listed.into_iter().map(|passkey| passkey.decode().expect("a passkey")).collect()
 }
 
-async fn delete(caller: &Caller, name: &str, password: &str) -> Result<(), Status> {
+pub(crate) async fn delete(caller: &Caller, name: &str, password: &str) -> Result<(), Status> {
     let request = DeletePasskeyRequest { name: name.into(), password: password.into(), request_id: String::new() };
     caller.passkeys().delete_passkey(request).await.map(drop)
 }
@@ -74,14 +74,14 @@ async fn answer(nobody: &Caller, challenge: &str, answer: &str) -> Result<Caller
     Ok(Caller::of(nobody.channel.clone(), &opened))
 }
 
-async fn log_in(server: &Server, phone: &mut Phone) -> Result<Caller, Status> {
+pub(crate) async fn log_in(server: &Server, phone: &mut Phone) -> Result<Caller, Status> {
     let nobody = server.nobody().await;
     let (options, challenge) = begin_log_in(&nobody).await;
     let signed = phone.get(&options).await;
     answer(&nobody, &challenge, &signed).await
 }
 
-async fn events(caller: &Caller) -> Vec<SecurityEventKind> {
+pub(crate) async fn events(caller: &Caller) -> Vec<SecurityEventKind> {
     let mut security = SecurityClient::with_interceptor(caller.channel.clone(), caller.token.clone());
     let request = ListSecurityEventsRequest { parent: "account/me".into(), ..ListSecurityEventsRequest::default() };
     let events = security.list_security_events(request).await.expect("events").into_inner().events;

@@ -17,6 +17,7 @@ mod identity_passwords;
 mod identity_second_factor;
 mod identity_security;
 mod identity_sessions;
+mod identity_strength;
 mod identity_tokens;
 mod input_bad;
 mod input_names;
