@@ -117,6 +117,14 @@ choices! {
         Passkey = "passkey",
     }
 
+    /// From where a session administers the installation.
+    pub enum AdminPlace {
+        /// from anywhere
+        Any = "any",
+        /// from the network address, and by the program, that it was opened from
+        LogIn = "log-in",
+    }
+
     /// What becomes of a mail.
     pub enum MailMode {
         /// a file in `dir`, for development

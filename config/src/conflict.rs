@@ -36,6 +36,12 @@ const CHECKS: &[Check] = &[
         remedy: "set edge.key_file to the PEM file of the private key, or edge.tls to \"local-ca\"",
     },
     Check {
+        keys: &["edge.tls", "edge.admin_client_ca_file"],
+        holds: |config| config.edge.tls != TlsMode::Off || config.edge.admin_client_ca_file.is_none(),
+        reason: "without TLS no device could show a certificate, and nobody could administer the server",
+        remedy: "set edge.tls to \"local-ca\" or \"files\", or leave edge.admin_client_ca_file empty",
+    },
+    Check {
         keys: &["edge.deadline_default_ms", "edge.deadline_max_ms"],
         holds: |config| config.edge.deadline_default_ms <= config.edge.deadline_max_ms,
         reason: "the default deadline is longer than the longest one",
@@ -81,9 +87,7 @@ const CHECKS: &[Check] = &[
     },
     Check {
         keys: &["identity.log_in_strength", "identity.passkey_rp_id"],
-        holds: |config| {
-            config.identity.log_in_strength != LogInStrength::Passkey || config.passkey_site().is_some()
-        },
+        holds: |config| config.identity.log_in_strength != LogInStrength::Passkey || config.passkey_site().is_some(),
         reason: "nobody could log in with a passkey: browsers make them for a domain, and none is set",
         remedy: "set identity.passkey_rp_id to the domain of the pages, or identity.log_in_strength to \"two-factors\"",
     },

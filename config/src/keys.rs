@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::choice::{
-    ClusterMode, LogFormat, LogInStrength, MailMode, MetricsAccess, RootKeySource, SignUp, SmtpTls, TlsMode,
-    Verification,
+    AdminPlace, ClusterMode, LogFormat, LogInStrength, MailMode, MetricsAccess, RootKeySource, SignUp, SmtpTls,
+    TlsMode, Verification,
 };
 use crate::rule::{DOMAIN, HOSTNAME, LOG_FILTER, MAILBOX, ORIGIN, URL};
 use crate::table::node_config;
@@ -59,6 +59,10 @@ node_config! {
         drain_grace_ms: u64 = 10_000, "ms" in DRAIN_GRACE_MS = 0..=600_000;
         /// Who may read the metrics page.
         metrics: MetricsAccess = MetricsAccess::Loopback;
+        /// PEM file with the authorities that issue certificates to the devices that may administer
+        /// the installation, read again when it changes. Clients show theirs in the TLS handshake;
+        /// others do all else. Empty: any device may.
+        admin_client_ca_file: Option<PathBuf> = None;
         /// How often the certificate files are looked at for a renewal.
         cert_reload_interval_ms: u64 = 5_000, "ms" in CERT_RELOAD_INTERVAL_MS = 100..=3_600_000;
     }
@@ -152,6 +156,12 @@ node_config! {
         /// How long ago a person may have logged in for what asks for a recent log-in: ending other
         /// sessions, another password or address, new API keys, keys of the installation, purges.
         recent_log_in_max_s: u64 = 900, "s" in RECENT_LOG_IN_MAX_S = 60..=86_400;
+        /// How long after a log-in a sys-admin's session administers the installation; then they log
+        /// in again, whatever it is. 0: as long as the session lives.
+        admin_log_in_max_s: u64 = 0, "s" in ADMIN_LOG_IN_MAX_S = 0..=86_400;
+        /// From where a sys-admin's session administers the installation, so that a stolen one is of
+        /// less use. What is refused for it is a security event of the account.
+        admin_place: AdminPlace = AdminPlace::Any;
         /// Memory of one Argon2id hash (RFC 9106). The minimum, with two passes, is the least that
         /// OWASP recommends.
         argon2_memory_kib: u32 = 65_536, "KiB" in ARGON2_MEMORY_KIB = 19_456..=1_048_576;

@@ -87,7 +87,10 @@ fn unprepared() -> Refusal {
 fn prepare_begin(state: &State<'_>, request: &BeginPasskeyRequest, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
     let [] = cx.address.held("name", &request.name, [])?;
     match cx.prepared {
-        [] => second_factor::prove(state, &request.password, cx),
+        [] => {
+            strength::may_add(state, cx)?;
+            second_factor::prove(state, &request.password, cx)
+        }
         [Prepared::Password(PasswordFit::Right | PasswordFit::RightAndWeak)] => {
             let account = decode(&the_account(state, cx)?)?;
             let step = PasskeyStep::Begin {
@@ -144,6 +147,7 @@ fn prepare_create(
     if !cx.prepared.is_empty() {
         return Ok(None);
     }
+    strength::may_add(state, cx)?;
     let (_, begun) = begun(state, cx.now_ms)?;
     Ok(Some(PasskeyStep::Finish { begun, answer: request.answer.clone() }.into()))
 }

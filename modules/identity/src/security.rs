@@ -104,6 +104,8 @@ fn warn(account: &Account, event: &SecurityEvent, cx: &Context<'_>, draft: &mut 
         | SecurityEventKind::LoggedOut
         | SecurityEventKind::LogInRefused
         | SecurityEventKind::AttemptHeldBack
+        // Their own doing, more often than not; who did it otherwise was refused.
+        | SecurityEventKind::UsedElsewhere
         | SecurityEventKind::AccountDeleted
         | SecurityEventKind::AccountUndeleted => return,
     };

@@ -237,6 +237,7 @@ pub(crate) fn open(
         device,
         create_time_ms: cx.now_ms,
         log_in_address: cx.origin.place(),
+        log_in_client: cx.origin.client.clone(),
         strength: strength.into(),
         ..Session::default()
     };

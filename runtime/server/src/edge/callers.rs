@@ -37,6 +37,10 @@ pub struct LogIn {
     pub time_ms: i64,
     /// What was shown.
     pub strength: LogInStrength,
+    /// The client's network address.
+    pub place: String,
+    /// The client's program (`user-agent`).
+    pub client: String,
 }
 
 /// Somebody whose token was verified.
@@ -236,6 +240,8 @@ impl Callers {
         caller.log_in.get_or_init(|| LogIn {
             time_ms: session.create_time_ms,
             strength: session.strength().max(LogInStrength::Password),
+            place: session.log_in_address.clone(),
+            client: session.log_in_client.clone(),
         });
         caller.lives_until_ms.fetch_max(until_ms, Ordering::AcqRel);
     }

@@ -28,6 +28,7 @@ use super::callers::{Caller, Callers};
 use super::exchange::{self, ReadLimits};
 use super::gate::{self, Admitted};
 use super::grants::Grants;
+use super::layers::{Layers, Standing};
 use super::listener::Peer;
 use super::local::Local;
 use super::pace::Pace;
@@ -49,6 +50,8 @@ pub struct CallLimits {
     pub log_in_strength: LogInStrength,
     /// How long ago a log-in may be for what asks for a recent one.
     pub recent_log_in: Duration,
+    /// What a sys-admin's role rests on beside the session.
+    pub layers: Layers,
 }
 
 /// What answers calls.
@@ -274,6 +277,7 @@ impl Edge {
         if let Err(violations) = route.input.check(&bytes) {
             return Err(malformed(&violations));
         }
+        let standing = caller.as_ref().map_or(Standing::No, |caller| self.standing(caller, peer, metadata));
         let nobody = Principal::Nobody;
         let principal = caller.as_ref().map_or(&nobody, |caller| &caller.principal);
         let found = route.destination(&self.node, principal, bytes).await;
@@ -281,18 +285,23 @@ impl Edge {
             Requirement::Own if refusal.code == Code::NotFound => gate::not_own(),
             // Whether somebody has an account is for a sys-admin alone to see.
             Requirement::Least(least) if route.rule.owner == "account" && refusal.code == Code::NotFound => {
-                let account = caller.as_ref().map(|caller| caller.account);
-                if self.grants.is_sys_admin(account) { refusal } else { gate::too_little(least) }
+                match &standing {
+                    Standing::SysAdmin { .. } => refusal,
+                    Standing::Held(held) => held.refusal.clone(),
+                    Standing::No => gate::too_little(least),
+                }
             }
             _ => refusal,
         })?;
-        let admitted = gate::admit(&self.node, &self.grants, route.rule, caller.as_deref(), &destination).await;
+        let admitted =
+            gate::admit(&self.node, &self.grants, route.rule, caller.as_deref(), &standing, &destination).await;
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(turned) => {
-                if let Some(audit) = turned.audit {
-                    let attempt = Attempt::new(route.rule, principal, peer, metadata, &destination);
-                    attempt.deny(&self.node, &self.denials, audit, turned.refusal.code).await;
+                let attempt = Attempt::new(route.rule, principal, peer, metadata, &destination);
+                let holder = principal.account().filter(|_| turned.is_elsewhere);
+                for to in turned.audit.iter().chain(holder) {
+                    attempt.deny(&self.node, &self.denials, to.clone(), turned.refusal.code).await;
                 }
                 return Err(turned.refusal);
             }
@@ -311,6 +320,11 @@ impl Edge {
             request_id: std::mem::take(&mut destination.request_id),
         };
         Ok(Checked { caller, destination, admitted, call })
+    }
+
+    /// Whether a caller administers the installation.
+    pub fn standing(&self, caller: &Caller, peer: &Peer, metadata: &MetadataMap) -> Standing {
+        self.limits.layers.standing(&self.grants, caller, peer, || origin(peer, metadata), now_ms())
     }
 
     fn deadline(&self, metadata: &MetadataMap) -> Result<Duration, Refusal> {

@@ -10,6 +10,7 @@ use canopy_proto::{Access, Reach, Requirement, Rule};
 
 use super::callers::Caller;
 use super::grants::{Grants, Life, OrgGrants};
+use super::layers::Standing;
 use super::route::{Destination, is_own};
 
 /// A call that may proceed.
@@ -18,6 +19,9 @@ pub struct Admitted {
     pub role: Option<Role>,
     /// The orgs that were asked, to see later whether roles have gone.
     pub orgs: Vec<Arc<OrgGrants>>,
+    /// Until when the caller was let in as a sys-admin, if they were;
+    /// milliseconds since 1970.
+    pub sys_admin_until_ms: Option<i64>,
 }
 
 /// A call that may not.
@@ -28,11 +32,14 @@ pub struct Turned {
     /// The audit that it stands in: what was asked for is there, and the caller
     /// lacks the role.
     pub audit: Option<Address>,
+    /// The session is used elsewhere than where it was opened, which its holder
+    /// should know of.
+    pub is_elsewhere: bool,
 }
 
 impl From<Refusal> for Turned {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, audit: None }
+        Self { refusal, audit: None, is_elsewhere: false }
     }
 }
 
@@ -52,10 +59,35 @@ pub async fn admit(
     grants: &Grants,
     rule: &Rule,
     caller: Option<&Caller>,
+    standing: &Standing,
+    destination: &Destination,
+) -> Result<Admitted, Turned> {
+    let admitted = admit_as(node, grants, rule, caller, standing, destination).await;
+    match (admitted, standing) {
+        // They may know whether a layer was missing, and not what there is without it.
+        (Err(turned), Standing::Held(held))
+            if matches!(rule.requires, Requirement::Least(_))
+                && matches!(turned.refusal.code, Code::PermissionDenied | Code::NotFound) =>
+        {
+            let audit = Some(Address::system("audit"));
+            Err(Turned { refusal: held.refusal.clone(), audit, is_elsewhere: held.is_elsewhere })
+        }
+        (admitted, _) => admitted,
+    }
+}
+
+async fn admit_as(
+    node: &Node,
+    grants: &Grants,
+    rule: &Rule,
+    caller: Option<&Caller>,
+    standing: &Standing,
     destination: &Destination,
 ) -> Result<Admitted, Turned> {
     let nobody = || nobody(rule);
-    let free = Admitted { role: None, orgs: Vec::new() };
+    let sys_admin = standing.is_sys_admin();
+    let sys_admin_until_ms = standing.until_ms();
+    let free = Admitted { role: None, orgs: Vec::new(), sys_admin_until_ms };
     match rule.requires {
         Requirement::Anybody => Ok(free),
         Requirement::SignedIn => {
@@ -63,7 +95,7 @@ pub async fn admit(
             match &caller.bounds {
                 // What is nowhere in particular, to whom no place is set.
                 Some(bounds) if rule.access != Access::Query || bounds.scope.is_some() => Err(not_for_keys().into()),
-                _ => Ok(Admitted { role: is_sys_admin(grants, caller).then_some(Role::SysAdmin), ..free }),
+                _ => Ok(Admitted { role: sys_admin.then_some(Role::SysAdmin), ..free }),
             }
         }
         Requirement::Own => {
@@ -77,21 +109,21 @@ pub async fn admit(
         Requirement::Internal => Err(unserved(rule.path).into()),
         Requirement::Least(least) => {
             let caller = caller.ok_or_else(nobody)?;
-            let sys_admin = is_sys_admin(grants, caller);
             if destination.scopes.is_empty() {
                 let role = sys_admin.then_some(Role::SysAdmin);
                 return match enough(role, least) {
-                    Ok(()) => Ok(Admitted { role, orgs: Vec::new() }),
-                    Err(refusal) => Err(Turned { refusal, audit: Some(Address::system("audit")) }),
+                    Ok(()) => Ok(Admitted { role, ..free }),
+                    Err(refusal) => Err(Turned { refusal, audit: Some(Address::system("audit")), is_elsewhere: false }),
                 };
             }
-            let mut admitted = Admitted { role: None, orgs: Vec::new() };
+            let mut admitted = free;
             for (scope, asked) in destination.scopes.iter().zip(&destination.asked) {
                 let absent = || Refusal::not_found(asked);
                 let org = grants.org(node, &scope.org_address().ok_or_else(absent)?).await?;
                 let found = org.standing(Some(caller.account), scope, rule.within);
                 let is_there = found.life != Life::Absent;
-                let turned = |refusal| Turned { refusal, audit: is_there.then(|| scope.audit()) };
+                let audit = is_there.then(|| scope.audit());
+                let turned = |refusal| Turned { refusal, audit, is_elsewhere: false };
                 let role = if !is_there && caller.bounds.is_none() && may_repeat(rule, destination) {
                     let role = found.role.or(sys_admin.then_some(Role::SysAdmin)).ok_or_else(absent)?;
                     enough(Some(role), least)?;
@@ -120,9 +152,12 @@ pub fn still_admitted(
     caller: &Caller,
     destination: &Destination,
     admitted: &Admitted,
+    now_ms: i64,
 ) -> Result<(), Refusal> {
     let Requirement::Least(least) = rule.requires else { return Ok(()) };
-    let sys_admin = is_sys_admin(grants, caller);
+    // Whoever was none when they were let in has shown nothing of what that asks for.
+    let was = admitted.sys_admin_until_ms.is_some_and(|until_ms| now_ms < until_ms);
+    let sys_admin = was && grants.is_sys_admin(Some(caller.account));
     for ((scope, asked), org) in destination.scopes.iter().zip(&destination.asked).zip(&admitted.orgs) {
         may(org, rule, least, caller, sys_admin, (scope, asked))?;
     }
@@ -178,12 +213,6 @@ fn may(
         }),
         Life::Living => enough(Some(role), least).map(|()| role),
     }
-}
-
-/// Whether a caller runs the installation. A key never does, whoever its owner
-/// is.
-pub fn is_sys_admin(grants: &Grants, caller: &Caller) -> bool {
-    caller.bounds.is_none() && grants.is_sys_admin(Some(caller.account))
 }
 
 /// An account is its owner's alone.

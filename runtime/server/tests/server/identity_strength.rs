@@ -309,7 +309,12 @@ async fn lost_factors_are_forgotten_by_a_sys_admin_and_by_no_mail() {
             api_key: Some(Wire::new(&wanted)),
             request_id: String::new(),
         };
-        ApiKeysClient::with_interceptor(ada.channel.clone(), ada.token.clone()).create_api_key(request).await.expect("a key").into_inner().key
+        ApiKeysClient::with_interceptor(ada.channel.clone(), ada.token.clone())
+            .create_api_key(request)
+            .await
+            .expect("a key")
+            .into_inner()
+            .key
     };
     let machine = ada.with_token(&api_key);
     does(&machine).await.expect("a key logs in by nothing");
@@ -327,8 +332,7 @@ async fn lost_factors_are_forgotten_by_a_sys_admin_and_by_no_mail() {
     let ada = passkeys::log_in(&server, &mut phone).await.expect("the passkey is as it was");
 
     let root = passkeys::log_in(&server, &mut key).await.expect("a log-in");
-    let forget =
-        |name: &str| ForgetFactorsRequest { name: format!("account/{name}"), request_id: String::new() };
+    let forget = |name: &str| ForgetFactorsRequest { name: format!("account/{name}"), request_id: String::new() };
     refused(ada.account_admin().forget_factors(forget("root@example.org")).await, Code::PermissionDenied);
     root.account_admin().forget_factors(forget(EMAIL)).await.expect("they are forgotten");
     refused(does(&ada).await, Code::Unauthenticated);
@@ -367,9 +371,10 @@ async fn a_session_from_an_older_release_counts_as_a_password() {
     let known = session(&strong).await;
     assert_eq!(known.strength(), LogInStrength::TwoFactors);
     let address = Address::parse(&strong.session).expect("an address");
-    let older = Session { strength: 0, is_current: false, ..known };
+    let newer = Session { is_current: false, ..known };
+    let older = Session { strength: 0, ..newer.clone() };
     let mut draft = Draft::default();
-    draft.insert(&canopy_identity::SESSION, [0], &Wire::new(&older));
+    draft.put(&canopy_identity::SESSION, [0], Some(&Wire::new(&newer)), &Wire::new(&older));
     let commit = Commit {
         time_ms: canopy_actors::now_ms(),
         principal: String::new(),

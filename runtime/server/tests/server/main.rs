@@ -1,6 +1,7 @@
 //! The whole server in the test's process, reached as clients reach it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
+mod admin_layers;
 mod audit;
 mod chat_live;
 mod chat_shred;

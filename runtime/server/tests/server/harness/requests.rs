@@ -18,9 +18,9 @@ use canopy_proto::identity::v1::{
     UpdatePasskeyRequest, VerifyEmailRequest,
 };
 use canopy_proto::ops::v1::{
-    AddKeySlotRequest, CreateBackupRequest, DeleteBackupRequest, DeleteMailRequest, EnableAccountRequest, ForgetFactorsRequest,
-    GetBackupRequest, ListBackupsRequest, ListOrgKeysRequest, RemoveKeySlotRequest, RetryMailRequest,
-    RotateOrgKeyRequest, RotateVaultKeyRequest, SuspendAccountRequest,
+    AddKeySlotRequest, CreateBackupRequest, DeleteBackupRequest, DeleteMailRequest, EnableAccountRequest,
+    ForgetFactorsRequest, GetBackupRequest, ListBackupsRequest, ListOrgKeysRequest, RemoveKeySlotRequest,
+    RetryMailRequest, RotateOrgKeyRequest, RotateVaultKeyRequest, SuspendAccountRequest,
 };
 use canopy_proto::org::v1::{
     AcceptInvitationRequest, ArchiveOrgRequest, CreateEnvironmentRequest, CreateInvitationRequest, CreateOrgRequest,
@@ -195,7 +195,9 @@ fn of_second_factors(method: &str, t: &Target) -> Vec<u8> {
     let (code, request_id) = ("none".to_owned(), String::new());
     match method {
         "identity.v1.SecondFactors/GetSecondFactors" => GetSecondFactorsRequest { name }.encode_to_vec(),
-        "identity.v1.SecondFactors/EnrollTotp" => EnrollTotpRequest { name, password, request_id, ..Default::default() }.encode_to_vec(),
+        "identity.v1.SecondFactors/EnrollTotp" => {
+            EnrollTotpRequest { name, password, request_id, ..Default::default() }.encode_to_vec()
+        }
         "identity.v1.SecondFactors/ConfirmTotp" => ConfirmTotpRequest { name, code, request_id }.encode_to_vec(),
         "identity.v1.SecondFactors/RemoveTotp" => {
             RemoveTotpRequest { name, password, code, request_id }.encode_to_vec()
