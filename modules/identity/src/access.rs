@@ -7,7 +7,7 @@ use canopy_proto::ops::v1::{EnableAccountRequest, ForgetFactorsRequest, SuspendA
 
 use crate::account::{ACCOUNT, SELF, the_account};
 use crate::verify::{stand, standing};
-use crate::{api_keys, passkeys, second_factor, security, sessions};
+use crate::{api_keys, passkeys, second_factor, security, sessions, strength};
 
 /// Ends all sessions and keys: whoever came in by another's doing is out.
 pub(crate) fn shut(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refusal> {
@@ -92,11 +92,11 @@ pub(crate) fn forget_factors(
 }
 
 /// What a mailed token does to the passkeys of an account that is taken back
-/// by it: whoever had it before may have made them. Where the installation asks
-/// for more than a password they stay, for who reads the mail has shown nothing
+/// by it: whoever had it before may have made them. Where more than a password
+/// is asked for they stay, for who reads the mail has shown nothing
 /// of the kind; a sys-admin has them forgotten.
 pub(crate) fn distrust_passkeys(state: &State<'_>, cx: &Context<'_>, draft: &mut Draft) -> Result<(), Refusal> {
-    if cx.settings.log_in_strength > LogInStrength::Password {
+    if strength::asked(state, cx)? > LogInStrength::Password {
         return Ok(());
     }
     if passkeys::forget_all(state, draft)? {

@@ -64,7 +64,7 @@ pub(crate) fn count_good(state: &State<'_>) -> Result<usize, Refusal> {
 /// Refuses where too little is left once a passkey has gone.
 fn may_lose_one(state: &State<'_>, cx: &Context<'_>, others: usize) -> Result<(), Refusal> {
     let left = strength::strongest(others > 0, second_factor::is_on(state)?);
-    strength::may_lose(cx, strength::reachable(state)?, left)
+    strength::may_lose(state, cx, left)
 }
 
 /// Refuses where there is no room for another one; else, the credential ids

@@ -294,7 +294,7 @@ fn remove(
     let [] = cx.address.held("name", &request.name, [])?;
     let (row, _) = confirmed(state)?.ok_or_else(not_enrolled)?;
     let left = strength::strongest(passkeys::count_good(state)? > 0, false);
-    strength::may_lose(cx, strength::reachable(state)?, left)?;
+    strength::may_lose(state, cx, left)?;
     let mut tried = Draft::default();
     if !is_proven(state, cx, draft)? {
         return Ok(RemoveTotpResponse::default());

@@ -1,12 +1,13 @@
 //! How much log-ins to an account show: what a session has, and what the account's factors could.
 //!
-//! Where the installation asks for more than a password, whoever has shown less than the account's factors allow
+//! Where the installation, or an org of the account's, asks for more than a password, whoever has shown less than the account's factors allow
 //! adds none: a password alone, stolen, would make itself another way in. And the last factor that shows what is
 //! asked for does not go before there is another one.
 
-use canopy_domain::{Code, Context, Refusal, State};
+use canopy_domain::{Code, Context, Order, Refusal, Span, State, decode};
 use canopy_proto::identity::v1::LogInStrength;
 
+use crate::account::MEMBERSHIPS;
 use crate::sessions::SESSIONS;
 use crate::{passkeys, second_factor, sessions};
 
@@ -25,6 +26,21 @@ pub(crate) fn strongest(has_passkey: bool, has_second_factor: bool) -> LogInStre
     }
 }
 
+/// What log-ins to the account have to show to be of use wherever it belongs.
+pub(crate) fn asked(state: &State<'_>, cx: &Context<'_>) -> Result<LogInStrength, Refusal> {
+    let asked = cx.settings.log_in_strength;
+    if asked >= LogInStrength::TwoFactors {
+        return Ok(asked);
+    }
+    let all = Span { prefix: &[], after: None, order: Order::Ascending, limit: usize::MAX };
+    for (_, org) in state.scan(&MEMBERSHIPS, all)? {
+        if decode(&org)?.require_second_factor() {
+            return Ok(LogInStrength::TwoFactors);
+        }
+    }
+    Ok(asked)
+}
+
 /// What the session that calls has shown.
 fn shown(state: &State<'_>, cx: &Context<'_>) -> Result<LogInStrength, Refusal> {
     let id = sessions::current(cx).and_then(canopy_domain::Address::id);
@@ -39,7 +55,7 @@ fn shown(state: &State<'_>, cx: &Context<'_>) -> Result<LogInStrength, Refusal> 
 /// asked for is more.
 pub(crate) fn may_add(state: &State<'_>, cx: &Context<'_>) -> Result<(), Refusal> {
     let reachable = reachable(state)?;
-    let asked = cx.settings.log_in_strength.min(reachable);
+    let asked = asked(state, cx)?.min(reachable);
     if shown(state, cx)? >= asked {
         return Ok(());
     }
@@ -58,13 +74,13 @@ pub(crate) fn may_add(state: &State<'_>, cx: &Context<'_>) -> Result<(), Refusal
     .hint(hint))
 }
 
-/// Whether a factor may go, with which the account's log-ins could show
-/// `before`, and without which they can show `after`.
+/// Whether a factor may go, without which the account's log-ins can show
+/// `after`.
 ///
 /// # Errors
 /// `FAILED_PRECONDITION`: it is the last one that shows what is asked for.
-pub(crate) fn may_lose(cx: &Context<'_>, before: LogInStrength, after: LogInStrength) -> Result<(), Refusal> {
-    let asked = cx.settings.log_in_strength;
+pub(crate) fn may_lose(state: &State<'_>, cx: &Context<'_>, after: LogInStrength) -> Result<(), Refusal> {
+    let (asked, before) = (asked(state, cx)?, reachable(state)?);
     if after >= asked || before < asked {
         return Ok(());
     }
@@ -74,7 +90,7 @@ pub(crate) fn may_lose(cx: &Context<'_>, before: LogInStrength, after: LogInStre
             "make another one first: `canopy identity begin-passkey`, then `create-passkey`",
         ),
         _ => (
-            "this server asks for two factors, and it is the last one",
+            "this server, or an org that you are in, asks for two factors, and it is the last one",
             "replace the app with `canopy identity enroll-totp --code`, or make a passkey first",
         ),
     };

@@ -193,7 +193,7 @@ fn may(
         }
     };
     let role = bounded(found.role).ok_or_else(|| Refusal::not_found(asked))?;
-    match found.life {
+    let role = match found.life {
         Life::Absent => Err(Refusal::not_found(asked)),
         Life::Deleted if bounded(found.org_role).is_none_or(|role| (role as i32) < Role::OrgAdmin as i32) => {
             Err(Refusal::not_found(asked))
@@ -212,7 +212,12 @@ fn may(
             _ => Ok(role),
         }),
         Life::Living => enough(Some(role), least).map(|()| role),
+    }?;
+    if found.requires_second_factor {
+        let org = format!("`{}`", scope.org_address().as_ref().map_or(asked, Address::as_str));
+        shown_enough(caller, LogInStrength::TwoFactors, &org)?;
     }
+    Ok(role)
 }
 
 /// An account is its owner's alone.
@@ -244,23 +249,28 @@ fn denied(message: &str) -> Refusal {
 /// # Errors
 /// `FAILED_PRECONDITION`: it may only set up what is missing.
 pub fn strong_enough(rule: &Rule, caller: &Caller, least: LogInStrength) -> Result<(), Refusal> {
+    if rule.any_strength { Ok(()) } else { shown_enough(caller, least, "this server") }
+}
+
+/// Whether a session has shown what is asked for, by the server or an org.
+fn shown_enough(caller: &Caller, least: LogInStrength, asks: &str) -> Result<(), Refusal> {
     let shown = caller.log_in().map_or(LogInStrength::Unspecified, |log_in| log_in.strength);
-    if rule.any_strength || caller.bounds.is_some() || shown >= least {
+    if caller.bounds.is_some() || shown >= least {
         return Ok(());
     }
-    let (message, hint) = match least {
+    let (what, hint) = match least {
         LogInStrength::Passkey => (
-            "this server asks for a log-in with a passkey, and this session was opened without one",
+            "a log-in with a passkey, and this session was opened without one",
             "log in with a passkey; who has none yet makes one first: `canopy identity begin-passkey`, then \
              `create-passkey`",
         ),
         _ => (
-            "this server asks for two factors, and this session was opened with the password alone",
+            "two factors, and this session was opened with the password alone",
             "log in again with a code (`canopy identity log-in --code`) or a passkey; who has neither yet sets up an \
              authenticator app first: `canopy identity enroll-totp`, then `confirm-totp`",
         ),
     };
-    Err(Refusal::new(Code::FailedPrecondition, message).reason("LogInTooWeak").hint(hint))
+    Err(Refusal::new(Code::FailedPrecondition, format!("{asks} asks for {what}")).reason("LogInTooWeak").hint(hint))
 }
 
 /// Whether a person logged in so short a while ago that it is still them.

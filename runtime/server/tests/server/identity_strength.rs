@@ -11,7 +11,7 @@ use canopy_proto::identity::v1::{
     RefreshRequest, RequestPasswordResetRequest, ResetPasswordRequest, SecurityEventKind, Session,
 };
 use canopy_proto::ops::v1::{ForgetFactorsRequest, GetInstallationRequest, ObserveRequest};
-use canopy_proto::org::v1::ListOrgsRequest;
+use canopy_proto::org::v1::{GetOrgRequest, ListOrgsRequest, Org, UpdateOrgRequest};
 use canopy_proto::{Access, Requirement, rules};
 use canopy_store::Commit;
 use tonic::{Code, Status};
@@ -275,7 +275,8 @@ async fn the_last_of_two_factors_stays_or_is_replaced() {
     let recovery = confirm(&weak, &app.code()).await.expect("recovery codes");
     let ada = log_in(&server, PASSWORD, &recovery[0]).await.expect("a log-in");
     let status = refused(remove(&ada, PASSWORD, &recovery[1]).await, Code::FailedPrecondition);
-    assert_eq!(status.message(), "this server asks for two factors, and it is the last one");
+    let said = "this server, or an org that you are in, asks for two factors, and it is the last one";
+    assert_eq!(status.message(), said);
     let mut next = replace(&ada, PASSWORD, &recovery[1]).await.expect("a secret");
     let renewed = confirm(&ada, &next.code()).await.expect("recovery codes");
     log_in(&server, PASSWORD, &next.code()).await.expect("the next one is asked for");
@@ -283,6 +284,69 @@ async fn the_last_of_two_factors_stays_or_is_replaced() {
     remove(&ada, PASSWORD, &renewed[0]).await.expect("there is a passkey");
     refused(delete(&ada, &made.name, PASSWORD).await, Code::FailedPrecondition);
     assert_eq!(list(&ada).await.len(), 1);
+    server.stop().await;
+}
+
+/// An org asks for more than the server, of all who are in it: at once, and to the end of their streams.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_org_asks_for_two_factors() {
+    let server = Server::start().await;
+    let owner = server.person("owner@example.org").await;
+    let org = owner.create_org("strict").await.name;
+    let project = owner.create_project(&org, "web").await.name;
+    let channel = owner.create_channel(&project, "general").await;
+    let weak = server.person(EMAIL).await;
+    owner.grant(&weak.account, &project, Role::ProjectUser).await;
+    let target = Target { org: org.clone(), project, channel: channel.clone(), ..Target::default() };
+    let path = "canopy.chat.v1.Chat/Subscribe";
+    let mut stream = weak.raw_stream(path, request(path, &target)).await.expect("a stream");
+    let mut phone = Phone::new();
+    make(&owner, &mut phone).await;
+    let strong = passkeys::log_in(&server, &mut phone).await.expect("a log-in");
+    let set = async |by: &Caller, required: Option<bool>, paths: &[&str]| {
+        let org = Org { name: org.clone(), title: "Strict".into(), require_second_factor: required, ..Org::default() };
+        let update_mask = Some(prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() });
+        let request = UpdateOrgRequest { org: Some(Wire::new(&org)), update_mask, request_id: String::new() };
+        by.orgs().update_org(request).await.map(|org| org.into_inner().decode().expect("an org"))
+    };
+    assert!(set(&owner, Some(true), &["require_second_factor"]).await.expect("an update").require_second_factor());
+    let end = async {
+        loop {
+            if let Err(end) = stream.message().await {
+                return end;
+            }
+        }
+    };
+    let end = tokio::time::timeout(std::time::Duration::from_secs(60), end).await.expect("the stream ends");
+    too_weak::<()>(Err(end));
+    let get = async |by: &Caller| by.orgs().get_org(GetOrgRequest { name: org.clone() }).await.map(drop);
+    // Whoever set it, too, and they are told which org it is.
+    let said = too_weak(get(&owner).await);
+    let expected = format!("`{org}` asks for two factors, and this session was opened with the password alone");
+    assert!(said.starts_with(&expected), "{said}");
+    too_weak(weak.chat().send_message(crate::harness::message(&channel, "hello")).await);
+    too_weak(set(&owner, Some(false), &["require_second_factor"]).await);
+    let root = server.sys_admin("root@example.org").await;
+    too_weak(get(&root).await);
+    refused(get(&server.person("nobody@example.org").await).await, Code::NotFound);
+    // Elsewhere all is as before, and the list says which org asks for it.
+    let listed = weak.orgs().list_orgs(ListOrgsRequest::default()).await.expect("a list").into_inner().orgs;
+    assert!(listed[0].decode().expect("an org").require_second_factor());
+    weak.create_org("own").await;
+    get(&strong).await.expect("a passkey does");
+    // An update that does not say anything of it changes nothing of it.
+    assert!(set(&strong, None, &[]).await.expect("an update").require_second_factor());
+
+    // A password alone makes itself no factor here either, and the last one stays.
+    too_weak(begin_with(&owner, PASSWORD).await);
+    let mut app = enroll(&weak, PASSWORD).await.expect("who has none yet");
+    let recovery = confirm(&weak, &app.code()).await.expect("recovery codes");
+    let ada = log_in(&server, PASSWORD, &recovery[0]).await.expect("a log-in");
+    ada.send(&channel, "hello").await;
+    refused(remove(&ada, PASSWORD, &recovery[1]).await, Code::FailedPrecondition);
+    set(&strong, Some(false), &["require_second_factor"]).await.expect("an update");
+    get(&owner).await.expect("as before");
+    remove(&ada, PASSWORD, &recovery[1]).await.expect("it goes");
     server.stop().await;
 }
 
