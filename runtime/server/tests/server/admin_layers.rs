@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use canopy::cli::Exit;
 use canopy_config::{AdminPlace, NodeConfig, TlsMode};
-use canopy_domain::Wire;
 use canopy_proto::identity::v1::security_client::SecurityClient;
 use canopy_proto::identity::v1::{ListSecurityEventsRequest, RefreshRequest, SecurityEvent, SecurityEventKind};
 use canopy_proto::ops::v1::{ObserveRequest, SuspendAccountRequest};

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use canopy_config::LogInStrength as Asked;
-use canopy_domain::{Address, Draft, Origin, Role, Wire};
+use canopy_domain::{Address, Draft, Role, Wire};
 use canopy_proto::identity::v1::api_keys_client::ApiKeysClient;
 use canopy_proto::identity::v1::{
     ApiKey, CreateApiKeyRequest, GetAccountRequest, ListSessionsRequest, LogInRequest, LogInStrength, LogOutRequest,
@@ -12,6 +12,7 @@ use canopy_proto::identity::v1::{
 };
 use canopy_proto::ops::v1::{ForgetFactorsRequest, GetInstallationRequest, ObserveRequest};
 use canopy_proto::org::v1::{GetOrgRequest, ListOrgsRequest, Org, UpdateOrgRequest};
+use canopy_proto::system::v1::Origin;
 use canopy_proto::{Access, Requirement, rules};
 use canopy_store::Commit;
 use tonic::{Code, Status};
