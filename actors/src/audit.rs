@@ -11,6 +11,8 @@ use crate::{Node, clock};
 
 /// The code of what was not looked at, for there was too much of it before.
 pub(crate) const HELD_BACK: &str = "RESOURCE_EXHAUSTED";
+/// The code of what a session asked for elsewhere than where it was opened.
+pub(crate) const ELSEWHERE: &str = "FAILED_PRECONDITION";
 /// Characters kept of a request id.
 const REQUEST_ID_CHARS_MAX: usize = 64;
 
@@ -48,7 +50,7 @@ pub(crate) fn deny(entry: &mut AuditEntry, code: Code) {
         Code::NotFound => "NOT_FOUND",
         Code::ResourceExhausted => HELD_BACK,
         Code::Unauthenticated => "UNAUTHENTICATED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::FailedPrecondition => ELSEWHERE,
         _ => "PERMISSION_DENIED",
     }
     .to_owned();

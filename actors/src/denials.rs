@@ -180,12 +180,13 @@ async fn write(node: &Node, waiting: &Waiting) -> Result<Bytes, Refusal> {
     let (method, request) = if to.kind() == Some(Kind::Account) {
         let kind = match entry.code.as_str() {
             audit::HELD_BACK => SecurityEventKind::AttemptHeldBack,
+            audit::ELSEWHERE => SecurityEventKind::UsedElsewhere,
             _ => SecurityEventKind::LogInRefused,
         };
         let event = SecurityEvent {
             kind: kind.into(),
             time_ms: entry.time_ms,
-            session: String::new(),
+            session: entry.session.clone(),
             peer: entry.peer.clone(),
             client: entry.client.clone(),
             count: entry.count,

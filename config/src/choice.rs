@@ -107,6 +107,24 @@ choices! {
         Closed = "closed",
     }
 
+    /// What a person's log-in has to show.
+    pub enum LogInStrength {
+        /// the password; with a code, or by a passkey, where the account has them
+        Password = "password",
+        /// the password and a code, or a passkey
+        TwoFactors = "two-factors",
+        /// a passkey, which nobody can be tricked out of
+        Passkey = "passkey",
+    }
+
+    /// From where a session administers the installation.
+    pub enum AdminPlace {
+        /// from anywhere
+        Any = "any",
+        /// from the network address, and by the program, that it was opened from
+        LogIn = "log-in",
+    }
+
     /// What becomes of a mail.
     pub enum MailMode {
         /// a file in `dir`, for development

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use crate::KEYS;
-use crate::choice::{MailMode, SmtpTls, TlsMode, Verification};
+use crate::choice::{LogInStrength, MailMode, SmtpTls, TlsMode, Verification};
 use crate::error::Problem;
 use crate::keys::{NodeConfig, host_of};
 use crate::origin::Origins;
@@ -34,6 +34,12 @@ const CHECKS: &[Check] = &[
         holds: |config| config.edge.tls != TlsMode::Files || config.edge.key_file.is_some(),
         reason: "TLS from files needs a private key",
         remedy: "set edge.key_file to the PEM file of the private key, or edge.tls to \"local-ca\"",
+    },
+    Check {
+        keys: &["edge.tls", "edge.admin_client_ca_file"],
+        holds: |config| config.edge.tls != TlsMode::Off || config.edge.admin_client_ca_file.is_none(),
+        reason: "without TLS no device could show a certificate, and nobody could administer the server",
+        remedy: "set edge.tls to \"local-ca\" or \"files\", or leave edge.admin_client_ca_file empty",
     },
     Check {
         keys: &["edge.deadline_default_ms", "edge.deadline_max_ms"],
@@ -78,6 +84,12 @@ const CHECKS: &[Check] = &[
         reason: "browsers make passkeys for a domain on its own pages alone, and on those of names under it",
         remedy: "set identity.passkey_rp_id to a domain that all hosts of identity.passkey_origins (else the host of \
                  mail.link_base) end with",
+    },
+    Check {
+        keys: &["identity.log_in_strength", "identity.passkey_rp_id"],
+        holds: |config| config.identity.log_in_strength != LogInStrength::Passkey || config.passkey_site().is_some(),
+        reason: "nobody could log in with a passkey: browsers make them for a domain, and none is set",
+        remedy: "set identity.passkey_rp_id to the domain of the pages, or identity.log_in_strength to \"two-factors\"",
     },
     Check {
         keys: &["mail.verification", "mail.mode"],

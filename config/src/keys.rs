@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::choice::{
-    ClusterMode, LogFormat, MailMode, MetricsAccess, RootKeySource, SignUp, SmtpTls, TlsMode, Verification,
+    AdminPlace, ClusterMode, LogFormat, LogInStrength, MailMode, MetricsAccess, RootKeySource, SignUp, SmtpTls,
+    TlsMode, Verification,
 };
 use crate::rule::{DOMAIN, HOSTNAME, LOG_FILTER, MAILBOX, ORIGIN, URL};
 use crate::table::node_config;
@@ -58,6 +59,10 @@ node_config! {
         drain_grace_ms: u64 = 10_000, "ms" in DRAIN_GRACE_MS = 0..=600_000;
         /// Who may read the metrics page.
         metrics: MetricsAccess = MetricsAccess::Loopback;
+        /// PEM file with the authorities that issue certificates to the devices that may administer
+        /// the installation, read again when it changes. Clients show theirs in the TLS handshake;
+        /// others do all else. Empty: any device may.
+        admin_client_ca_file: Option<PathBuf> = None;
         /// How often the certificate files are looked at for a renewal.
         cert_reload_interval_ms: u64 = 5_000, "ms" in CERT_RELOAD_INTERVAL_MS = 100..=3_600_000;
     }
@@ -138,6 +143,10 @@ node_config! {
     [identity] IdentityConfig {
         /// Who may make an account.
         sign_up: SignUp = SignUp::Token;
+        /// What everybody's log-ins have to show. Who has shown less sets up what is missing, logs in
+        /// again, and until then gets nothing else. Sessions that are open when it is raised are
+        /// held to it, API keys are not.
+        log_in_strength: LogInStrength = LogInStrength::Password;
         /// Life of an access token.
         access_token_ttl_s: u64 = 300, "s" in ACCESS_TOKEN_TTL_S = 30..=3_600;
         /// Life of a refresh token; a session unused for this long has ended.
@@ -147,6 +156,12 @@ node_config! {
         /// How long ago a person may have logged in for what asks for a recent log-in: ending other
         /// sessions, another password or address, new API keys, keys of the installation, purges.
         recent_log_in_max_s: u64 = 900, "s" in RECENT_LOG_IN_MAX_S = 60..=86_400;
+        /// How long after a log-in a sys-admin's session administers the installation; then they log
+        /// in again, whatever it is. 0: as long as the session lives.
+        admin_log_in_max_s: u64 = 0, "s" in ADMIN_LOG_IN_MAX_S = 0..=86_400;
+        /// From where a sys-admin's session administers the installation, so that a stolen one is of
+        /// less use. What is refused for it is a security event of the account.
+        admin_place: AdminPlace = AdminPlace::Any;
         /// Memory of one Argon2id hash (RFC 9106). The minimum, with two passes, is the least that
         /// OWASP recommends.
         argon2_memory_kib: u32 = 65_536, "KiB" in ARGON2_MEMORY_KIB = 19_456..=1_048_576;

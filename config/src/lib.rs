@@ -39,7 +39,8 @@ mod source;
 mod table;
 
 pub use choice::{
-    Choice, ClusterMode, LogFormat, MailMode, MetricsAccess, RootKeySource, SignUp, SmtpTls, TlsMode, Verification,
+    AdminPlace, Choice, ClusterMode, LogFormat, LogInStrength, MailMode, MetricsAccess, RootKeySource, SignUp, SmtpTls,
+    TlsMode, Verification,
 };
 pub use error::{ConfigError, Problem};
 pub use explain::Explained;

@@ -131,6 +131,23 @@ fn senders_and_links_have_a_form() {
 }
 
 #[test]
+fn devices_are_known_by_tls() {
+    let devices = ("edge.admin_client_ca_file", "devices.pem");
+    check(&[devices, ("edge.tls", "off")], &[&["edge.tls", "edge.admin_client_ca_file"]]);
+    check(&[devices], &[]);
+}
+
+#[test]
+fn a_passkey_is_asked_for_where_there_can_be_one() {
+    let strength = |asked| ("identity.log_in_strength", asked);
+    let id = ("identity.passkey_rp_id", "example.org");
+    check(&[strength("passkey")], &[&["identity.log_in_strength", "identity.passkey_rp_id"]]);
+    check(&[strength("passkey"), id], &[]);
+    check(&[strength("passkey"), ("mail.link_base", "https://canopy.example.org")], &[]);
+    check(&[strength("two-factors")], &[]);
+}
+
+#[test]
 fn passkeys_are_for_a_domain_and_what_is_under_it() {
     let refused: &[&[&str]] = &[&["identity.passkey_rp_id", "identity.passkey_origins"]];
     for (id, links, expected) in [

@@ -2,9 +2,9 @@
 
 mod sources;
 use canopy_config::{
-    ActorsConfig, AdmissionConfig, BackupConfig, ClusterConfig, ClusterMode, EdgeConfig, IdentityConfig, LogConfig,
-    LogFormat, MailConfig, MailMode, MetricsAccess, NodeConfig, OrgConfig, RootKeySource, SignUp, SmtpTls, StoreConfig,
-    TlsMode, Verification,
+    ActorsConfig, AdminPlace, AdmissionConfig, BackupConfig, ClusterConfig, ClusterMode, EdgeConfig, IdentityConfig,
+    LogConfig, LogFormat, LogInStrength, MailConfig, MailMode, MetricsAccess, NodeConfig, OrgConfig, RootKeySource,
+    SignUp, SmtpTls, StoreConfig, TlsMode, Verification,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -22,7 +22,7 @@ fn ordered(range: std::ops::RangeInclusive<u64>) -> impl Strategy<Value = (u64, 
 
 fn edge() -> impl Strategy<Value = EdgeConfig> {
     let tls = select(vec![TlsMode::LocalCa, TlsMode::Files, TlsMode::Off]);
-    let addresses = (any::<SocketAddr>(), tls, path(), path(), any::<bool>());
+    let addresses = (any::<SocketAddr>(), tls, path(), path(), any::<bool>(), prop::option::of(path()));
     let hostname = select(vec!["localhost", "a.example", "192.0.2.1", "2001:db8::1"]);
     let hostnames = prop::collection::vec(hostname.prop_map(str::to_owned), 1..=64);
     let sizes = (
@@ -40,7 +40,7 @@ fn edge() -> impl Strategy<Value = EdgeConfig> {
     );
     let metrics = select(vec![MetricsAccess::Loopback, MetricsAccess::Authorised, MetricsAccess::Off]);
     (addresses, hostnames, sizes, times, metrics).prop_map(
-        |((mut listen, tls, cert, key, files), hostnames, sizes, times, metrics)| {
+        |((mut listen, tls, cert, key, files, devices), hostnames, sizes, times, metrics)| {
             if tls == TlsMode::Off {
                 listen.set_ip([127, 0, 0, 1].into());
             }
@@ -65,6 +65,7 @@ fn edge() -> impl Strategy<Value = EdgeConfig> {
                 deadline_max_ms: times.0.1,
                 drain_grace_ms: times.1,
                 metrics,
+                admin_client_ca_file: devices.filter(|_| tls != TlsMode::Off),
                 cert_reload_interval_ms: times.2,
             }
         },
@@ -149,9 +150,17 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
         (IdentityConfig::SESSION_MAX_S, IdentityConfig::RECENT_LOG_IN_MAX_S),
         (prop::option::of(path()), IdentityConfig::TOTP_TOLERANCE_S),
         select(vec![("", vec![]), ("example.org", vec!["https://example.org", "https://a.example.org:8443"])]),
+        (
+            select(vec![LogInStrength::Password, LogInStrength::TwoFactors]),
+            IdentityConfig::ADMIN_LOG_IN_MAX_S,
+            select(vec![AdminPlace::Any, AdminPlace::LogIn]),
+        ),
     )
         .prop_map(|values| IdentityConfig {
             sign_up: values.0,
+            log_in_strength: values.10.0,
+            admin_log_in_max_s: values.10.1,
+            admin_place: values.10.2,
             access_token_ttl_s: values.1,
             refresh_token_ttl_s: values.2,
             argon2_memory_kib: values.3,

@@ -63,6 +63,8 @@ pub struct Rule {
     pub within: bool,
     /// Whether a person who calls it has to have logged in lately.
     pub recent: bool,
+    /// Whether a person may call it however their session was opened.
+    pub any_strength: bool,
     /// Whether it stands in the audit.
     pub audited: bool,
     /// Whether it stands in the installation's audit as well.
@@ -128,6 +130,7 @@ fn read(method: MethodDescriptor) -> Result<Rule, String> {
     let reach = number("reach").and_then(|n| Reach::try_from(n).ok()).unwrap_or_default();
     let within = is("within");
     let recent = is("recent");
+    let any_strength = is("any_strength");
     let stated = rule.has_field_by_name("audited").then(|| is("audited"));
     let audited = stated.unwrap_or(access == Access::Command && is_administrative(requires));
     let audited_above = is("audited_above");
@@ -141,6 +144,7 @@ fn read(method: MethodDescriptor) -> Result<Rule, String> {
         reach,
         within,
         recent,
+        any_strength,
         audited,
         audited_above,
         frees,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use canopy::edge::callers::{Caller, Callers};
 use canopy::edge::gate;
 use canopy::edge::grants::Grants;
+use canopy::edge::layers::Standing;
 use canopy::edge::route::Destination;
 use canopy_actors::{Node, SignUpPolicy, Tokens, now_ms, random_bytes};
 use canopy_domain::{Address, Draft, Id, Role, Table, TokenClaims, TokenIssuer as _, Wire};
@@ -92,7 +93,8 @@ impl Checks {
         let Asker { caller, destination } = &self.asker;
         let start_ns = now_ns();
         for _ in 0..count {
-            let admitted = gate::admit(&self.node, &self.grants, rule, Some(caller), destination).await;
+            let no = Standing::No;
+            let admitted = gate::admit(&self.node, &self.grants, rule, Some(caller), &no, destination).await;
             std::hint::black_box(admitted.map_err(|turned| subject(turned.refusal))?.role);
         }
         Ok(seconds_between(start_ns, now_ns()) * 1e6 / f64::from(count))

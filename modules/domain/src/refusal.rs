@@ -86,6 +86,9 @@ pub struct Refusal {
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
+    /// What a program tells it by, where its kind does not say enough:
+    /// `LogInTooWeak`.
+    pub reason: Option<&'static str>,
     /// Fields at fault.
     pub fields: Vec<FieldViolation>,
     /// When trying again makes sense, in milliseconds.
@@ -104,6 +107,7 @@ impl Refusal {
             code,
             message: message.into(),
             hint: None,
+            reason: None,
             fields: Vec::new(),
             retry_after_ms: None,
             concerns: None,
@@ -141,6 +145,13 @@ impl Refusal {
     #[must_use]
     pub fn quota(mut self, limit: QuotaLimit, org: &Address, max: i64) -> Self {
         self.quota = Some(Box::new(QuotaViolation { org: org.to_string(), limit, max }));
+        self
+    }
+
+    /// Adds what a program tells it by.
+    #[must_use]
+    pub fn reason(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason);
         self
     }
 

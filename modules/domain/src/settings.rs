@@ -1,5 +1,7 @@
 //! What whoever runs the server settles for all modules.
 
+use canopy_proto::identity::v1::LogInStrength;
+
 /// Settings that decisions rest on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -13,6 +15,8 @@ pub struct Settings {
     /// Milliseconds before and after its own 30 seconds in which a code of an
     /// authenticator app is taken.
     pub totp_tolerance_ms: i64,
+    /// What people's log-ins have to show.
+    pub log_in_strength: LogInStrength,
     /// What an org may have where nothing else was set for it.
     pub quota: QuotaDefaults,
 }
@@ -36,6 +40,7 @@ impl Default for Settings {
             account_delete_grace_ms: 14 * 24 * 3_600_000,
             session_max_ms: 90 * 24 * 3_600_000,
             totp_tolerance_ms: 0,
+            log_in_strength: LogInStrength::Password,
             quota: QuotaDefaults::default(),
         }
     }

@@ -66,6 +66,7 @@ pub fn account() -> Module {
         .command(accounts::DISABLE_ACCOUNT, access::disable)
         .command(account_admin::SUSPEND_ACCOUNT, access::suspend)
         .command(account_admin::ENABLE_ACCOUNT, access::enable)
+        .command(account_admin::FORGET_FACTORS, access::forget_factors)
         .prepared_command(accounts::DELETE_ACCOUNT, deletion::prepare_delete, deletion::delete)
         .command(account_deletions::RESTORE_ACCOUNT, deletion::restore)
         .query(accounts::EXPORT_ACCOUNT, block::export)

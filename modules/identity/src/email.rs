@@ -15,7 +15,7 @@ use prost::Message;
 use crate::account::{ACCOUNT, SELF, the_account};
 use crate::password::VERIFIER;
 use crate::proof::{self, PROOFS_MAX, Purpose};
-use crate::{access, life, passkeys, security, sessions};
+use crate::{access, life, security, sessions};
 
 const SPACE: &str = "email";
 
@@ -185,7 +185,7 @@ pub(crate) fn undo_change(
         proof::forget_all(state, purpose, draft)?;
     }
     access::shut(state, cx, draft)?;
-    let forgotten = passkeys::forget_all(state, draft)?;
+    let forgotten = access::distrust_passkeys(state, cx, draft)?;
     let events: Vec<_> = [SecurityEventKind::EmailChanged].into_iter().chain(forgotten).collect();
     security::note_all(state, draft, cx, cx.origin, &events)?;
     set(&mut account, proved.email, cx);

@@ -18,6 +18,7 @@ mod second_factor;
 mod security;
 mod session;
 mod sessions;
+mod strength;
 mod totp;
 mod verify;
 

@@ -8,7 +8,8 @@ use canopy_domain::{
     PasskeyStep, Prepared, Refusal, Span, State, Step, Table, Wire, decode,
 };
 use canopy_proto::identity::v1::{
-    BeginPasskeyLogInRequest, BeginPasskeyLogInResponse, LogInResponse, LogInWithPasskeyRequest, SecurityEventKind,
+    BeginPasskeyLogInRequest, BeginPasskeyLogInResponse, LogInResponse, LogInStrength, LogInWithPasskeyRequest,
+    SecurityEventKind,
 };
 use canopy_proto::methods::{directory, passkey_effects, passkeys};
 use canopy_proto::system::v1::{
@@ -160,6 +161,7 @@ fn log_in(
         account: redeemed.account.ok_or_else(wrong_passkey)?,
         password_version: redeemed.password_version,
         device: request.device,
+        strength: LogInStrength::Passkey,
     };
     open(state, opening, cx, draft)
 }

@@ -15,7 +15,7 @@ use canopy_proto::methods::{passkey_effects, passkeys};
 use canopy_proto::system::v1::{PasskeyBegun, PasskeyCredential};
 
 use crate::account::the_account;
-use crate::{passkey_log_in, second_factor, security};
+use crate::{passkey_log_in, second_factor, security, strength};
 
 /// By passkey id.
 pub(crate) const PASSKEYS: Table<Passkey> = Table::new(50, "passkeys", 1);
@@ -52,6 +52,22 @@ pub(crate) fn credentials(state: &State<'_>) -> Result<Vec<(Bytes, Wire<PasskeyC
     state.scan(&CREDENTIALS, Span { prefix: &[], after: None, order: Order::Ascending, limit: PASSKEYS_MAX })
 }
 
+/// How many passkeys log in: all but those that were perhaps copied.
+pub(crate) fn count_good(state: &State<'_>) -> Result<usize, Refusal> {
+    let span = Span { prefix: &[], after: None, order: Order::Ascending, limit: PASSKEYS_MAX };
+    let mut good = 0;
+    for (_, row) in state.scan(&PASSKEYS, span)? {
+        good += usize::from(decode(&row)?.suspect_time_ms == 0);
+    }
+    Ok(good)
+}
+
+/// Refuses where too little is left once a passkey has gone.
+fn may_lose_one(state: &State<'_>, cx: &Context<'_>, others: usize) -> Result<(), Refusal> {
+    let left = strength::strongest(others > 0, second_factor::is_on(state)?);
+    strength::may_lose(state, cx, left)
+}
+
 /// Refuses where there is no room for another one; else, the credential ids
 /// that are known.
 fn known(state: &State<'_>) -> Result<Vec<Bytes>, Refusal> {
@@ -72,7 +88,10 @@ fn unprepared() -> Refusal {
 fn prepare_begin(state: &State<'_>, request: &BeginPasskeyRequest, cx: &Context<'_>) -> Result<Option<Step>, Refusal> {
     let [] = cx.address.held("name", &request.name, [])?;
     match cx.prepared {
-        [] => second_factor::prove(state, &request.password, cx),
+        [] => {
+            strength::may_add(state, cx)?;
+            second_factor::prove(state, &request.password, cx)
+        }
         [Prepared::Password(PasswordFit::Right | PasswordFit::RightAndWeak)] => {
             let account = decode(&the_account(state, cx)?)?;
             let step = PasskeyStep::Begin {
@@ -95,6 +114,7 @@ fn begin(
 ) -> Result<BeginPasskeyResponse, Refusal> {
     let [] = cx.address.held("name", &request.name, [])?;
     the_account(state, cx)?;
+    strength::may_add(state, cx)?;
     if !second_factor::is_proven(state, cx, draft)? {
         return Ok(BeginPasskeyResponse::default());
     }
@@ -128,6 +148,7 @@ fn prepare_create(
     if !cx.prepared.is_empty() {
         return Ok(None);
     }
+    strength::may_add(state, cx)?;
     let (_, begun) = begun(state, cx.now_ms)?;
     Ok(Some(PasskeyStep::Finish { begun, answer: request.answer.clone() }.into()))
 }
@@ -140,6 +161,7 @@ fn create(
 ) -> Result<Wire<Passkey>, Refusal> {
     let [] = cx.address.held("parent", &request.parent, [])?;
     the_account(state, cx)?;
+    strength::may_add(state, cx)?;
     let [Prepared::Passkey(PasskeyDone::Made { begun: answered, credential_id, credential })] = cx.prepared else {
         return Err(unprepared());
     };
@@ -210,6 +232,8 @@ fn delete(
     draft: &mut Draft,
 ) -> Result<DeletePasskeyResponse, Refusal> {
     let (id, row) = find(state, cx, "name", &request.name)?;
+    let others = count_good(state)? - usize::from(decode(&row)?.suspect_time_ms == 0);
+    may_lose_one(state, cx, others)?;
     if !second_factor::is_proven(state, cx, draft)? {
         return Ok(DeletePasskeyResponse::default());
     }
@@ -221,9 +245,8 @@ fn delete(
     Ok(DeletePasskeyResponse {})
 }
 
-/// Forgets all passkeys, and one that is being made: whoever takes an account
-/// back by mail does not know who made them. What there is to note of it.
-pub(crate) fn forget_all(state: &State<'_>, draft: &mut Draft) -> Result<Option<SecurityEventKind>, Refusal> {
+/// Forgets all passkeys, and one that is being made; whether there were any.
+pub(crate) fn forget_all(state: &State<'_>, draft: &mut Draft) -> Result<bool, Refusal> {
     if let Some(begun) = state.get(&BEGUN, &SELF)? {
         draft.delete(&BEGUN, SELF, &begun);
     }
@@ -234,7 +257,7 @@ pub(crate) fn forget_all(state: &State<'_>, draft: &mut Draft) -> Result<Option<
             draft.delete(&PASSKEYS, id.to_vec(), &passkey);
         }
     }
-    Ok((!rows.is_empty()).then_some(SecurityEventKind::PasskeyRemoved))
+    Ok(!rows.is_empty())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use canopy_proto::identity::v1::{ResetPasswordRequest, ResetPasswordResponse, Se
 use crate::account::{ACCOUNT, SELF, the_account};
 use crate::proof::{self, Purpose};
 use crate::verify::{stand, standing, verified};
-use crate::{access, guessable, passkeys, password, security};
+use crate::{access, guessable, password, security};
 
 /// Looks the password up and hashes it where the token is good: nobody else has
 /// the server work.
@@ -58,7 +58,7 @@ pub(crate) fn reset_password(
     proof::forget_all(state, Purpose::Change, draft)?;
     proof::forget_all(state, Purpose::Verification, draft)?;
     access::shut(state, cx, draft)?;
-    let forgotten = passkeys::forget_all(state, draft)?;
+    let forgotten = access::distrust_passkeys(state, cx, draft)?;
     let events: Vec<_> = [SecurityEventKind::PasswordReset].into_iter().chain(forgotten).collect();
     security::note_all(state, draft, cx, cx.origin, &events)?;
     draft.settle();

@@ -19,9 +19,9 @@ use canopy_proto::system::v1::{
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::{account, password, security, sessions, totp};
+use crate::{account, passkeys, password, security, sessions, strength, totp};
 
-/// The one row, under [`SELF`].
+/// The app under [`SELF`], and under [`NEXT`] the one that is to replace it.
 const TOTP: Table<TotpSecret> = Table::new(41, "totp", 1);
 /// The one row, under [`SELF`].
 const RECOVERY_CODES: Table<RecoveryCodes> = Table::new(42, "recovery_codes", 1);
@@ -30,6 +30,8 @@ const FAILED_ATTEMPTS: Table<FailedAttempts> = Table::new(43, "failed_attempts",
 
 /// Key of a table's only row.
 const SELF: [u8; 1] = [0];
+/// Key of an app that has not proven itself yet, where there is one that has.
+const NEXT: [u8; 1] = [1];
 
 /// Wrong codes or passwords that are borne within [`ATTEMPTS_WINDOW_MS`]: a
 /// guesser who has the password comes in once in some six years, and in two where
@@ -68,6 +70,11 @@ fn confirmed(state: &State<'_>) -> Result<Option<(Wire<TotpSecret>, TotpSecret)>
 
 fn matching_step(totp: &TotpSecret, code: &str, cx: &Context<'_>) -> Option<i64> {
     totp::matching_step(&totp.secret, code, cx.now_ms, cx.settings.totp_tolerance_ms, totp.used_step)
+}
+
+/// Whether log-ins ask for a code.
+pub(crate) fn is_on(state: &State<'_>) -> Result<bool, Refusal> {
+    Ok(confirmed(state)?.is_some())
 }
 
 fn not_enrolled() -> Refusal {
@@ -169,16 +176,30 @@ fn enroll(
 ) -> Result<EnrollTotpResponse, Refusal> {
     let [] = cx.address.held("name", &request.name, [])?;
     let account = decode(&account::the_account(state, cx)?)?;
-    if confirmed(state)?.is_some() {
+    strength::may_add(state, cx)?;
+    let replaces = is_on(state)?;
+    if replaces && request.code.is_empty() {
         return Err(Refusal::new(Code::FailedPrecondition, "this account has an authenticator app already")
-            .hint("remove it first with `canopy identity remove-totp`"));
+            .hint("to replace it, give `code`: what it shows now, or a recovery code"));
     }
     if !is_proven(state, cx, draft)? {
         return Ok(EnrollTotpResponse::default());
     }
+    // The app that there is stays until the other one has proven itself.
+    if replaces {
+        match redeem(state, cx, draft, cx.origin, &request.code)? {
+            None => return Ok(EnrollTotpResponse::default()),
+            Some(SecurityEventKind::RecoveryCodeUsed) => {
+                security::note(state, draft, cx, cx.origin, SecurityEventKind::RecoveryCodeUsed)?;
+            }
+            Some(_) => {}
+        }
+        forget_failed(state, draft)?;
+    }
+    let key = if replaces { NEXT } else { SELF };
     let secret = cx.entropy.get(..totp::SECRET_BYTES).unwrap_or_default();
     let row = TotpSecret { secret: secret.to_vec().into(), create_time_ms: cx.now_ms, ..TotpSecret::default() };
-    draft.put(&TOTP, SELF, state.get(&TOTP, &SELF)?.as_ref(), &Wire::new(&row));
+    draft.put(&TOTP, key, state.get(&TOTP, &key)?.as_ref(), &Wire::new(&row));
     Ok(EnrollTotpResponse { secret: totp::base32(secret), uri: totp::uri(ISSUER, &account.email, secret) })
 }
 
@@ -190,8 +211,10 @@ fn confirm(
 ) -> Result<ConfirmTotpResponse, Refusal> {
     let [] = cx.address.held("name", &request.name, [])?;
     limit(state, cx)?;
-    let before = state.get(&TOTP, &SELF)?.ok_or_else(not_enrolled)?;
-    let mut totp = decode(&before)?;
+    strength::may_add(state, cx)?;
+    let before = state.get(&TOTP, &SELF)?;
+    let next = state.get(&TOTP, &NEXT)?;
+    let mut totp = decode(next.as_ref().or(before.as_ref()).ok_or_else(not_enrolled)?)?;
     if totp.confirm_time_ms > 0 {
         return Err(Refusal::new(Code::FailedPrecondition, "the app is confirmed already"));
     }
@@ -200,7 +223,10 @@ fn confirm(
         return Ok(ConfirmTotpResponse::default());
     };
     (totp.confirm_time_ms, totp.used_step) = (cx.now_ms, step);
-    draft.put(&TOTP, SELF, Some(&before), &Wire::new(&totp));
+    draft.put(&TOTP, SELF, before.as_ref(), &Wire::new(&totp));
+    if let Some(next) = next {
+        draft.delete(&TOTP, NEXT, &next);
+    }
     forget_failed(state, draft)?;
     security::note(state, draft, cx, cx.origin, SecurityEventKind::SecondFactorAdded)?;
     Ok(ConfirmTotpResponse { recovery_codes: replace_recovery_codes(state, cx, draft)? })
@@ -271,6 +297,8 @@ fn remove(
 ) -> Result<RemoveTotpResponse, Refusal> {
     let [] = cx.address.held("name", &request.name, [])?;
     let (row, _) = confirmed(state)?.ok_or_else(not_enrolled)?;
+    let left = strength::strongest(passkeys::count_good(state)? > 0, false);
+    strength::may_lose(state, cx, left)?;
     let mut tried = Draft::default();
     if !is_proven(state, cx, draft)? {
         return Ok(RemoveTotpResponse::default());
@@ -280,13 +308,33 @@ fn remove(
         *draft = tried;
         return Ok(RemoveTotpResponse::default());
     }
-    draft.delete(&TOTP, SELF, &row);
-    if let Some(codes) = state.get(&RECOVERY_CODES, &SELF)? {
-        draft.delete(&RECOVERY_CODES, SELF, &codes);
-    }
+    forget(state, draft, &row)?;
     forget_failed(state, draft)?;
     security::note(state, draft, cx, cx.origin, SecurityEventKind::SecondFactorRemoved)?;
     Ok(RemoveTotpResponse {})
+}
+
+/// Forgets the app, the one that is to replace it, and the recovery codes.
+fn forget(state: &State<'_>, draft: &mut Draft, row: &Wire<TotpSecret>) -> Result<(), Refusal> {
+    draft.delete(&TOTP, SELF, row);
+    if let Some(next) = state.get(&TOTP, &NEXT)? {
+        draft.delete(&TOTP, NEXT, &next);
+    }
+    if let Some(codes) = state.get(&RECOVERY_CODES, &SELF)? {
+        draft.delete(&RECOVERY_CODES, SELF, &codes);
+    }
+    Ok(())
+}
+
+/// Asks for codes no longer; whether it did.
+pub(crate) fn forget_all(state: &State<'_>, draft: &mut Draft) -> Result<bool, Refusal> {
+    let row = state.get(&TOTP, &SELF)?;
+    let was_on = is_on(state)?;
+    if let Some(row) = row {
+        forget(state, draft, &row)?;
+    }
+    forget_failed(state, draft)?;
+    Ok(was_on)
 }
 
 fn regenerate(
@@ -371,13 +419,17 @@ pub(crate) fn next_step(
     }
 }
 
-/// What came of [`next_step`]'s steps, and of those after them.
-pub(crate) fn split(done: &[Prepared]) -> (&[Prepared], &[Prepared]) {
-    let has = match done {
+/// Whether an account was asked for a code by [`next_step`].
+pub(crate) fn was_asked(done: &[Prepared]) -> bool {
+    match done {
         [Prepared::Answer(Ok(has)), ..] => HasSecondFactorResponse::decode(has.clone()).unwrap_or_default().has,
         _ => false,
-    };
-    done.split_at_checked(1 + usize::from(has)).unwrap_or((done, &[]))
+    }
+}
+
+/// What came of [`next_step`]'s steps, and of those after them.
+pub(crate) fn split(done: &[Prepared]) -> (&[Prepared], &[Prepared]) {
+    done.split_at_checked(1 + usize::from(was_asked(done))).unwrap_or((done, &[]))
 }
 
 /// Whether the account has got what it asks for, by [`next_step`]'s steps.

@@ -85,6 +85,19 @@ pub(crate) fn note_all(
     add(state, draft, &events.iter().map(Wire::new).collect::<Vec<_>>())
 }
 
+/// Notes what a sys-admin did: neither their session nor where they are is the
+/// holder's to see. Once a decision, as [`note`].
+pub(crate) fn note_administered(
+    state: &State<'_>,
+    draft: &mut Draft,
+    cx: &Context<'_>,
+    kind: SecurityEventKind,
+) -> Result<(), Refusal> {
+    let event = event(cx, &Origin::default(), kind, "");
+    warn(&decode(&the_account(state, cx)?)?, &event, cx, draft);
+    add(state, draft, &[Wire::new(&event)])
+}
+
 /// Has the holder told by mail of what changes how people log in, and of what
 /// somebody else may have tried.
 fn warn(account: &Account, event: &SecurityEvent, cx: &Context<'_>, draft: &mut Draft) {
@@ -101,6 +114,7 @@ fn warn(account: &Account, event: &SecurityEvent, cx: &Context<'_>, draft: &mut 
         SecurityEventKind::PasskeyAdded => LetterKind::PasskeyAdded,
         SecurityEventKind::PasskeyRemoved => LetterKind::PasskeyRemoved,
         SecurityEventKind::PasskeySuspected => LetterKind::PasskeySuspected,
+        SecurityEventKind::FactorsForgotten => LetterKind::FactorsForgotten,
         // Of log-ins `sessions` tells, and anybody can have one refused; of
         // addresses `email` tells the one before, and `deletion` of itself.
         SecurityEventKind::Unspecified
@@ -110,6 +124,8 @@ fn warn(account: &Account, event: &SecurityEvent, cx: &Context<'_>, draft: &mut 
         | SecurityEventKind::AttemptHeldBack
         | SecurityEventKind::EmailChanged
         | SecurityEventKind::ApiKeyRevoked
+        // Their own doing, more often than not; who did it otherwise was refused.
+        | SecurityEventKind::UsedElsewhere
         | SecurityEventKind::AccountDeleted
         | SecurityEventKind::AccountUndeleted => return,
     };

@@ -6,8 +6,8 @@ use canopy_domain::{
     decode,
 };
 use canopy_proto::identity::v1::{
-    Account, LogInRequest, LogInResponse, LogOutRequest, LogOutResponse, SecurityEventKind, Session, SessionEnd,
-    UndeleteAccountRequest, UndeleteAccountResponse,
+    Account, LogInRequest, LogInResponse, LogInStrength, LogOutRequest, LogOutResponse, SecurityEventKind, Session,
+    SessionEnd, UndeleteAccountRequest, UndeleteAccountResponse,
 };
 use canopy_proto::methods::{account_deletions, account_effects, accounts, directory, identity, session_effects};
 use canopy_proto::system::v1::{
@@ -200,7 +200,11 @@ fn log_in(
             UpgradeVerifierRequest { account: holder.name, verifier: Some(verifier), request_id: String::new() };
         draft.effect(target, account_effects::UPGRADE_VERIFIER, &upgrade);
     }
-    open(state, Opening { account, password_version, device: request.device }, cx, draft)
+    let strength = match second_factor::was_asked(done) {
+        true => LogInStrength::TwoFactors,
+        false => LogInStrength::Password,
+    };
+    open(state, Opening { account, password_version, device: request.device, strength }, cx, draft)
 }
 
 /// Whose session is opened, for what.
@@ -210,6 +214,8 @@ pub(crate) struct Opening {
     pub(crate) password_version: u32,
     /// What the client calls itself.
     pub(crate) device: String,
+    /// What its holder has shown.
+    pub(crate) strength: LogInStrength,
 }
 
 /// Opens the session: its holder has proven who they are.
@@ -219,7 +225,7 @@ pub(crate) fn open(
     cx: &Context<'_>,
     draft: &mut Draft,
 ) -> Result<LogInResponse, Refusal> {
-    let Opening { account, password_version, device } = opening;
+    let Opening { account, password_version, device, strength } = opening;
     if state.get(&SESSION, &SELF)?.is_some() {
         return Err(Refusal::new(Code::AlreadyExists, "this session exists already"));
     }
@@ -231,6 +237,8 @@ pub(crate) fn open(
         device,
         create_time_ms: cx.now_ms,
         log_in_address: cx.origin.place(),
+        log_in_client: cx.origin.client.clone(),
+        strength: strength.into(),
         ..Session::default()
     };
     take_use(&mut session, cx, &verifier);

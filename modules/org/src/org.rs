@@ -184,6 +184,7 @@ fn create(
         name: cx.address.to_string(),
         slug: wanted.slug,
         title: wanted.title,
+        require_second_factor: wanted.require_second_factor,
         create_time_ms: cx.now_ms,
         update_time_ms: cx.now_ms,
         etag: cx.etag(),
@@ -235,7 +236,8 @@ fn asked<'a>(
         return Err(Refusal::stale_etag());
     }
     let has_unknown = request.org.as_ref().is_some_and(Wire::has_unknown);
-    let mask = Mask::new(request.update_mask.as_ref(), &["slug", "title"], &FIXED, has_unknown)?;
+    let mask =
+        Mask::new(request.update_mask.as_ref(), &["slug", "title", "require_second_factor"], &FIXED, has_unknown)?;
     Ok((current, wanted, mask))
 }
 
@@ -272,6 +274,11 @@ fn update(
     let (mut org, wanted, mask) = asked(state, &request, cx)?;
     if mask.includes("title") {
         org.title = wanted.title;
+    }
+    // A client that does not know it, and names no fields, takes nothing back.
+    let names = request.update_mask.as_ref().is_some_and(|mask| !mask.paths.is_empty());
+    if mask.includes("require_second_factor") && (names || wanted.require_second_factor.is_some()) {
+        org.require_second_factor = wanted.require_second_factor.filter(|required| *required);
     }
     if let Some(slug) = slug {
         confirm_slug(cx, draft, &slug);

@@ -132,7 +132,8 @@ pub fn message_of(letter: &Letter, link_base: &str) -> Option<Text> {
         | LetterKind::RefreshTokenReused
         | LetterKind::PasskeyAdded
         | LetterKind::PasskeyRemoved
-        | LetterKind::PasskeySuspected => return warning(letter.kind(), &about),
+        | LetterKind::PasskeySuspected
+        | LetterKind::FactorsForgotten => return warning(letter.kind(), &about),
     };
     Some(Text { subject, body })
 }
@@ -199,6 +200,14 @@ fn warning(kind: LetterKind, place: &str) -> Option<Text> {
             "A passkey of your account was removed",
             format!("It is good no longer. It was removed from {place}.\n\n{STOLEN}"),
         ),
+        LetterKind::FactorsForgotten => (
+            "Your account has no passkey and no authenticator app any more",
+            format!(
+                "Whoever runs the server had them forgotten, with the recovery codes, and all sessions were ended: \
+                 log in with your password and set up new ones.\n\nIf you did not ask for it, tell them, and set up \
+                 new ones before somebody else does.\n\n{FORGOTTEN}"
+            ),
+        ),
         LetterKind::PasskeySuspected => (
             "A passkey of your account may have been copied",
             format!(
@@ -239,6 +248,7 @@ pub(crate) fn kind_name(kind: LetterKind) -> &'static str {
         LetterKind::PasskeyRemoved => "passkey was removed",
         LetterKind::PasskeySuspected => "passkey was refused as a copy",
         LetterKind::ApiKeyExpires => "API key expires",
+        LetterKind::FactorsForgotten => "factors were forgotten",
     }
 }
 

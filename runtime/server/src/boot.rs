@@ -8,12 +8,14 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use canopy_actors::{
     AttemptLimits, Backups, BreachedPasswords, Budgets, CommitHook, Denials, Limits, Mails, Node, NodeParts,
     PasskeySite, Passkeys, PasswordHashing, Purges, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
 };
-use canopy_config::{MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
+use canopy_config::{AdminPlace, LogInStrength, MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
 use canopy_domain::{Modules, Policy, QuotaDefaults, Refusal, Secret, Settings, TokenIssuer};
+use canopy_proto::identity::v1 as identity;
 use canopy_store::{Store, StoreError, StoreOptions, Unlock};
 use canopy_supervision::{ChildSpec, StartError, Strategy, Supervisor, SupervisorSpec};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -23,11 +25,13 @@ use crate::edge::admission::{Admission, AdmissionLimits};
 use crate::edge::authority::{Authority, AuthorityError, NodeNames};
 use crate::edge::callers::Callers;
 use crate::edge::certificate::{CertificateError, ReloadingCertificate};
+use crate::edge::devices::{Devices, DevicesError};
 use crate::edge::dispatch::{CallLimits, Dispatch, Edge};
 use crate::edge::exchange::ReadLimits;
 use crate::edge::front::Front;
 use crate::edge::grants::Grants;
 use crate::edge::keys::Keys;
+use crate::edge::layers::Layers;
 use crate::edge::listener::{Options, Security};
 use crate::edge::local::Local;
 use crate::edge::pace::Pace;
@@ -76,6 +80,9 @@ pub enum BootError {
     /// The certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// The authorities of devices.
+    #[error(transparent)]
+    Devices(#[from] DevicesError),
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -196,7 +203,8 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
     });
     grants.load_sys_admins(&node).await?;
 
-    let (security, ca_pem, certificate) = security(config)?;
+    let devices = config.edge.admin_client_ca_file.as_deref().map(Devices::open).transpose()?;
+    let (security, ca_pem, certificate) = security(config, devices.as_deref())?;
     let hub = Hub::new(Arc::clone(&tokens) as _);
     let observed = Arc::new(OnceLock::new());
     let edge = Arc::new(Edge {
@@ -210,6 +218,7 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
             installation_id: node.store().installation_id().to_string(),
             attestation_key: tokens.attestation_key(),
             sign_up: config.identity.sign_up.to_string(),
+            log_in_strength: config.identity.log_in_strength.to_string(),
             tree: Arc::clone(&observed),
             keys: Keys(node.store().clone()),
         },
@@ -222,12 +231,18 @@ pub async fn start(config: &NodeConfig, metrics: Option<PrometheusHandle>) -> Re
             },
             deadline_default: Duration::from_millis(config.edge.deadline_default_ms),
             deadline_max: Duration::from_millis(config.edge.deadline_max_ms),
+            log_in_strength: log_in_strength(config),
             recent_log_in: Duration::from_secs(config.identity.recent_log_in_max_s),
+            layers: layers(config, devices.clone()),
         },
     });
     let (shutdown, stopping) = watch::channel(false);
     if let Some(certificate) = certificate {
         let every = Duration::from_millis(config.edge.cert_reload_interval_ms);
+        if let (Some(devices), Security::Tls(current)) = (devices, &security) {
+            let (current, certificate) = (Arc::clone(current), Arc::clone(&certificate));
+            tokio::spawn(keep_asking(devices, current, certificate, every, stopping.clone()));
+        }
         tokio::spawn(keep_current(certificate, every, stopping));
     }
     let address = BoundAddress::default();
@@ -264,6 +279,26 @@ async fn keep_current(certificate: Arc<ReloadingCertificate>, every: Duration, m
     tokio::select! {
         () = certificate.watch(every, SystemTime::now) => {}
         // A sender that is gone means the same as a stop.
+        _ = stopping.wait_for(|stop| *stop) => {}
+    }
+}
+
+/// Has clients asked for certificates of the authorities that are in the file now, until the node
+/// stops.
+async fn keep_asking(
+    devices: Arc<Devices>,
+    current: Arc<ArcSwap<rustls::ServerConfig>>,
+    certificate: Arc<ReloadingCertificate>,
+    every: Duration,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let known = Arc::clone(&devices);
+    let changed = move || match tls::server_config(Arc::clone(&certificate) as _, Some(&*known)) {
+        Ok(config) => current.store(Arc::new(config)),
+        Err(error) => tracing::error!(%error, "clients are asked for certificates of the authorities before"),
+    };
+    tokio::select! {
+        () = devices.watch(every, changed) => {}
         _ = stopping.wait_for(|stop| *stop) => {}
     }
 }
@@ -370,6 +405,23 @@ fn sign_up_token(data_dir: &Path) -> Result<Secret, BootError> {
     Ok(Secret::new(token))
 }
 
+fn log_in_strength(config: &NodeConfig) -> identity::LogInStrength {
+    match config.identity.log_in_strength {
+        LogInStrength::Password => identity::LogInStrength::Password,
+        LogInStrength::TwoFactors => identity::LogInStrength::TwoFactors,
+        LogInStrength::Passkey => identity::LogInStrength::Passkey,
+    }
+}
+
+fn layers(config: &NodeConfig, devices: Option<Arc<Devices>>) -> Layers {
+    let log_in_max_s = config.identity.admin_log_in_max_s;
+    Layers {
+        devices,
+        same_place: config.identity.admin_place == AdminPlace::LogIn,
+        log_in_max: (log_in_max_s > 0).then(|| Duration::from_secs(log_in_max_s)),
+    }
+}
+
 fn settings(config: &NodeConfig) -> Settings {
     let ms = |s: u64| i64::try_from(s.saturating_mul(1000)).unwrap_or(i64::MAX);
     Settings {
@@ -377,6 +429,7 @@ fn settings(config: &NodeConfig) -> Settings {
         account_delete_grace_ms: ms(config.identity.delete_grace_s),
         session_max_ms: ms(config.identity.session_max_s),
         totp_tolerance_ms: ms(config.identity.totp_tolerance_s),
+        log_in_strength: log_in_strength(config),
         quota: QuotaDefaults {
             people_max: i64::from(config.org.people_max),
             bytes_max: i64::try_from(config.org.bytes_max).unwrap_or(i64::MAX),
@@ -430,12 +483,12 @@ fn listener_options(config: &NodeConfig, security: Security) -> Options {
 type Secured = (Security, Option<String>, Option<Arc<ReloadingCertificate>>);
 
 #[allow(clippy::disallowed_methods, reason = "certificates are checked against the system's clock")]
-fn security(config: &NodeConfig) -> Result<Secured, BootError> {
+fn security(config: &NodeConfig, devices: Option<&Devices>) -> Result<Secured, BootError> {
     let edge = &config.edge;
     let now = SystemTime::now();
     let secured = |certificate: Arc<ReloadingCertificate>, ca_pem| -> Result<Secured, BootError> {
-        let server = tls::server_config(Arc::clone(&certificate) as _)?;
-        Ok((Security::Tls(Arc::new(server)), ca_pem, Some(certificate)))
+        let server = tls::server_config(Arc::clone(&certificate) as _, devices)?;
+        Ok((Security::tls(server), ca_pem, Some(certificate)))
     };
     match edge.tls {
         TlsMode::Off => Ok((Security::Plaintext, None, None)),

@@ -10,11 +10,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
 
-use super::context::Secret;
+use super::context::{Device, Secret};
 use super::error::Error;
 use super::field::REQUEST_ID;
 use super::mirror::MethodEntry;
@@ -43,12 +43,15 @@ impl Client {
     /// # Errors
     /// The URL is not `https://`, nor `http://` of a loopback address; or
     /// there is no certificate authority to check the server against.
-    pub fn new(server: &str, ca_pem: Option<&str>) -> Result<Self, Error> {
+    pub fn new(server: &str, ca_pem: Option<&str>, device: Option<&Device>) -> Result<Self, Error> {
         let uri = server_uri(server)?;
         let is_tls = uri.scheme_str() == Some("https");
         let bad = |why: tonic::transport::Error| {
             let why = std::error::Error::source(&why).map_or_else(|| why.to_string(), ToString::to_string);
-            Error::usage(format!("cannot use {server}: {why}"), "check the URL and the PEM file of --ca")
+            Error::usage(
+                format!("cannot use {server}: {why}"),
+                "check the URL and the PEM files of --ca, --client-cert and --client-key",
+            )
         };
         let mut endpoint = Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT);
         if is_tls {
@@ -58,7 +61,10 @@ impl Client {
                     "give the PEM file of the authority that signed the server's certificate: --ca FILE",
                 )
             })?;
-            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+            let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+            if let Some(device) = device {
+                tls = tls.identity(Identity::from_pem(&device.cert_pem, device.key_pem.expose()));
+            }
             endpoint = endpoint.tls_config(tls).map_err(bad)?;
         }
         Ok(Self { channel: endpoint.connect_lazy(), authorization: None })

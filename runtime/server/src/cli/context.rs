@@ -87,6 +87,13 @@ pub struct Context {
     /// Path of a PEM file, or the PEM itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_pem: Option<String>,
+    /// Path of the PEM file with this device's certificate: read at each call, for what issues it
+    /// renews it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cert: Option<PathBuf>,
+    /// Path of the PEM file with its private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_key: Option<PathBuf>,
     /// Absent when logged out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<Login>,
@@ -111,19 +118,23 @@ pub struct Target {
     pub server: String,
     /// Text of the PEM file.
     pub ca_pem: Option<String>,
+    /// What the device shows.
+    pub device: Option<Device>,
     /// The context whose log-in is used and kept; one that does not exist yet
     /// is made by a log-in.
     pub context: String,
     /// Whether that context exists and is of this server.
     pub is_known: bool,
     ca_source: Option<String>,
+    client: Option<(PathBuf, PathBuf)>,
 }
 
 impl Target {
     /// A context without log-in for this server, to be kept. The PEM itself is
     /// kept rather than a path that may be relative.
     pub fn to_context(&self) -> Context {
-        Context { server: self.server.clone(), ca_pem: self.ca_source.clone(), login: None }
+        let (client_cert, client_key) = self.client.clone().unzip();
+        Context { server: self.server.clone(), ca_pem: self.ca_source.clone(), client_cert, client_key, login: None }
     }
 }
 
@@ -172,7 +183,13 @@ impl Contexts {
             Some(path) if !path.contains("-----BEGIN") => Some(read_pem(Path::new(path))?),
             pem => pem.map(str::to_owned),
         };
-        Ok(Target { server, ca_pem, context: name, is_known: known.is_some(), ca_source })
+        let client = match (&options.client, known) {
+            (Some((cert, key)), _) => Some((absolute(cert)?, absolute(key)?)),
+            (None, Some(context)) => context.client_cert.clone().zip(context.client_key.clone()),
+            (None, None) => None,
+        };
+        let device = client.as_ref().map(|(cert, key)| Device::read(cert, key)).transpose()?;
+        Ok(Target { server, ca_pem, device, context: name, is_known: known.is_some(), ca_source, client })
     }
 
     fn name_for(&self, named: Option<&str>, server: &str) -> String {
@@ -193,6 +210,38 @@ impl Contexts {
         };
         Error::usage(format!("there is no context {name}"), hint)
     }
+}
+
+/// What a device shows to servers that ask which one it is.
+#[derive(Debug)]
+pub struct Device {
+    /// PEM of its certificate, and of what leads to its authority.
+    pub cert_pem: String,
+    /// PEM of the private key.
+    pub key_pem: Secret,
+}
+
+impl Device {
+    /// Reads both files.
+    ///
+    /// # Errors
+    /// One cannot be read, or holds no PEM of its kind.
+    pub fn read(cert: &Path, key: &Path) -> Result<Self, Error> {
+        let cert_pem = read_pem(cert)?;
+        let key_pem = fs::read_to_string(key).map(Secret::new).map_err(|source| Error::file("read", key, source))?;
+        if !key_pem.expose().contains("PRIVATE KEY-----") {
+            return Err(Error::usage(format!("{} holds no private key", key.display()), "give a PEM file"));
+        }
+        Ok(Self { cert_pem, key_pem })
+    }
+}
+
+/// A path that means the same wherever a later command runs.
+///
+/// # Errors
+/// The working directory is gone.
+pub fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|source| Error::file("find", path, source))
 }
 
 /// Reads a PEM file of certificates.

@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, Command};
 use serde::Serialize;
 
 use super::call::server_uri;
-use super::context::{Context, Contexts, Store, read_pem};
+use super::context::{Context, Contexts, Device, Store, absolute, read_pem};
 use super::error::{Error, printable};
 use super::options::{self, Options};
 use super::output::{Format, time};
@@ -128,6 +128,11 @@ async fn add(store: &Store, name: &str, options: &Options) -> Result<(), Error> 
             "give the PEM file of the authority that signed the server's certificate: --ca FILE",
         ));
     }
+    let client = options.client.as_ref().map(|(cert, key)| Ok::<_, Error>((absolute(cert)?, absolute(key)?)));
+    let client = client.transpose()?;
+    if let Some((cert, key)) = &client {
+        Device::read(cert, key)?;
+    }
     let lock = store.lock().await?;
     let mut contexts = lock.load()?;
     let context = contexts.contexts.entry(name.to_owned()).or_default();
@@ -137,6 +142,7 @@ async fn add(store: &Store, name: &str, options: &Options) -> Result<(), Error> 
     }
     context.server = server;
     context.ca_pem = ca_pem;
+    (context.client_cert, context.client_key) = client.unzip();
     contexts.current.get_or_insert_with(|| name.to_owned());
     lock.save(&contexts)
 }

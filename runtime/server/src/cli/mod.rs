@@ -202,7 +202,7 @@ impl Call {
         let store = Store::locate(terminal)?;
         let contexts: Contexts = store.load()?;
         let target = contexts.target(&options)?;
-        let client = Client::new(&target.server, target.ca_pem.as_deref())?;
+        let client = Client::new(&target.server, target.ca_pem.as_deref(), target.device.as_ref())?;
         Ok(Self { options, store, target, client })
     }
 }

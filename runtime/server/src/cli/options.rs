@@ -17,6 +17,8 @@ pub const ALL: &str = "@all";
 const CONTEXT: &str = "@context";
 const SERVER: &str = "@server";
 const CA: &str = "@ca";
+const CLIENT_CERT: &str = "@client-cert";
+const CLIENT_KEY: &str = "@client-key";
 const TOKEN: &str = "@token";
 const TIMEOUT: &str = "@timeout";
 const OUTPUT: &str = "@output";
@@ -32,6 +34,11 @@ pub fn args() -> Vec<Arg> {
         arg(CONTEXT).value_name("NAME").help("Which server and log-in to use. [env: CANOPY_CONTEXT]"),
         arg(SERVER).value_name("URL").help("https://HOST:PORT, or http:// for this machine."),
         arg(CA).value_name("FILE").help("PEM of the authority that signed the server's certificate."),
+        arg(CLIENT_CERT)
+            .value_name("FILE")
+            .requires(CLIENT_KEY)
+            .help("PEM of this device's certificate, for servers that ask for one."),
+        arg(CLIENT_KEY).value_name("FILE").requires(CLIENT_CERT).help("PEM of that certificate's private key."),
         arg(TOKEN).value_name("TEXT").help("Access token, @FILE or @-, instead of the log-in. [env: CANOPY_TOKEN]"),
         arg(TIMEOUT).value_name("TIME").value_parser(duration).help("Such as 500ms, 30s (the default) or 2m."),
         arg(OUTPUT)
@@ -54,6 +61,8 @@ pub struct Options {
     pub server: Option<String>,
     /// PEM file.
     pub ca: Option<PathBuf>,
+    /// PEM files with this device's certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
     /// As given: may be `@FILE`.
     pub token: Option<Secret>,
     /// How long a call may take; a stream lasts until it ends where absent.
@@ -90,6 +99,7 @@ impl Options {
             context: text(CONTEXT).or_else(|| env("CANOPY_CONTEXT")),
             server: text(SERVER).map(|url| url.trim_end_matches('/').to_owned()),
             ca: text(CA).map(PathBuf::from),
+            client: text(CLIENT_CERT).map(PathBuf::from).zip(text(CLIENT_KEY).map(PathBuf::from)),
             token: token.clone().or_else(|| env("CANOPY_TOKEN")).map(Secret::new),
             timeout: chain.iter().find_map(|m| m.try_get_one::<Duration>(TIMEOUT).ok().flatten().copied()),
             format,

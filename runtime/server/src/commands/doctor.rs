@@ -11,6 +11,7 @@ use clap::{ArgMatches, Command};
 
 use crate::boot::{ROOT_KEY_VARIABLE, ROOT_PASSPHRASE_VARIABLE};
 use crate::cli::{Exit, Terminal};
+use crate::edge::devices::Devices;
 
 /// Files that a node needs beside one for each connection: a few for each
 /// open vault.
@@ -52,6 +53,7 @@ pub(super) fn run(matches: &ArgMatches, terminal: &mut Terminal) -> Exit {
             findings.push(open_files(config));
             findings.push(processor());
             findings.extend(transport(config));
+            findings.extend(devices(config));
         }
         Err(error) => findings.push(Fault(error.to_string(), "correct the configuration")),
     }
@@ -211,4 +213,16 @@ fn processor() -> Finding {
 fn transport(config: &NodeConfig) -> Option<Finding> {
     (config.edge.tls == TlsMode::Off)
         .then(|| Warning("TLS is off".into(), "fine on loopback behind a proxy; browsers then speak HTTP/1.1 only"))
+}
+
+fn devices(config: &NodeConfig) -> Option<Finding> {
+    let path = config.edge.admin_client_ca_file.as_deref()?;
+    Some(match Devices::open(path) {
+        Ok(_) => Fine(format!("devices with a certificate by {} administer the installation", path.display())),
+        Err(error) => Fault(
+            error.to_string(),
+            "write the PEM of the authorities that issue certificates to devices, or leave edge.admin_client_ca_file \
+             empty",
+        ),
+    })
 }

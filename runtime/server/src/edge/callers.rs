@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use canopy_actors::{CommitHook, Node, Tokens, now_ms};
 use canopy_domain::{Address, Change, Code, Id, Kind, Principal, Refusal, State, TokenIssuer};
 use canopy_identity::{API_KEYS, SESSION, SESSIONS};
-use canopy_proto::identity::v1::Session;
+use canopy_proto::identity::v1::{LogInStrength, Session};
 use canopy_store::Snapshot;
 use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
@@ -30,6 +30,19 @@ const KEY_REMEMBERED_MS: i64 = 300_000;
 /// life is left.
 const REFRESH_MARGIN: i64 = 5;
 
+/// How a session was opened. A refresh changes nothing of it.
+#[derive(Debug)]
+pub struct LogIn {
+    /// When, in milliseconds since 1970.
+    pub time_ms: i64,
+    /// What was shown.
+    pub strength: LogInStrength,
+    /// The client's network address.
+    pub place: String,
+    /// The client's program (`user-agent`).
+    pub client: String,
+}
+
 /// Somebody whose token was verified.
 #[derive(Debug)]
 pub struct Caller {
@@ -43,8 +56,8 @@ pub struct Caller {
     expire_time_ms: i64,
     /// Until when streams go on: a refresh of the session moves it.
     lives_until_ms: AtomicI64,
-    /// When the person logged in; zero for a key.
-    log_in_time_ms: AtomicI64,
+    /// Absent for a key, which never logs in.
+    log_in: OnceLock<LogIn>,
     /// How long before their end the readers of streams are told to refresh;
     /// absent for a key, which cannot be refreshed.
     pub refresh_margin_ms: Option<i64>,
@@ -61,9 +74,9 @@ impl Caller {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// When the person logged in, in milliseconds since 1970; a key never did.
-    pub fn log_in_time_ms(&self) -> i64 {
-        self.log_in_time_ms.load(Ordering::Acquire)
+    /// How the person logged in; a key never did.
+    pub fn log_in(&self) -> Option<&LogIn> {
+        self.log_in.get()
     }
 
     /// When streams end, in milliseconds since 1970.
@@ -214,7 +227,7 @@ impl Callers {
             bounds,
             expire_time_ms,
             lives_until_ms: AtomicI64::new(expire_time_ms),
-            log_in_time_ms: AtomicI64::new(0),
+            log_in: OnceLock::new(),
             ended: AtomicBool::new(false),
             streams: Watchers::default(),
             calls: self.share(account),
@@ -226,7 +239,12 @@ impl Callers {
     fn prolong(&self, caller: &Caller, session: &Session) {
         let until_ms = session.refresh_time_ms.saturating_add(self.tokens.access_ttl_ms());
         let until_ms = until_ms.min(session.expire_time_ms);
-        caller.log_in_time_ms.store(session.create_time_ms, Ordering::Release);
+        caller.log_in.get_or_init(|| LogIn {
+            time_ms: session.create_time_ms,
+            strength: session.strength().max(LogInStrength::Password),
+            place: session.log_in_address.clone(),
+            client: session.log_in_client.clone(),
+        });
         caller.lives_until_ms.fetch_max(until_ms, Ordering::AcqRel);
     }
 

@@ -71,7 +71,7 @@ enum Source {
 /// What tells that a file was replaced or rewritten, without reading it. Links are
 /// followed, so that a swapped directory link shows as another inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub(super) struct Stamp {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -79,8 +79,8 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Result<Self, CertificateError> {
-        let metadata = fs::metadata(path).map_err(|source| CertificateError::Read { path: path.to_owned(), source })?;
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
         Ok(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -119,7 +119,7 @@ impl ReloadingCertificate {
         now: SystemTime,
     ) -> Result<Arc<Self>, CertificateError> {
         let (certificate, key) = (certificate.into(), key.into());
-        let stamps = (Stamp::of(&certificate)?, Stamp::of(&key)?);
+        let stamps = stamps(&certificate, &key)?;
         let credential = read_pair(&certificate, &key)?;
         if credential.summary().not_after <= now {
             tracing::warn!(certificate = %certificate.display(), "the certificate has expired; clients will refuse it until a renewed pair is written");
@@ -218,7 +218,7 @@ impl ReloadingCertificate {
         now: SystemTime,
     ) -> Result<Option<Credential>, CertificateError> {
         // Stamped before they are read: a write in between is seen by the next check.
-        let stamps = (Stamp::of(certificate)?, Stamp::of(key)?);
+        let stamps = stamps(certificate, key)?;
         if *loaded == Some(stamps) {
             return Ok(None);
         }
@@ -248,6 +248,12 @@ impl ReloadingCertificate {
         let since_epoch = not_after.duration_since(SystemTime::UNIX_EPOCH);
         self.expires_seconds.set(since_epoch.map_or(0, |since| since.as_secs()) as f64);
     }
+}
+
+fn stamps(certificate: &Path, key: &Path) -> Result<(Stamp, Stamp), CertificateError> {
+    let stamp =
+        |path: &Path| Stamp::of(path).map_err(|source| CertificateError::Read { path: path.to_owned(), source });
+    Ok((stamp(certificate)?, stamp(key)?))
 }
 
 fn read_pair(certificate: &Path, key: &Path) -> Result<Credential, CertificateError> {

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -26,6 +27,7 @@ use tower::Service;
 use super::age::{Stage, Term};
 use super::answer::PeerService;
 use super::connection_metrics::Metrics;
+use super::devices::Shown;
 use super::frames::{Flood, FrameMeter};
 use super::guard::Guard;
 use super::listener::{Http2Limits, Options, Peer, Security};
@@ -45,7 +47,7 @@ const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
 
 /// What the connections of one listener have in common.
 pub(super) struct Shared {
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     tls_handshake_timeout: Duration,
     first_bytes_timeout: Duration,
     http1: http1::Builder,
@@ -66,7 +68,7 @@ impl Shared {
             .max_header_size(usize::try_from(header_bytes_max).unwrap_or(usize::MAX));
         Self {
             tls: match &options.security {
-                Security::Tls(config) => Some(TlsAcceptor::from(Arc::clone(config))),
+                Security::Tls(config) => Some(Arc::clone(config)),
                 Security::Plaintext => None,
             },
             tls_handshake_timeout: options.tls_handshake_timeout,
@@ -121,16 +123,18 @@ pub(super) async fn run<S, B>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, ?peer, "TCP_NODELAY could not be set");
     }
-    let service = PeerService { service, peer: peer.clone(), ambiguous: shared.metrics.ambiguous.clone() };
-    let ended = if let Some(acceptor) = &shared.tls {
+    let mut service = PeerService { service, peer: peer.clone(), ambiguous: shared.metrics.ambiguous.clone() };
+    let ended = if let Some(config) = &shared.tls {
+        let acceptor = TlsAcceptor::from(config.load_full());
         let stream = tokio::select! {
             biased;
-            stream = handshake(&shared, acceptor, Turns::new(stream, Arc::clone(&peer.load))) => stream,
+            stream = handshake(&shared, &acceptor, Turns::new(stream, Arc::clone(&peer.load))) => stream,
             // No request can be in flight yet.
             _ = &mut draining => return,
         };
         let Some(stream) = stream else { return };
         let http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
+        service.peer.device = stream.get_ref().1.peer_certificates().map(Shown::from);
         speak(&shared, http2, stream, service, draining).await
     } else {
         let first = tokio::select! {

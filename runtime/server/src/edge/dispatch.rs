@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use canopy_actors::{Call, Denials, Node, Turn, now_ms};
 use canopy_domain::{Code, Origin, Principal, Refusal, Role};
+use canopy_proto::identity::v1::LogInStrength;
 use canopy_proto::{Access, Requirement};
 use http::HeaderMap;
 use http::Request as HttpRequest;
@@ -27,6 +28,7 @@ use super::callers::{Caller, Callers};
 use super::exchange::{self, ReadLimits};
 use super::gate::{self, Admitted};
 use super::grants::Grants;
+use super::layers::{Layers, Standing};
 use super::listener::Peer;
 use super::local::Local;
 use super::pace::Pace;
@@ -44,8 +46,12 @@ pub struct CallLimits {
     pub deadline_default: Duration,
     /// Longest time that a call may ask for.
     pub deadline_max: Duration,
+    /// What a log-in has to show.
+    pub log_in_strength: LogInStrength,
     /// How long ago a log-in may be for what asks for a recent one.
     pub recent_log_in: Duration,
+    /// What a sys-admin's role rests on beside the session.
+    pub layers: Layers,
 }
 
 /// What answers calls.
@@ -263,12 +269,15 @@ impl Edge {
             Requirement::Anybody => None,
             _ => {
                 let caller = self.callers.identify(&self.node, metadata, peer.remote.ip()).await?;
-                Some(caller.ok_or_else(|| gate::nobody(route.rule))?)
+                let caller = caller.ok_or_else(|| gate::nobody(route.rule))?;
+                gate::strong_enough(route.rule, &caller, self.limits.log_in_strength)?;
+                Some(caller)
             }
         };
         if let Err(violations) = route.input.check(&bytes) {
             return Err(malformed(&violations));
         }
+        let standing = caller.as_ref().map_or(Standing::No, |caller| self.standing(caller, peer, metadata));
         let nobody = Principal::Nobody;
         let principal = caller.as_ref().map_or(&nobody, |caller| &caller.principal);
         let found = route.destination(&self.node, principal, bytes).await;
@@ -276,18 +285,23 @@ impl Edge {
             Requirement::Own if refusal.code == Code::NotFound => gate::not_own(),
             // Whether somebody has an account is for a sys-admin alone to see.
             Requirement::Least(least) if route.rule.owner == "account" && refusal.code == Code::NotFound => {
-                let account = caller.as_ref().map(|caller| caller.account);
-                if self.grants.is_sys_admin(account) { refusal } else { gate::too_little(least) }
+                match &standing {
+                    Standing::SysAdmin { .. } => refusal,
+                    Standing::Held(held) => held.refusal.clone(),
+                    Standing::No => gate::too_little(least),
+                }
             }
             _ => refusal,
         })?;
-        let admitted = gate::admit(&self.node, &self.grants, route.rule, caller.as_deref(), &destination).await;
+        let admitted =
+            gate::admit(&self.node, &self.grants, route.rule, caller.as_deref(), &standing, &destination).await;
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(turned) => {
-                if let Some(audit) = turned.audit {
-                    let attempt = Attempt::new(route.rule, principal, peer, metadata, &destination);
-                    attempt.deny(&self.node, &self.denials, audit, turned.refusal.code).await;
+                let attempt = Attempt::new(route.rule, principal, peer, metadata, &destination);
+                let holder = principal.account().filter(|_| turned.is_elsewhere);
+                for to in turned.audit.iter().chain(holder) {
+                    attempt.deny(&self.node, &self.denials, to.clone(), turned.refusal.code).await;
                 }
                 return Err(turned.refusal);
             }
@@ -306,6 +320,11 @@ impl Edge {
             request_id: std::mem::take(&mut destination.request_id),
         };
         Ok(Checked { caller, destination, admitted, call })
+    }
+
+    /// Whether a caller administers the installation.
+    pub fn standing(&self, caller: &Caller, peer: &Peer, metadata: &MetadataMap) -> Standing {
+        self.limits.layers.standing(&self.grants, caller, peer, || origin(peer, metadata), now_ms())
     }
 
     fn deadline(&self, metadata: &MetadataMap) -> Result<Duration, Refusal> {

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use canopy_actors::Node;
 use canopy_domain::{Address, Code, Refusal, Role};
+use canopy_proto::identity::v1::LogInStrength;
 use canopy_proto::{Access, Reach, Requirement, Rule};
 
 use super::callers::Caller;
 use super::grants::{Grants, Life, OrgGrants};
+use super::layers::Standing;
 use super::route::{Destination, is_own};
 
 /// A call that may proceed.
@@ -17,6 +19,9 @@ pub struct Admitted {
     pub role: Option<Role>,
     /// The orgs that were asked, to see later whether roles have gone.
     pub orgs: Vec<Arc<OrgGrants>>,
+    /// Until when the caller was let in as a sys-admin, if they were;
+    /// milliseconds since 1970.
+    pub sys_admin_until_ms: Option<i64>,
 }
 
 /// A call that may not.
@@ -27,11 +32,14 @@ pub struct Turned {
     /// The audit that it stands in: what was asked for is there, and the caller
     /// lacks the role.
     pub audit: Option<Address>,
+    /// The session is used elsewhere than where it was opened, which its holder
+    /// should know of.
+    pub is_elsewhere: bool,
 }
 
 impl From<Refusal> for Turned {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, audit: None }
+        Self { refusal, audit: None, is_elsewhere: false }
     }
 }
 
@@ -51,10 +59,35 @@ pub async fn admit(
     grants: &Grants,
     rule: &Rule,
     caller: Option<&Caller>,
+    standing: &Standing,
+    destination: &Destination,
+) -> Result<Admitted, Turned> {
+    let admitted = admit_as(node, grants, rule, caller, standing, destination).await;
+    match (admitted, standing) {
+        // They may know whether a layer was missing, and not what there is without it.
+        (Err(turned), Standing::Held(held))
+            if matches!(rule.requires, Requirement::Least(_))
+                && matches!(turned.refusal.code, Code::PermissionDenied | Code::NotFound) =>
+        {
+            let audit = Some(Address::system("audit"));
+            Err(Turned { refusal: held.refusal.clone(), audit, is_elsewhere: held.is_elsewhere })
+        }
+        (admitted, _) => admitted,
+    }
+}
+
+async fn admit_as(
+    node: &Node,
+    grants: &Grants,
+    rule: &Rule,
+    caller: Option<&Caller>,
+    standing: &Standing,
     destination: &Destination,
 ) -> Result<Admitted, Turned> {
     let nobody = || nobody(rule);
-    let free = Admitted { role: None, orgs: Vec::new() };
+    let sys_admin = standing.is_sys_admin();
+    let sys_admin_until_ms = standing.until_ms();
+    let free = Admitted { role: None, orgs: Vec::new(), sys_admin_until_ms };
     match rule.requires {
         Requirement::Anybody => Ok(free),
         Requirement::SignedIn => {
@@ -62,7 +95,7 @@ pub async fn admit(
             match &caller.bounds {
                 // What is nowhere in particular, to whom no place is set.
                 Some(bounds) if rule.access != Access::Query || bounds.scope.is_some() => Err(not_for_keys().into()),
-                _ => Ok(Admitted { role: is_sys_admin(grants, caller).then_some(Role::SysAdmin), ..free }),
+                _ => Ok(Admitted { role: sys_admin.then_some(Role::SysAdmin), ..free }),
             }
         }
         Requirement::Own => {
@@ -76,21 +109,21 @@ pub async fn admit(
         Requirement::Internal => Err(unserved(rule.path).into()),
         Requirement::Least(least) => {
             let caller = caller.ok_or_else(nobody)?;
-            let sys_admin = is_sys_admin(grants, caller);
             if destination.scopes.is_empty() {
                 let role = sys_admin.then_some(Role::SysAdmin);
                 return match enough(role, least) {
-                    Ok(()) => Ok(Admitted { role, orgs: Vec::new() }),
-                    Err(refusal) => Err(Turned { refusal, audit: Some(Address::system("audit")) }),
+                    Ok(()) => Ok(Admitted { role, ..free }),
+                    Err(refusal) => Err(Turned { refusal, audit: Some(Address::system("audit")), is_elsewhere: false }),
                 };
             }
-            let mut admitted = Admitted { role: None, orgs: Vec::new() };
+            let mut admitted = free;
             for (scope, asked) in destination.scopes.iter().zip(&destination.asked) {
                 let absent = || Refusal::not_found(asked);
                 let org = grants.org(node, &scope.org_address().ok_or_else(absent)?).await?;
                 let found = org.standing(Some(caller.account), scope, rule.within);
                 let is_there = found.life != Life::Absent;
-                let turned = |refusal| Turned { refusal, audit: is_there.then(|| scope.audit()) };
+                let audit = is_there.then(|| scope.audit());
+                let turned = |refusal| Turned { refusal, audit, is_elsewhere: false };
                 let role = if !is_there && caller.bounds.is_none() && may_repeat(rule, destination) {
                     let role = found.role.or(sys_admin.then_some(Role::SysAdmin)).ok_or_else(absent)?;
                     enough(Some(role), least)?;
@@ -119,9 +152,12 @@ pub fn still_admitted(
     caller: &Caller,
     destination: &Destination,
     admitted: &Admitted,
+    now_ms: i64,
 ) -> Result<(), Refusal> {
     let Requirement::Least(least) = rule.requires else { return Ok(()) };
-    let sys_admin = is_sys_admin(grants, caller);
+    // Whoever was none when they were let in has shown nothing of what that asks for.
+    let was = admitted.sys_admin_until_ms.is_some_and(|until_ms| now_ms < until_ms);
+    let sys_admin = was && grants.is_sys_admin(Some(caller.account));
     for ((scope, asked), org) in destination.scopes.iter().zip(&destination.asked).zip(&admitted.orgs) {
         may(org, rule, least, caller, sys_admin, (scope, asked))?;
     }
@@ -157,7 +193,7 @@ fn may(
         }
     };
     let role = bounded(found.role).ok_or_else(|| Refusal::not_found(asked))?;
-    match found.life {
+    let role = match found.life {
         Life::Absent => Err(Refusal::not_found(asked)),
         Life::Deleted if bounded(found.org_role).is_none_or(|role| (role as i32) < Role::OrgAdmin as i32) => {
             Err(Refusal::not_found(asked))
@@ -176,13 +212,12 @@ fn may(
             _ => Ok(role),
         }),
         Life::Living => enough(Some(role), least).map(|()| role),
+    }?;
+    if found.requires_second_factor {
+        let org = format!("`{}`", scope.org_address().as_ref().map_or(asked, Address::as_str));
+        shown_enough(caller, LogInStrength::TwoFactors, &org)?;
     }
-}
-
-/// Whether a caller runs the installation. A key never does, whoever its owner
-/// is.
-pub fn is_sys_admin(grants: &Grants, caller: &Caller) -> bool {
-    caller.bounds.is_none() && grants.is_sys_admin(Some(caller.account))
+    Ok(role)
 }
 
 /// An account is its owner's alone.
@@ -208,13 +243,44 @@ fn denied(message: &str) -> Refusal {
     Refusal::new(Code::PermissionDenied, message).hint("ask somebody who administers the org or the server")
 }
 
+/// Whether a session has shown what the installation asks everybody for. Of a
+/// key, its holder had to show it to make one.
+///
+/// # Errors
+/// `FAILED_PRECONDITION`: it may only set up what is missing.
+pub fn strong_enough(rule: &Rule, caller: &Caller, least: LogInStrength) -> Result<(), Refusal> {
+    if rule.any_strength { Ok(()) } else { shown_enough(caller, least, "this server") }
+}
+
+/// Whether a session has shown what is asked for, by the server or an org.
+fn shown_enough(caller: &Caller, least: LogInStrength, asks: &str) -> Result<(), Refusal> {
+    let shown = caller.log_in().map_or(LogInStrength::Unspecified, |log_in| log_in.strength);
+    if caller.bounds.is_some() || shown >= least {
+        return Ok(());
+    }
+    let (what, hint) = match least {
+        LogInStrength::Passkey => (
+            "a log-in with a passkey, and this session was opened without one",
+            "log in with a passkey; who has none yet makes one first: `canopy identity begin-passkey`, then \
+             `create-passkey`",
+        ),
+        _ => (
+            "two factors, and this session was opened with the password alone",
+            "log in again with a code (`canopy identity log-in --code`) or a passkey; who has neither yet sets up an \
+             authenticator app first: `canopy identity enroll-totp`, then `confirm-totp`",
+        ),
+    };
+    Err(Refusal::new(Code::FailedPrecondition, format!("{asks} asks for {what}")).reason("LogInTooWeak").hint(hint))
+}
+
 /// Whether a person logged in so short a while ago that it is still them.
 ///
 /// # Errors
 /// `FAILED_PRECONDITION`: they have to log in again. `PERMISSION_DENIED`: it is
 /// a key, which cannot.
 pub fn logged_in_lately(caller: &Caller, at_most: Duration, now_ms: i64) -> Result<(), Refusal> {
-    let age_ms = u128::try_from(now_ms.saturating_sub(caller.log_in_time_ms())).unwrap_or(0);
+    let log_in_time_ms = caller.log_in().map_or(0, |log_in| log_in.time_ms);
+    let age_ms = u128::try_from(now_ms.saturating_sub(log_in_time_ms)).unwrap_or(0);
     if caller.bounds.is_some() {
         return Err(not_for_keys());
     }

@@ -25,6 +25,7 @@ const ORGS_MAX: usize = 10_000;
 #[derive(Debug, Default)]
 struct Known {
     org: Life,
+    requires_second_factor: bool,
     projects: HashMap<Id, Life>,
     roles: HashMap<Id, Held>,
 }
@@ -119,6 +120,8 @@ pub struct Standing {
     pub role: Option<Role>,
     /// The caller's highest role at the whole org.
     pub org_role: Option<Role>,
+    /// Whether the org is for sessions alone that have shown two factors.
+    pub requires_second_factor: bool,
 }
 
 impl OrgGrants {
@@ -134,7 +137,12 @@ impl OrgGrants {
         let anywhere = held.filter(|_| within && project.is_none()).and_then(Held::highest_of_all);
         let role = [org_role, highest(project), anywhere].into_iter().flatten().max_by_key(|role| *role as i32);
         let of_project = project.map(|id| known.projects.get(&id).copied().unwrap_or_default());
-        Standing { life: of_project.map_or(known.org, |life| life.max(known.org)), role, org_role }
+        Standing {
+            life: of_project.map_or(known.org, |life| life.max(known.org)),
+            role,
+            org_role,
+            requires_second_factor: known.requires_second_factor,
+        }
     }
 
     /// Compare it with an earlier one to learn whether roles may have gone.
@@ -173,7 +181,8 @@ impl OrgGrants {
                     }
                 }
                 id if id == ORG.id => {
-                    known.org = after.map_or(Life::Absent, |row| of_org(&ORG.row(row.clone())));
+                    let org = after.map_or((Life::Absent, false), |row| of_org(&ORG.row(row.clone())));
+                    (known.org, known.requires_second_factor) = org;
                 }
                 id if id == QUOTA.id => {
                     let row = after.map(|row| QUOTA.row(row.clone()));
@@ -190,8 +199,11 @@ impl OrgGrants {
 }
 
 /// A row that cannot be read shows nothing.
-fn of_org(row: &Wire<Org>) -> Life {
-    row.decode().map_or(Life::Absent, |org| Life::of(org.archive_time_ms, org.delete_time_ms, org.purge_time_ms))
+fn of_org(row: &Wire<Org>) -> (Life, bool) {
+    row.decode().map_or((Life::Absent, false), |org| {
+        let life = Life::of(org.archive_time_ms, org.delete_time_ms, org.purge_time_ms);
+        (life, org.require_second_factor())
+    })
 }
 
 /// The org's own calls a second, where its quota sets any.
@@ -297,7 +309,7 @@ impl Grants {
 fn read(state: &State<'_>) -> Result<Known, Refusal> {
     let mut known = Known::default();
     if let Some(row) = state.get(&ORG, &[0])? {
-        known.org = of_org(&row);
+        (known.org, known.requires_second_factor) = of_org(&row);
     }
     each(state, &GRANTS, |_, row| {
         if let Some((account, (on, role))) = grant(&row) {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -24,6 +25,7 @@ use tower::Service;
 
 use super::connection;
 use super::connection_metrics::Metrics;
+use super::devices::Shown;
 use super::load::{Addresses, ConnectionLoad};
 
 /// Connections that the kernel completes while `serve` is busy accepting others.
@@ -45,6 +47,9 @@ pub struct Peer {
     pub connection_id: u64,
     /// Whether the connection is over TLS.
     pub secure: bool,
+    /// The certificate that the client has shown, which nobody has looked at;
+    /// absent where none was asked for.
+    pub device: Option<Shown>,
     /// What the connection has under way.
     pub load: Arc<ConnectionLoad>,
 }
@@ -52,10 +57,19 @@ pub struct Peer {
 /// How the bytes of a connection are protected.
 #[derive(Clone)]
 pub enum Security {
-    /// TLS, with the protocol chosen by ALPN; without ALPN it is HTTP/1.1.
-    Tls(Arc<rustls::ServerConfig>),
+    /// TLS, with the protocol chosen by ALPN; without ALPN it is HTTP/1.1. Another configuration
+    /// that is stored there is that of the next connection.
+    Tls(Arc<ArcSwap<rustls::ServerConfig>>),
     /// None; allowed on loopback addresses only. The protocol is told by the preface.
     Plaintext,
+}
+
+impl Security {
+    /// TLS by this configuration.
+    #[must_use]
+    pub fn tls(config: rustls::ServerConfig) -> Self {
+        Self::Tls(Arc::new(ArcSwap::from_pointee(config)))
+    }
 }
 
 impl std::fmt::Debug for Security {
@@ -324,7 +338,7 @@ impl Bound {
                     report.connections_accepted += 1;
                     let connection_id = NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed);
                     let load = Arc::new(ConnectionLoad::new(address, connection_id));
-                    let peer = Peer { remote, connection_id, secure, load };
+                    let peer = Peer { remote, connection_id, secure, device: None, load };
                     let (drain, draining) = oneshot::channel();
                     let service = service.clone();
                     let connection = connection::run(Arc::clone(&shared), stream, peer, service, draining);

@@ -260,7 +260,8 @@ impl Addresses {
     }
 }
 
-fn network(ip: IpAddr) -> IpAddr {
+/// What one customer gets: an address, or of IPv6 a /64.
+pub(super) fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
         v4 @ IpAddr::V4(_) => v4,

@@ -26,6 +26,8 @@ pub struct Local {
     pub attestation_key: [u8; 32],
     /// token, open or closed.
     pub sign_up: String,
+    /// password, two-factors or passkey.
+    pub log_in_strength: String,
     /// The root of the supervision tree, from its start on.
     pub tree: Arc<OnceLock<Supervisor>>,
     /// Its keys.
@@ -45,6 +47,7 @@ impl Local {
                 sign_up: self.sign_up.clone(),
                 server_time_ms: now_ms(),
                 attestation_key: self.attestation_key.to_vec().into(),
+                log_in_strength: self.log_in_strength.clone(),
             };
             return Ok(answer.encode_to_vec().into());
         }

@@ -7,7 +7,8 @@
 //! cuts off who floods (`frames`) or stalls ([`load`]). Who is nearly always refused is
 //! read in `turns`, and its `streams` run at once. It hands gRPC calls to
 //! [`dispatch`], which has [`exchange`] read them, asks [`callers`] who calls,
-//! [`mod@route`] for the owner, [`gate`] for permission, and [`admission`] for room:
+//! [`mod@route`] for the owner, [`gate`] for permission (of a sys-admin what [`layers`] ask for, of [`devices`]
+//! among others), and [`admission`] for room:
 //! a fair part of a [`pool`], within a [`rate`], if there is time at the present [`pace`].
 
 pub mod admission;
@@ -22,6 +23,7 @@ pub mod codec;
 mod connection;
 mod connection_metrics;
 pub mod credential;
+pub mod devices;
 pub mod dispatch;
 pub mod exchange;
 mod frames;
@@ -30,6 +32,7 @@ pub mod gate;
 pub mod grants;
 mod guard;
 pub mod keys;
+pub mod layers;
 pub mod listener;
 pub mod load;
 pub mod local;

@@ -1,6 +1,5 @@
 //! What a browser or a metrics collector sees: `/` and `/metrics`.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use canopy_config::MetricsAccess;
+use canopy_proto::methods::ops;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tonic::metadata::MetadataMap;
 
@@ -55,7 +55,7 @@ async fn metrics(State(pages): State<Pages>, Extension(peer): Extension<Peer>, h
         return (StatusCode::NOT_FOUND, "metrics are off: set edge.metrics\n").into_response();
     };
     let near = pages.metrics_access == MetricsAccess::Loopback && peer.remote.ip().is_loopback();
-    if !near && !is_sys_admin(&pages.edge, headers, peer.remote.ip()).await {
+    if !near && !is_sys_admin(&pages.edge, headers, &peer).await {
         let hint = "metrics are for the loopback address, or for a sys-admin's access token\n";
         return (StatusCode::FORBIDDEN, hint).into_response();
     }
@@ -63,8 +63,13 @@ async fn metrics(State(pages): State<Pages>, Extension(peer): Extension<Peer>, h
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-async fn is_sys_admin(edge: &Edge, headers: HeaderMap, remote: IpAddr) -> bool {
+async fn is_sys_admin(edge: &Edge, headers: HeaderMap, peer: &Peer) -> bool {
     let metadata = MetadataMap::from_headers(headers);
-    let caller = edge.callers.identify(&edge.node, &metadata, remote).await.ok().flatten();
-    caller.is_some_and(|caller| gate::is_sys_admin(&edge.grants, &caller))
+    let caller = edge.callers.identify(&edge.node, &metadata, peer.remote.ip()).await.ok().flatten();
+    // As strongly as for what the tree says of itself.
+    let rule = ops::OBSERVE.rule();
+    caller.is_some_and(|caller| {
+        let strong = gate::strong_enough(rule, &caller, edge.limits.log_in_strength);
+        strong.is_ok() && edge.standing(&caller, peer, &metadata).is_sys_admin()
+    })
 }

@@ -50,7 +50,8 @@ pub fn status(refusal: &Refusal) -> Status {
     }
     if let Some(hint) = &refusal.hint {
         let metadata = HashMap::from([("hint".to_owned(), hint.clone())]);
-        details.set_error_info(format!("{:?}", refusal.code), DOMAIN, metadata);
+        let reason = refusal.reason.map_or_else(|| format!("{:?}", refusal.code), str::to_owned);
+        details.set_error_info(reason, DOMAIN, metadata);
     }
     Status::with_error_details(code, &refusal.message, details)
 }

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::server::ResolvesServerCert;
+use rustls::server::{NoClientAuth, ResolvesServerCert};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+
+use super::devices::Devices;
 
 /// ALPN protocol id of HTTP/2 over TLS (RFC 9113 §3.2).
 pub const ALPN_HTTP2: &[u8] = b"h2";
@@ -42,14 +44,22 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// The server's configuration: TLS 1.3 and 1.2, ALPN `h2` then `http/1.1`, and
 /// session tickets under keys that live in memory only and rotate every 6 hours.
+/// Where `devices` are told apart, clients are asked for a certificate, and need have none.
 ///
 /// # Errors
 /// [`TlsError::Refused`] when the provider cannot serve these versions or has no
 /// randomness for the ticket keys.
-pub fn server_config(certificate: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, TlsError> {
+pub fn server_config(
+    certificate: Arc<dyn ResolvesServerCert>,
+    devices: Option<&Devices>,
+) -> Result<ServerConfig, TlsError> {
+    let asks = match devices {
+        Some(devices) => devices.asks(),
+        None => Arc::new(NoClientAuth),
+    };
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(asks)
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
     // Stateless resumption in both versions: a reconnecting client costs no signature.
@@ -73,7 +83,7 @@ pub fn client_config(ca_pem: &str) -> Result<ClientConfig, TlsError> {
     Ok(config)
 }
 
-fn roots(ca_pem: &str) -> Result<RootCertStore, TlsError> {
+pub(super) fn roots(ca_pem: &str) -> Result<RootCertStore, TlsError> {
     let unreadable = |reason: String| TlsError::CaUnreadable { reason };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {

@@ -147,8 +147,12 @@ impl Guard {
             return Err(Refusal::new(Code::Unauthenticated, "the session has ended").hint("log in again"));
         }
         let versions = self.admitted.orgs.iter().map(|org| org.version()).sum();
-        if versions != self.seen {
-            gate::still_admitted(&self.grants, self.rule, &self.caller, &self.destination, &self.admitted)?;
+        let now_ms = now_ms();
+        // What a sys-admin's role rests on may end without any change.
+        let lapses = self.admitted.sys_admin_until_ms.is_some_and(|until_ms| now_ms >= until_ms);
+        if versions != self.seen || lapses {
+            let Self { grants, rule, caller, destination, admitted, .. } = self;
+            gate::still_admitted(grants, rule, caller, destination, admitted, now_ms)?;
             self.seen = versions;
         }
         Ok(())

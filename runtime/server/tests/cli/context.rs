@@ -143,7 +143,7 @@ async fn tokens_do_not_print() {
     assert!(!format!("{login:?}").contains("ACCESS"));
     let mut contexts = Contexts { current: Some("a".to_owned()), ..Contexts::default() };
     let server = "http://127.0.0.1:1".to_owned();
-    contexts.contexts.insert("a".to_owned(), Context { server, ca_pem: None, login: Some(login) });
+    contexts.contexts.insert("a".to_owned(), Context { server, login: Some(login), ..Context::default() });
     store.lock().await.unwrap().save(&contexts).unwrap();
     for format in ["json", "yaml", "table"] {
         for command in ["list", "show"] {

@@ -307,3 +307,27 @@ fn the_file_of_breached_passwords_is_looked_at() {
     assert!(said.contains(&format!("ok    new passwords are looked for in {}", list.display())), "{said}");
     assert!(Process::start(with_list()).terminate().0.success());
 }
+
+#[test]
+fn the_authorities_of_devices_are_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("devices.pem");
+    let looked = || {
+        let mut command = canopy();
+        command.current_dir(dir.path()).args(["doctor", "--set", "data_dir=data", "--set", "edge.listen=127.0.0.1:0"]);
+        command.arg("--set").arg(format!("edge.admin_client_ca_file={}", file.display()));
+        let output = run(command);
+        (output.status.code(), text(&output.stdout))
+    };
+    let absent = looked();
+    assert!(absent.0 == Some(1) && absent.1.contains("FAIL  cannot read"), "{absent:?}");
+    std::fs::write(&file, "no certificate").unwrap();
+    let unusable = looked();
+    assert!(unusable.0 == Some(1) && unusable.1.contains("holds no authority's certificate"), "{unusable:?}");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    std::fs::write(&file, params.self_signed(&key).unwrap().pem()).unwrap();
+    let fine = looked();
+    assert!(fine.0 == Some(0) && fine.1.contains("administer the installation"), "{fine:?}");
+}

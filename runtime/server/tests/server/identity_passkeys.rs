@@ -18,7 +18,7 @@ use crate::identity_second_factor::{confirm, enroll};
 
 const EMAIL: &str = "ada@example.org";
 
-async fn begin_with(caller: &Caller, password: &str) -> Result<Value, Status> {
+pub(crate) async fn begin_with(caller: &Caller, password: &str) -> Result<Value, Status> {
     let request =
         BeginPasskeyRequest { name: "account/me".into(), password: password.into(), request_id: String::new() };
     let options = caller.passkeys().begin_passkey(request).await?.into_inner().options;
@@ -79,14 +79,14 @@ pub(crate) async fn answer(nobody: &Caller, challenge: &str, answer: &str) -> Re
     Ok(Caller::of(nobody.channel.clone(), &opened))
 }
 
-async fn log_in(server: &Server, phone: &mut Phone) -> Result<Caller, Status> {
+pub(crate) async fn log_in(server: &Server, phone: &mut Phone) -> Result<Caller, Status> {
     let nobody = server.nobody().await;
     let (options, challenge) = begin_log_in(&nobody).await;
     let signed = phone.get(&options).await;
     answer(&nobody, &challenge, &signed).await
 }
 
-async fn events(caller: &Caller) -> Vec<SecurityEventKind> {
+pub(crate) async fn events(caller: &Caller) -> Vec<SecurityEventKind> {
     let mut security = SecurityClient::with_interceptor(caller.channel.clone(), caller.token.clone());
     let request = ListSecurityEventsRequest { parent: "account/me".into(), ..ListSecurityEventsRequest::default() };
     let events = security.list_security_events(request).await.expect("events").into_inner().events;

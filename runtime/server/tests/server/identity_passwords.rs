@@ -208,8 +208,7 @@ async fn codes_seeds_and_tokens_are_random() {
         tokens
             .insert(letter_in(&dir(&server), &email, 0).await.token().rsplit('/').next().expect("a secret").to_owned());
         let mut factors = SecondFactorsClient::with_interceptor(person.channel.clone(), person.token.clone());
-        let request =
-            EnrollTotpRequest { name: "account/me".into(), password: PASSWORD.into(), request_id: String::new() };
+        let request = EnrollTotpRequest { name: "account/me".into(), password: PASSWORD.into(), ..Default::default() };
         seeds.insert(factors.enroll_totp(request).await.expect("a secret").into_inner().secret);
         if n == 0 {
             let mut app = enroll(&person, PASSWORD).await.expect("a secret");

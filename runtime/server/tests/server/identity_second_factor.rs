@@ -66,7 +66,17 @@ async fn state(caller: &Caller) -> SecondFactorState {
 }
 
 pub(crate) async fn enroll(caller: &Caller, password: &str) -> Result<App, Status> {
-    let request = EnrollTotpRequest { name: "account/me".into(), password: password.into(), request_id: String::new() };
+    replace(caller, password, "").await
+}
+
+/// The same, where there is one that shows a code.
+pub(crate) async fn replace(caller: &Caller, password: &str, code: &str) -> Result<App, Status> {
+    let request = EnrollTotpRequest {
+        name: "account/me".into(),
+        password: password.into(),
+        code: code.into(),
+        ..EnrollTotpRequest::default()
+    };
     let enrolled = client(caller).enroll_totp(request).await?.into_inner();
     let uri =
         format!("otpauth://totp/Canopy:ada%40example.org?secret={}&issuer=Canopy&digits=6&period=30", enrolled.secret);
@@ -79,7 +89,7 @@ pub(crate) async fn confirm(caller: &Caller, code: &str) -> Result<Vec<String>, 
     Ok(client(caller).confirm_totp(request).await?.into_inner().recovery_codes)
 }
 
-async fn remove(caller: &Caller, password: &str, code: &str) -> Result<(), Status> {
+pub(crate) async fn remove(caller: &Caller, password: &str, code: &str) -> Result<(), Status> {
     let request = RemoveTotpRequest {
         name: "account/me".into(),
         password: password.into(),
@@ -89,7 +99,7 @@ async fn remove(caller: &Caller, password: &str, code: &str) -> Result<(), Statu
     client(caller).remove_totp(request).await.map(drop)
 }
 
-async fn log_in(server: &Server, password: &str, code: &str) -> Result<Caller, Status> {
+pub(crate) async fn log_in(server: &Server, password: &str, code: &str) -> Result<Caller, Status> {
     let nobody = server.nobody().await;
     let request =
         LogInRequest { email: EMAIL.into(), password: password.into(), code: code.into(), ..LogInRequest::default() };
@@ -226,5 +236,31 @@ async fn what_is_asked_for_goes_with_password_and_code() {
     let kinds: Vec<_> = events.iter().rev().map(|event| event.decode().expect("an event").kind()).collect();
     use SecurityEventKind::{CodeRefused, LoggedIn, SecondFactorAdded, SecondFactorRemoved};
     assert_eq!(kinds, [LoggedIn, SecondFactorAdded, CodeRefused, CodeRefused, SecondFactorRemoved, LoggedIn]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_app_is_replaced_without_a_gap() {
+    let server = Server::start().await;
+    let ada = server.person(EMAIL).await;
+    let mut old = enroll(&ada, PASSWORD).await.expect("a secret");
+    let recovery = confirm(&ada, &old.code()).await.expect("recovery codes");
+    refused(replace(&ada, PASSWORD, "").await, Code::FailedPrecondition);
+    refused(replace(&ada, PASSWORD, "none").await, Code::PermissionDenied);
+    refused(replace(&ada, "a wrong password", &recovery[0]).await, Code::PermissionDenied);
+    replace(&ada, PASSWORD, &recovery[0]).await.expect("a secret that is never confirmed");
+    let mut new = replace(&ada, PASSWORD, &recovery[1]).await.expect("another secret");
+    // Until the new one has proven itself, the old one is good.
+    refused(log_in(&server, PASSWORD, "").await, Code::FailedPrecondition);
+    log_in(&server, PASSWORD, &old.code()).await.expect("a log-in");
+    refused(confirm(&ada, "none").await, Code::PermissionDenied);
+    let renewed = confirm(&ada, &new.code()).await.expect("recovery codes");
+    refused(confirm(&ada, &new.code()).await, Code::FailedPrecondition);
+    refused(log_in(&server, PASSWORD, &recovery[2]).await, Code::Unauthenticated);
+    log_in(&server, PASSWORD, &renewed[0]).await.expect("a log-in");
+    remove(&ada, PASSWORD, &renewed[1]).await.expect("it goes");
+    // An app that was to replace it goes with it.
+    assert_eq!(state(&ada).await, SecondFactorState::default());
+    refused(confirm(&ada, "none").await, Code::FailedPrecondition);
     server.stop().await;
 }

@@ -428,6 +428,7 @@ async fn an_old_session_does_nothing_that_matters() {
         "ChangePassword",
         "CreateApiKey",
         "EndSession",
+        "ForgetFactors",
         "LogOutEverywhere",
         "PurgeOrg",
         "PurgeProject",

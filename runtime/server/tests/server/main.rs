@@ -1,6 +1,7 @@
 //! The whole server in the test's process, reached as clients reach it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
+mod admin_layers;
 mod audit;
 mod chat_live;
 mod chat_shred;
@@ -19,6 +20,7 @@ mod identity_passwords;
 mod identity_second_factor;
 mod identity_security;
 mod identity_sessions;
+mod identity_strength;
 mod identity_tokens;
 mod input_bad;
 mod input_names;

@@ -148,7 +148,7 @@ impl<'a> Stage<'a> {
                 }
             }
             (_, "another") => target.account = self.other.account.clone(),
-            ("GetAccount" | "SuspendAccount" | "EnableAccount", "absent") => {
+            ("GetAccount" | "SuspendAccount" | "EnableAccount" | "ForgetFactors", "absent") => {
                 target.account = "account/nobody-has@this.example".into();
             }
             ("DeleteEnvironment", _) => {

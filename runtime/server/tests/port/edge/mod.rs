@@ -43,7 +43,7 @@ pub(crate) fn local_certificate(data_dir: &Path) -> (Authority, Arc<ReloadingCer
 }
 
 pub(crate) fn secure(certificate: Arc<ReloadingCertificate>) -> Security {
-    Security::Tls(Arc::new(tls::server_config(certificate).expect("a configuration")))
+    Security::tls(tls::server_config(certificate, None).expect("a configuration"))
 }
 
 /// A running listener.

@@ -1,6 +1,7 @@
 //! A whole server in the test's process, reached as clients reach it.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod command_line;
 pub mod mailbox;
 pub mod phone;
 pub mod requests;

@@ -19,8 +19,8 @@ use canopy_proto::identity::v1::{
 };
 use canopy_proto::ops::v1::{
     AddKeySlotRequest, CreateBackupRequest, DeleteBackupRequest, DeleteMailRequest, EnableAccountRequest,
-    GetBackupRequest, ListBackupsRequest, ListOrgKeysRequest, RemoveKeySlotRequest, RetryMailRequest,
-    RotateOrgKeyRequest, RotateVaultKeyRequest, SuspendAccountRequest,
+    ForgetFactorsRequest, GetBackupRequest, ListBackupsRequest, ListOrgKeysRequest, RemoveKeySlotRequest,
+    RetryMailRequest, RotateOrgKeyRequest, RotateVaultKeyRequest, SuspendAccountRequest,
 };
 use canopy_proto::org::v1::{
     AcceptInvitationRequest, ArchiveOrgRequest, CreateEnvironmentRequest, CreateInvitationRequest, CreateOrgRequest,
@@ -175,6 +175,7 @@ pub fn request(method: &str, target: &Target) -> Vec<u8> {
         method if method.starts_with("identity.v1.Accounts/") => of_accounts(method, target),
         "ops.v1.AccountAdmin/SuspendAccount" => SuspendAccountRequest { name: t.account, request_id }.encode_to_vec(),
         "ops.v1.AccountAdmin/EnableAccount" => EnableAccountRequest { name: t.account, request_id }.encode_to_vec(),
+        "ops.v1.AccountAdmin/ForgetFactors" => ForgetFactorsRequest { name: t.account, request_id }.encode_to_vec(),
         method if method.starts_with("org.v1.Invitations/") => of_invitations(method, target),
         "org.v1.Quotas/GetQuota" => GetQuotaRequest { name: t.org }.encode_to_vec(),
         "org.v1.Quotas/SetQuota" => {
@@ -194,7 +195,9 @@ fn of_second_factors(method: &str, t: &Target) -> Vec<u8> {
     let (code, request_id) = ("none".to_owned(), String::new());
     match method {
         "identity.v1.SecondFactors/GetSecondFactors" => GetSecondFactorsRequest { name }.encode_to_vec(),
-        "identity.v1.SecondFactors/EnrollTotp" => EnrollTotpRequest { name, password, request_id }.encode_to_vec(),
+        "identity.v1.SecondFactors/EnrollTotp" => {
+            EnrollTotpRequest { name, password, request_id, ..Default::default() }.encode_to_vec()
+        }
         "identity.v1.SecondFactors/ConfirmTotp" => ConfirmTotpRequest { name, code, request_id }.encode_to_vec(),
         "identity.v1.SecondFactors/RemoveTotp" => {
             RemoveTotpRequest { name, password, code, request_id }.encode_to_vec()
