@@ -240,6 +240,7 @@ pub(crate) fn create(
         sender: invitation.inviter_name,
         sender_account: invitation.inviter,
         expire_time_ms,
+        ..Letter::default()
     };
     let post = PostLetterRequest { letter: Some(letter), request_id: String::new() };
     draft.effect(Address::system("mail"), mail_effects::POST_LETTER, &post);

@@ -114,9 +114,9 @@ pub fn message_of(letter: &Letter, link_base: &str) -> Option<Text> {
                     "The key {called}\n\n    {name}\n\nexpires on {}. What uses it is refused from then on.\n\n\
                      If it is still needed, make another one with the same role and scope, give it to whatever uses \
                      this one, then revoke this one:\n\n    canopy identity create-api-key --parent account/me \
-                     --display-name … --role-max … --expire-time-ms … --show-secrets\n    \
-                     canopy identity revoke-api-key --name {name}\n\nIf nothing uses it any more, there is nothing \
-                     to do.\n",
+                     --display-name <its name> --role-max <role> --scope <scope> --expire-time-ms <time> \
+                     --show-secrets\n    canopy identity revoke-api-key --name {name}\n\nIf nothing uses it any more, \
+                     there is nothing to do.\n",
                     utc(letter.expire_time_ms)
                 ),
             )
