@@ -281,16 +281,13 @@ impl Edge {
         let nobody = Principal::Nobody;
         let principal = caller.as_ref().map_or(&nobody, |caller| &caller.principal);
         let found = route.destination(&self.node, principal, bytes).await;
-        let mut destination = found.map_err(|refusal| match route.rule.requires {
-            Requirement::Own if refusal.code == Code::NotFound => gate::not_own(),
+        let mut destination = found.map_err(|refusal| match (route.rule.requires, &standing) {
+            _ if refusal.code != Code::NotFound => refusal,
+            (Requirement::Own, _) => gate::not_own(),
+            // What there is, is for who administers the server, and not for who would.
+            (Requirement::Least(_), Standing::Held(held)) => held.refusal.clone(),
             // Whether somebody has an account is for a sys-admin alone to see.
-            Requirement::Least(least) if route.rule.owner == "account" && refusal.code == Code::NotFound => {
-                match &standing {
-                    Standing::SysAdmin { .. } => refusal,
-                    Standing::Held(held) => held.refusal.clone(),
-                    Standing::No => gate::too_little(least),
-                }
-            }
+            (Requirement::Least(least), Standing::No) if route.rule.owner == "account" => gate::too_little(least),
             _ => refusal,
         })?;
         let admitted =

@@ -153,7 +153,7 @@ async fn an_unknown_device_administers_nothing_and_does_all_else() {
             Some(management.issue(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])),
         ),
     ];
-    for (says, device) in &cases {
+    for (n, (says, device)) in cases.iter().enumerate() {
         let channel = connect(&server, device.as_ref()).await;
         // The token is the same: it is the device that counts, at each call.
         let here = Caller { channel: channel.clone(), ..root.clone() };
@@ -173,7 +173,7 @@ async fn an_unknown_device_administers_nothing_and_does_all_else() {
         let here = nobody(channel).log_in(ROOT).await;
         held(observe(&here).await, "DeviceUnknown");
         get_org(&here, &ours).await.expect("their own org is no sys-admin's business");
-        let project = here.create_project(&ours, &format!("p{}", says.len())).await.name;
+        let project = here.create_project(&ours, &format!("project-{n}")).await.name;
         let chat = here.create_channel(&project, "general").await;
         here.send(&chat, "hello").await;
         // Nobody else is asked for one.

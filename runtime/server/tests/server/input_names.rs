@@ -171,7 +171,7 @@ async fn names_of_another_kind() {
             {
                 vec!["account/me".into()]
             }
-            ("ChangeEmail" | "ListBlocked", _) => vec!["account/me".into()],
+            ("ChangeEmail" | "ListBlocked" | "ForgetFactors", _) => vec!["account/me".into()],
             ("CreateInvitation" | "ListInvitations" | "RevokeInvitation", _) => {
                 vec![here.org.clone(), here.project.clone()]
             }
