@@ -296,7 +296,7 @@ async fn check_damage(
     assert_eq!(all(&snapshot, TABLE), rows, "{salvaged:?}");
     assert_eq!(all(&snapshot, BY_VALUE.id).len(), 50);
     drop(snapshot);
-    submit(&mut writer, 1).pop().unwrap().await.unwrap();
+    writer.submit(commit(&[(b"new", Some(b"row"))])).await.unwrap();
     drop(writer);
     store.close().await.unwrap();
     drop(store);
