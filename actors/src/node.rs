@@ -18,6 +18,7 @@ use canopy_supervision::{
 use parking_lot::Mutex;
 use prost::Message;
 use ractor::{ActorCell, ActorId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::budget::{Budget, Budgets, Reserved};
 use crate::call::{Call, Command, CommitHook, Delivered, Turn, aborted};
@@ -42,6 +43,9 @@ const NOTED_WAIT_MS_MAX: u64 = 600_000;
 /// be activated.
 const PASSIVATIONS_AT_ONCE: usize = 16;
 const PASSIVATIONS_WAIT: Duration = Duration::from_millis(2);
+/// Actors that register at once to be woken for trimming, as they passivate:
+/// fewer than wait for one actor, which has others to serve, too.
+const REGISTRATIONS_AT_ONCE: usize = 256;
 /// Addresses whose crashes are remembered.
 const CRASHES_REMEMBERED_MAX: usize = 10_000;
 
@@ -93,6 +97,7 @@ struct Inner {
     parts: NodeParts,
     placement: Embedded<Arc<Handle>>,
     tenants: DynamicSupervisor,
+    registrations: Arc<Semaphore>,
     stopping: AtomicBool,
 }
 
@@ -108,7 +113,13 @@ impl Node {
             limit_entries: CRASHES_REMEMBERED_MAX,
         };
         let tenants = DynamicSupervisor::new(spec);
-        Self(Arc::new(Inner { parts, placement: Embedded::default(), tenants, stopping: AtomicBool::new(false) }))
+        Self(Arc::new(Inner {
+            parts,
+            placement: Embedded::default(),
+            tenants,
+            registrations: Arc::new(Semaphore::new(REGISTRATIONS_AT_ONCE)),
+            stopping: AtomicBool::new(false),
+        }))
     }
 
     /// The supervisor of all partitions' actors.
@@ -326,6 +337,11 @@ impl Node {
         self.ask(&target, wakes::SET_WAKE.path, request, address, "").await.map(drop)
     }
 
+    /// A turn to register as one of many that passivate, if there is one now.
+    pub(crate) fn registration(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.registrations).try_acquire_owned().ok()
+    }
+
     /// Whether an address was destroyed, and so has nothing to wake up for.
     pub(crate) async fn forget_wake_if_shredded(&self, address: &Address) -> bool {
         if !self.store().is_shredded(address).await {
@@ -348,7 +364,7 @@ impl Node {
                     return;
                 }
             };
-            match handle.notes.try_send(Msg::Note(note)) {
+            match handle.notes.try_send(Msg::Note(note.clone())) {
                 Ok(()) => return,
                 // It crashed since, and nobody has called it: its successor is told.
                 Err(SendError::Closed { .. }) => self.vacate(address, handle.calls.cell().get_id()),
@@ -370,7 +386,7 @@ impl Node {
         }
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(wait_ms)).await;
-            node.note(&address, Note::Wake).await;
+            node.note(&address, Note::Wake(None)).await;
         });
     }
 

@@ -19,6 +19,7 @@ use canopy_proto::system::v1::{ListWakesRequest, ListWakesResponse, Wake};
 use canopy_supervision::{ChildSpec, Probe};
 use prost::Message;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::Semaphore;
 
 use crate::shell::{Note, WAKE_MARGIN_MS};
 use crate::{Node, clock};
@@ -27,6 +28,9 @@ use crate::{Node, clock};
 const WAKE_WAIT_MS_MAX: i64 = 5_000;
 /// Wake-ups handled in one look.
 const WAKES_MAX: u32 = 500;
+/// Wake-ups under way at once: each may open a vault, and most let go of it
+/// when they are done.
+const WAKES_AT_ONCE: usize = 64;
 
 pub(crate) type Tick = Arc<dyn Fn(Node) -> Pin<Box<dyn Future<Output = Duration> + Send>> + Send + Sync>;
 
@@ -94,10 +98,12 @@ pub fn sweeper(node: Node, every: Duration) -> ChildSpec {
 /// Activates addresses when their time has come.
 pub fn wake_clock(node: Node) -> ChildSpec {
     let started = Arc::new(AtomicBool::new(false));
-    periodic("wake clock", node, Arc::new(move |node| Box::pin(wake_due(node, Arc::clone(&started)))), false)
+    let under_way = Arc::new(Semaphore::new(WAKES_AT_ONCE));
+    let tick: Tick = Arc::new(move |node| Box::pin(wake_due(node, Arc::clone(&started), Arc::clone(&under_way))));
+    periodic("wake clock", node, tick, false)
 }
 
-async fn wake_due(node: Node, started: Arc<AtomicBool>) -> Duration {
+async fn wake_due(node: Node, started: Arc<AtomicBool>, under_way: Arc<Semaphore>) -> Duration {
     let now_ms = clock::now_ms();
     let target = Address::system("wakes");
     // Who registered for effects under way may not have lived to deliver them:
@@ -122,7 +128,9 @@ async fn wake_due(node: Node, started: Arc<AtomicBool>) -> Duration {
                 }
             }
             for address in &addresses {
-                node.note(address, Note::Wake).await;
+                // Nobody closes it.
+                let permit = Arc::clone(&under_way).acquire_owned().await.ok();
+                node.note(address, Note::Wake(permit.map(Arc::new))).await;
             }
             match due.next_ms {
                 0 => WAKE_WAIT_MS_MAX,

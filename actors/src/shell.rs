@@ -8,6 +8,8 @@
 //! - If it dies, commands it had taken are answered `ABORTED` or, where they
 //!   were committed, as committed; commands still queued go to its successor.
 
+mod idle;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
@@ -16,8 +18,9 @@ use canopy_domain::{Address, Code, Context, Draft, DraftParts, Kind, Module, Pri
 use canopy_proto::system::v1::{Origin, RequestRecord};
 use canopy_store::{Commit, RequestKey, Writer};
 use canopy_supervision::{Mailbox, Permitted, Probe};
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use crate::budget::Budget;
@@ -25,6 +28,7 @@ use crate::call::{Call, Command, Reply, given_up};
 use crate::completion::{Completion, Completions};
 use crate::delivery::{Delivery, Outgoing, Settled};
 use crate::{Node, audit, clock};
+use idle::Trimming;
 
 /// Undelivered effects read at once after a restart.
 const EFFECTS_READ_MAX: usize = 1_000;
@@ -43,12 +47,13 @@ pub(crate) enum Msg {
 }
 
 /// News of a shell's own work.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Note {
     /// An effect has been made by its receiver.
     Delivered { seq: u64, n: u32 },
-    /// A time that the partition asked for may have come.
-    Wake,
+    /// A time that the partition asked for may have come. Others wait to be
+    /// woken until the permit is given back.
+    Wake(Option<Arc<OwnedSemaphorePermit>>),
     /// Nobody called for a while: end, if nothing is under way.
     Passivate,
 }
@@ -89,6 +94,10 @@ pub(crate) struct Shell {
     /// When the system wakes this address if it does not get to it before;
     /// zero for never.
     wake_registered_ms: i64,
+    /// Absent where the feed is kept whole.
+    trimming: Option<Trimming>,
+    /// Whether it did anything but wake.
+    was_called: bool,
     /// What its commits spend, where it belongs to an org.
     budget: Option<Arc<Budget>>,
     probe: Arc<Probe>,
@@ -108,6 +117,7 @@ impl Actor for ShellActor {
         if let Some(budget) = budget.as_ref().filter(|_| address.kind() == Some(Kind::Org)) {
             budget.show_at(&probe);
         }
+        let trimming = Trimming::of(&node, &module);
         let mut shell = Shell {
             node,
             address,
@@ -117,6 +127,8 @@ impl Actor for ShellActor {
             completions,
             delivery,
             wake_registered_ms: 0,
+            trimming,
+            was_called: false,
             budget,
             probe,
         };
@@ -137,7 +149,11 @@ impl Actor for ShellActor {
         match message.into_inner() {
             Msg::Command(command) => Box::pin(shell.command(*command)).await,
             Msg::Note(Note::Delivered { seq, n }) => shell.delivered(seq, n),
-            Msg::Note(Note::Wake) => Box::pin(shell.wake()).await,
+            Msg::Note(Note::Wake(_permit)) => {
+                if Box::pin(shell.wake(myself.get_id())).await {
+                    myself.stop(None);
+                }
+            }
             Msg::Note(Note::Passivate) => {
                 if Box::pin(shell.passivate(myself.get_id())).await {
                     myself.stop(None);
@@ -185,7 +201,11 @@ impl Shell {
     /// What `observe` shows of this actor, until the next such moment.
     fn tell_state(&self, what: &str) {
         if let Some(writer) = &self.writer {
-            self.probe.set_state(format!("{what} at seq {}", writer.next_seq() - 1));
+            let kept = match writer.feed_floor() {
+                1 => String::new(),
+                floor => format!(", feed kept from {floor}"),
+            };
+            self.probe.set_state(format!("{what} at seq {}{kept}", writer.next_seq() - 1));
         }
     }
 
@@ -205,6 +225,7 @@ impl Shell {
     }
 
     async fn command(&mut self, mut command: Command) {
+        self.was_called = true;
         let mut reply = Some(command.take_reply());
         let span = command.span.clone();
         let done = self.decide(&command, &mut reply).instrument(span).await;
@@ -330,6 +351,11 @@ impl Shell {
         let wake_at_ms = parts.wake_at_ms.filter(|at_ms| *at_ms > 0);
         let answer = parts.verdict.map_or(Ok(answer), Err);
         self.completions.push(Completion { ticket, changes, answer, reply, effects, settled, wake_at_ms });
+        if self.trimming.as_ref().is_some_and(|trimming| now_ms >= trimming.at_ms)
+            && let Err(refusal) = self.trim(now_ms)
+        {
+            tracing::warn!(address = %self.address, %refusal, "the feed cannot be trimmed; it is tried again");
+        }
         Ok(())
     }
 
@@ -356,110 +382,6 @@ impl Shell {
             // id makes it one: nobody needs to wait for this.
             drop(writer.complete_effects(&[(seq, n)]));
         }
-    }
-
-    async fn wake(&mut self) {
-        if let Err(refusal) = self.try_wake().await {
-            if self.node.forget_wake_if_shredded(&self.address).await {
-                return;
-            }
-            tracing::warn!(address = %self.address, %refusal, "wake-up failed; it is tried again");
-            self.probe.set_last_error(refusal.message);
-        }
-    }
-
-    async fn try_wake(&mut self) -> Result<(), Refusal> {
-        self.recover().await?;
-        let now_ms = clock::now_ms();
-        let due = self.writer()?.wake_at_ms().is_some_and(|at_ms| at_ms > 0 && at_ms <= now_ms);
-        if due {
-            let call = Call {
-                method: "canopy.system.v1.Wakes/Wake",
-                request: Bytes::new(),
-                principal: Principal::Actor(self.address.clone()),
-                origin: canopy_domain::Origin::default(),
-                role: None,
-                request_id: String::new(),
-            };
-            let mut draft = Draft::default();
-            let writer = self.writer.as_ref().ok_or_else(passivating)?;
-            let cx = Context {
-                now_ms,
-                entropy: clock::random_bytes(),
-                address: &self.address,
-                principal: &call.principal,
-                origin: &call.origin,
-                role: None,
-                seq: writer.next_seq(),
-                prepared: &[],
-                issuer: self.node.issuer(),
-                settings: self.node.settings(),
-            };
-            self.module.wake(&writer.live(), &cx, &mut draft)?;
-            let mut parts = draft.into_parts();
-            // Done with, unless the module asks for another time.
-            parts.wake_at_ms.get_or_insert(0);
-            self.register_wake(&parts, now_ms).await?;
-            self.commit(&call, now_ms, parts, None, Bytes::new(), None)?;
-        }
-        self.settle_wake(now_ms).await
-    }
-
-    /// Leaves with the system the time that is still to come, or none.
-    async fn settle_wake(&mut self, now_ms: i64) -> Result<(), Refusal> {
-        if !self.completions.is_idle() {
-            // A wish may be on its way to the disk: what is registered stays.
-            return Ok(());
-        }
-        let wish_ms = self.writer()?.wake_at_ms().unwrap_or(0);
-        let effects_ms = if self.delivery.is_idle() { 0 } else { now_ms + WAKE_MARGIN_MS };
-        let due_ms = [wish_ms, effects_ms].into_iter().filter(|at_ms| *at_ms > 0).min().unwrap_or(0);
-        if due_ms != self.wake_registered_ms || due_ms == 0 {
-            self.node.set_wake(&self.address, due_ms).await?;
-            self.wake_registered_ms = due_ms;
-        }
-        Ok(())
-    }
-
-    /// Lets go of the partition if nothing is under way.
-    async fn passivate(&mut self, me: ActorId) -> bool {
-        let busy = self.probe.mailbox_depth() > 0 || !self.completions.is_idle() || !self.delivery.is_idle();
-        if busy {
-            return false;
-        }
-        if self.writer.as_ref().is_none_or(Writer::is_failed) {
-            // There is nothing to leave in order: the next activation does.
-            return self.end(me);
-        }
-        // Effects beyond what one activation reads, and those whose note of
-        // delivery is still in the mailbox: nobody else would send or forget
-        // them before the next activation.
-        match self.resume() {
-            Ok(false) => {}
-            Ok(true) => return false,
-            Err(_) if self.node.forget_wake_if_shredded(&self.address).await => return self.end(me),
-            Err(refusal) => {
-                tracing::warn!(address = %self.address, %refusal, "passivation waits");
-                return false;
-            }
-        }
-        let purged = self.writer().and_then(|w| Ok(w.purge_request_records(clock::now_ms())?));
-        let settled = match self.wake_registered_ms {
-            0 => Ok(()),
-            _ => self.settle_wake(clock::now_ms()).await,
-        };
-        if let Err(refusal) = purged.and(settled) {
-            tracing::warn!(address = %self.address, %refusal, "passivation waits");
-            return false;
-        }
-        self.end(me)
-    }
-
-    fn end(&mut self, me: ActorId) -> bool {
-        self.node.vacate(&self.address, me);
-        self.writer = None;
-        self.ended = true;
-        true
     }
 }
 

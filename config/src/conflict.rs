@@ -66,6 +66,18 @@ const CHECKS: &[Check] = &[
         remedy: "lower actors.quarantine_base_ms or raise actors.quarantine_max_ms",
     },
     Check {
+        keys: &["store.feed_retention_s", "identity.delete_grace_s"],
+        holds: |config| config.store.feed_retention_s <= config.identity.delete_grace_s,
+        reason: "what an account's holder deletes would stay in its feed for longer than what is purged",
+        remedy: "lower store.feed_retention_s or raise identity.delete_grace_s",
+    },
+    Check {
+        keys: &["store.feed_retention_s", "org.delete_grace_s"],
+        holds: |config| config.store.feed_retention_s <= config.org.delete_grace_s,
+        reason: "what people delete would stay in feeds for longer than what is purged",
+        remedy: "lower store.feed_retention_s or raise org.delete_grace_s",
+    },
+    Check {
         keys: &["mail.smtp_tls", "mail.smtp_host"],
         holds: |config| {
             config.mail.mode != MailMode::Smtp

@@ -113,6 +113,12 @@ node_config! {
         root_key_file: Option<PathBuf> = None, disclosed Secret;
         /// How long a request id is remembered, so that a repeat gets the first reply.
         request_id_retention_s: u64 = 86_400, "s" in REQUEST_ID_RETENTION_S = 60..=2_592_000;
+        /// How long what was changed, and what stood there before, can be read in an actor's feed.
+        /// Subscribers who were away for longer list anew what is there. Longer than a holiday costs
+        /// disk; it may not be longer than `identity.delete_grace_s` and `org.delete_grace_s`, so that
+        /// nothing which people delete outlives what is purged. Audits are kept. 0: for as long as the
+        /// actor is there, what people delete included.
+        feed_retention_s: u64 = 864_000, "s" in FEED_RETENTION_S = 0..=31_536_000;
     }
 
     /// Backups that the server writes while it serves.

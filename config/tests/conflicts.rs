@@ -52,6 +52,8 @@ fn the_smaller_is_not_the_larger() {
         ("admission.per_org_in_flight_max", "admission.commands_in_flight_max", "300", "301"),
         ("admission.per_connection_in_flight_max", "admission.per_org_in_flight_max", "70", "71"),
         ("actors.quarantine_base_ms", "actors.quarantine_max_ms", "70", "71"),
+        ("store.feed_retention_s", "identity.delete_grace_s", "864000", "864001"),
+        ("store.feed_retention_s", "org.delete_grace_s", "864000", "864001"),
     ] {
         check(&[(small, smaller), (large, smaller)], &[]);
         check(&[(small, smaller), (large, larger)], &[]);

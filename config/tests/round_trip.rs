@@ -106,6 +106,7 @@ fn store() -> impl Strategy<Value = StoreConfig> {
         select(root_key),
         prop::option::of(path()),
         StoreConfig::REQUEST_ID_RETENTION_S,
+        StoreConfig::FEED_RETENTION_S,
     )
         .prop_map(|values| StoreConfig {
             open_vaults_max: values.0,
@@ -116,6 +117,7 @@ fn store() -> impl Strategy<Value = StoreConfig> {
             root_key: values.5,
             root_key_file: values.6,
             request_id_retention_s: values.7,
+            feed_retention_s: values.8,
         })
 }
 
@@ -217,7 +219,10 @@ fn config() -> impl Strategy<Value = NodeConfig> {
             data_dir,
             edge,
             admission,
-            store,
+            store: StoreConfig {
+                feed_retention_s: store.feed_retention_s.min(identity.delete_grace_s).min(org.delete_grace_s),
+                ..store
+            },
             backup,
             actors,
             identity,

@@ -11,8 +11,8 @@ use canopy_actors::{
     sweeper, wake_clock,
 };
 use canopy_domain::{
-    Address, Change, Code, Context, Draft, Id, Module, Modules, Order, Origin, Principal, Refusal, Settings, Span,
-    State, Table, Wire,
+    Address, Change, Code, Context, Draft, Id, Module, Modules, Order, Origin, Principal, Reader, Refusal, Settings,
+    Span, State, Table, Wire,
 };
 use canopy_proto::chat::v1::{ListMessagesRequest, ListMessagesResponse, Message, SendMessageRequest};
 use canopy_proto::methods::{chat, directory, wakes};
@@ -172,7 +172,7 @@ fn list_wakes(state: &State<'_>, request: ListWakesRequest, _: &Context<'_>) -> 
 fn modules() -> Modules {
     Modules::new([
         Module::new("chat").command(chat::SEND_MESSAGE, send).query(chat::LIST_MESSAGES, list).on_wake(woken),
-        Module::new("directory").command(directory::CONFIRM, confirm).query(directory::RESOLVE, resolve),
+        Module::new("directory").keep_feed().command(directory::CONFIRM, confirm).query(directory::RESOLVE, resolve),
         Module::new("wakes").command(wakes::SET_WAKE, set_wake).query(wakes::LIST_WAKES, list_wakes),
     ])
 }
@@ -221,25 +221,31 @@ pub struct Stage {
     pub node: Node,
     hook: Arc<Hook>,
     limits: Limits,
+    feed_retention_ms: i64,
     tree: Supervisor,
     dir: Arc<tempfile::TempDir>,
 }
 
 impl Stage {
     pub async fn start(limits: Limits) -> Self {
-        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), limits).await
+        Self::start_keeping(limits, 0).await
     }
 
-    async fn start_in(dir: Arc<tempfile::TempDir>, limits: Limits) -> Self {
+    /// With feeds that are trimmed.
+    pub async fn start_keeping(limits: Limits, feed_retention_ms: i64) -> Self {
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), limits, feed_retention_ms).await
+    }
+
+    async fn start_in(dir: Arc<tempfile::TempDir>, limits: Limits, feed_retention_ms: i64) -> Self {
         let hook = Arc::<Hook>::default();
-        let node = node(dir.path(), limits.clone(), Arc::clone(&hook) as _);
+        let node = node(dir.path(), limits.clone(), feed_retention_ms, Arc::clone(&hook) as _);
         let spec = SupervisorSpec::new("test", Strategy::RestForOne)
             .child(node.tenants().child_spec())
             .child(wake_clock(node.clone()))
             .child(sweeper(node.clone(), LOOK));
         let tree = Supervisor::new(spec);
         tree.start(None).await.unwrap();
-        Self { node, hook, limits, tree, dir }
+        Self { node, hook, limits, feed_retention_ms, tree, dir }
     }
 
     /// Who the hook was told of at the start.
@@ -247,17 +253,22 @@ impl Stage {
         self.hook.0.lock().unwrap().clone()
     }
 
-    async fn stop(self) -> (Arc<tempfile::TempDir>, Limits) {
+    async fn stop(self) -> (Arc<tempfile::TempDir>, Limits, i64) {
         self.node.stop_retrying();
         self.tree.stop().await;
         self.node.store().close().await.unwrap();
-        (self.dir, self.limits)
+        (self.dir, self.limits, self.feed_retention_ms)
     }
 
     /// Stops the node, and starts one on its data.
     pub async fn restart(self) -> Self {
-        let (dir, limits) = self.stop().await;
-        Self::start_in(dir, limits).await
+        let (dir, limits, feed_retention_ms) = self.stop().await;
+        Self::start_in(dir, limits, feed_retention_ms).await
+    }
+
+    /// From where on the feed of an address is kept.
+    pub async fn floor(&self, address: &Address) -> u64 {
+        within(self.node.snapshot(address)).await.unwrap().floor().unwrap()
     }
 
     /// The seq of the row that a text left.
@@ -303,8 +314,10 @@ impl Stage {
     }
 }
 
-fn node(dir: &Path, limits: Limits, hook: Arc<dyn CommitHook>) -> Node {
-    let store = Store::open(StoreOptions::new(dir.join("data"), Unlock::KeyFile(dir.join("root.key")))).unwrap();
+fn node(dir: &Path, limits: Limits, feed_retention_ms: i64, hook: Arc<dyn CommitHook>) -> Node {
+    let mut options = StoreOptions::new(dir.join("data"), Unlock::KeyFile(dir.join("root.key")));
+    options.feed_retention_ms = feed_retention_ms;
+    let store = Store::open(options).unwrap();
     let tokens = Tokens::new(&[7; 32], "test".into(), 1_000, 1_000, SignUpPolicy::Closed).unwrap();
     Node::new(NodeParts {
         store,

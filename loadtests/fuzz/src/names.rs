@@ -52,6 +52,10 @@ impl Reader for Rows {
         Ok(0)
     }
 
+    fn floor(&self) -> Result<u64, Refusal> {
+        Ok(1)
+    }
+
     fn transaction(&self, _: u64) -> Result<Option<Transaction>, Refusal> {
         Ok(None)
     }

@@ -17,6 +17,10 @@ pub enum Event {
     Completing { partition: usize, seq: u64, n: u32 },
     /// Its completion was answered.
     Completed { partition: usize, seq: u64, n: u32 },
+    /// Transaction `seq`, which is operation `op`, is old enough to go, and the feed about to be trimmed.
+    Trimming { partition: usize, seq: u64, op: u64 },
+    /// It was answered that the feed is kept from here on.
+    Trimmed { partition: usize, floor: u64 },
     /// The store refused: the status code's name, and its text.
     Refused { partition: usize, code: String, text: String },
     /// What the victim read was wrong.
@@ -33,6 +37,8 @@ impl fmt::Display for Event {
             Self::Acknowledged { partition, seq, op } => write!(f, "ack {partition} {seq} {op}"),
             Self::Completing { partition, seq, n } => write!(f, "completing {partition} {seq} {n}"),
             Self::Completed { partition, seq, n } => write!(f, "completed {partition} {seq} {n}"),
+            Self::Trimming { partition, seq, op } => write!(f, "trimming {partition} {seq} {op}"),
+            Self::Trimmed { partition, floor } => write!(f, "trimmed {partition} {floor}"),
             Self::Refused { partition, code, text } => {
                 write!(f, "refused {partition} {code} {}", text.replace('\n', " "))
             }
@@ -59,6 +65,9 @@ impl Event {
             let text = [second, words.next().unwrap_or_default()].join(" ");
             return Some(Self::Wrong { partition, text });
         }
+        if word == "trimmed" {
+            return Some(Self::Trimmed { partition, floor: second.parse().ok()? });
+        }
         let third = words.next()?;
         if word == "refused" {
             return Some(Self::Refused { partition, code: second.into(), text: third.into() });
@@ -68,6 +77,7 @@ impl Event {
             "intent" => Self::Intent { partition, seq, op: third.parse().ok()? },
             "ack" => Self::Acknowledged { partition, seq, op: third.parse().ok()? },
             "completing" => Self::Completing { partition, seq, n: third.parse().ok()? },
+            "trimming" => Self::Trimming { partition, seq, op: third.parse().ok()? },
             "completed" => Self::Completed { partition, seq, n: third.parse().ok()? },
             _ => return None,
         })
@@ -83,6 +93,10 @@ pub struct Past {
     pub acknowledged: BTreeMap<u64, u64>,
     pub completing: BTreeSet<(u64, u32)>,
     pub completed: BTreeSet<(u64, u32)>,
+    /// By seq, the operations that may have gone from the feed.
+    pub trimming: BTreeMap<u64, u64>,
+    /// The highest floor that was answered.
+    pub floor: u64,
 }
 
 /// What is known of all victims of a directory.
@@ -123,6 +137,13 @@ impl History {
             }
             Event::Completed { partition, seq, n } => {
                 partitions.entry(partition).or_default().completed.insert((seq, n));
+            }
+            Event::Trimming { partition, seq, op } => {
+                partitions.entry(partition).or_default().trimming.insert(seq, op);
+            }
+            Event::Trimmed { partition, floor } => {
+                let past = partitions.entry(partition).or_default();
+                past.floor = past.floor.max(floor);
             }
             Event::Refused { code, text, .. } => self.refused.push((code, text)),
             Event::Wrong { partition, text } => self.wrong.push(format!("partition {partition}: {text}")),

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use canopy_domain::{Address, Change, Order, Reader, Refusal, Span};
+use canopy_domain::{Address, Change, Order, Reader, Refusal, Source, Span};
 use canopy_proto::system::v1::Transaction;
-use canopy_store::{Snapshot, Store, StoreError, Writer};
+use canopy_store::{Commit, Snapshot, Store, StoreError, Writer};
 use serde::{Deserialize, Serialize};
 
 use super::finding::{Finding, Kind, Verdict};
@@ -25,7 +25,7 @@ pub struct Inspection {
     pub life: u64,
     /// Commits to each healthy partition afterwards, which nobody records: for copies.
     pub probe: bool,
-    /// Replays each feed from its start, chain and all, into its views.
+    /// Makes views again, of rows and by replaying each feed, chain and all.
     pub replay: bool,
 }
 
@@ -121,6 +121,7 @@ struct Replay {
     ops: HashMap<u64, u64>,
     effects: BTreeMap<(u64, u32), Bytes>,
     wake_at_ms: Option<i64>,
+    floor: u64,
     last: u64,
 }
 
@@ -168,12 +169,24 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// Reads the feed from its start; every transaction must be one that was submitted, on the rows that
-    /// those before it left.
+    /// Reads the feed from its floor, behind what is known to have stood below; every transaction must be
+    /// one that was submitted, on the rows that those before it left.
     fn feed(&mut self, snapshot: &Snapshot) -> Result<Replay, Trouble> {
-        let last = snapshot.seq()?;
-        let mut replay = Replay { last, ..Replay::default() };
-        for seq in 1..=last {
+        let (last, floor) = (snapshot.seq()?, snapshot.floor()?);
+        let mut replay = Replay { last, floor, ..Replay::default() };
+        if floor < self.past.floor {
+            self.found(Kind::Lost, format!("the feed was trimmed up to {}, and begins at {floor}", self.past.floor));
+        }
+        for seq in 1..floor {
+            let Some(op) = self.past.trimming.get(&seq) else {
+                return Err(Finding::new(Kind::Lost, format!("nobody trimmed {seq}, and the floor is {floor}")).into());
+            };
+            if snapshot.transaction(seq)?.is_some() {
+                self.found(Kind::Misread, format!("transaction {seq} is there, below the floor {floor}"));
+            }
+            self.expected(seq, *op, &mut replay)?;
+        }
+        for seq in floor..=last {
             let Some(transaction) = snapshot.transaction(seq)? else {
                 return Err(Finding::new(Kind::Lost, format!("the feed has a gap at {seq} of {last}")).into());
             };
@@ -195,12 +208,7 @@ impl Look<'_> {
         if !intended {
             self.found(Kind::Misread, format!("transaction {seq} holds operation {op}, which was not submitted there"));
         }
-        if let Some(first) = replay.ops.insert(op, seq) {
-            self.found(Kind::Doubled, format!("operation {op} is transaction {first} and {seq}"));
-        }
-        let rows = &replay.rows;
-        let read = |table, key: &[u8]| Ok::<_, Trouble>(rows.get(&(table, key.to_vec())).cloned());
-        let expected = plan::commit(self.inspection.seed, self.partition, op, seq, read)?;
+        let expected = self.expected(seq, op, replay)?;
         let is_same = transaction.seq == seq
             && transaction.time_ms == expected.time_ms
             && transaction.principal == expected.principal
@@ -217,18 +225,31 @@ impl Look<'_> {
         if !is_same {
             return Err(misread(format!("transaction {seq} is not operation {op} as it was submitted")));
         }
+        Ok(())
+    }
+
+    /// Operation `op` as transaction `seq`, behind those that were replayed.
+    fn expected(&mut self, seq: u64, op: u64, replay: &mut Replay) -> Result<Commit, Trouble> {
+        if let Some(first) = replay.ops.insert(op, seq) {
+            self.found(Kind::Doubled, format!("operation {op} is transaction {first} and {seq}"));
+        }
+        let rows = &replay.rows;
+        let read = |table, key: &[u8]| Ok::<_, Trouble>(rows.get(&(table, key.to_vec())).cloned());
+        let expected = plan::commit(self.inspection.seed, self.partition, op, seq, read)?;
         let views = plan::views(1);
         for (n, change) in (0u32..).zip(&expected.changes) {
             for (view, rows) in views.iter().zip(&mut replay.views) {
-                plan::apply_view(view, seq, n, change, rows);
+                if seq >= replay.floor || view.source == Source::Rows {
+                    plan::apply_view(view, seq, n, change, rows);
+                }
             }
             apply(change, &mut replay.rows);
         }
-        for (n, effect) in (0u32..).zip(expected.effects) {
-            replay.effects.insert((seq, n), effect.request);
+        for (n, effect) in (0u32..).zip(&expected.effects) {
+            replay.effects.insert((seq, n), effect.request.clone());
         }
         replay.wake_at_ms = expected.wake_at_ms.or(replay.wake_at_ms);
-        Ok(())
+        Ok(expected)
     }
 
     fn acknowledged(&mut self, replay: &Replay) {

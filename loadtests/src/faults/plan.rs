@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use canopy_domain::{Address, Change, Effect, Id, View, ViewWrite};
+use canopy_domain::{Address, Change, Effect, Id, Source, View, ViewWrite};
 use canopy_proto::system::v1::{Origin, RequestRecord};
 use canopy_store::{Commit, RequestKey};
 
@@ -21,6 +21,10 @@ const KEYS: u64 = 24;
 const START_MS: i64 = 20_371 * 86_400_000 - 10_000;
 /// Milliseconds from one transaction of a partition to the next: 864,000 of them are within retention.
 const STEP_MS: i64 = 100;
+/// Transactions that a feed keeps when it is trimmed.
+pub const KEPT: u64 = 20;
+/// How long a feed is kept, by the victims' own clock, in milliseconds.
+pub const FEED_RETENTION_MS: i64 = KEPT.cast_signed() * STEP_MS;
 const METHOD: &str = "canopy.faults.v1.Faults/Write";
 /// Lives that one run may have of operations each.
 pub const OPERATIONS_PER_LIFE: u64 = 1 << 20;
@@ -52,9 +56,10 @@ pub fn addresses(seed: u64) -> Vec<Address> {
     ]
 }
 
-/// By value, which keys have it: empty rows, of which the key says all.
+/// By value, which rows have it: empty rows, of which the key says all.
 fn by_value(_: u64, _: u32, change: &Change, writes: &mut Vec<ViewWrite>) {
-    let key = |row: &Bytes| [row.get(..row.len().min(8)).unwrap_or_default(), &change.key].concat();
+    let table = change.table.to_be_bytes();
+    let key = |row: &Bytes| [&table, row.get(..row.len().min(8)).unwrap_or_default(), &change.key].concat();
     if let Some(before) = &change.before {
         writes.push(ViewWrite::Delete { key: key(before) });
     }
@@ -63,16 +68,17 @@ fn by_value(_: u64, _: u32, change: &Change, writes: &mut Vec<ViewWrite>) {
     }
 }
 
-/// By key, the last change.
-fn last_change(seq: u64, n: u32, change: &Change, writes: &mut Vec<ViewWrite>) {
-    writes.push(ViewWrite::Put { key: change.key.clone(), value: format!("{seq}.{n}").into() });
+/// By key, all changes.
+fn changes(seq: u64, n: u32, change: &Change, writes: &mut Vec<ViewWrite>) {
+    let key = [&change.key[..], &seq.to_be_bytes(), &n.to_be_bytes()].concat();
+    writes.push(ViewWrite::Put { key, value: format!("{seq}.{n}").into() });
 }
 
-/// The views of every partition; the second is rebuilt when its version changes.
+/// The views of every partition; they are made again when their version changes.
 pub fn views(version: u32) -> [View; 2] {
     [
-        View { id: View::FIRST_ID + 1, name: "by value", version: 1, apply: by_value },
-        View { id: View::FIRST_ID + 2, name: "last change", version, apply: last_change },
+        View { id: View::FIRST_ID + 1, name: "by value", version, source: Source::Rows, apply: by_value },
+        View { id: View::FIRST_ID + 2, name: "changes", version, source: Source::Changes, apply: changes },
     ]
 }
 

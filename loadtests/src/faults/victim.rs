@@ -56,6 +56,7 @@ pub fn options(dir: &Path, write_buffer: u64) -> StoreOptions {
     options.open_vaults_max = TASKS;
     options.write_buffer_bytes = write_buffer;
     options.block_cache_bytes = 1 << 20;
+    options.feed_retention_ms = plan::FEED_RETENTION_MS;
     options
 }
 
@@ -166,6 +167,9 @@ impl Work {
         if dice.percent(40) {
             visit.complete(&mut writer, dice).await?;
         }
+        if dice.percent(25) {
+            visit.trim(&mut writer, dice).await?;
+        }
         // Passivation, in many orders of reader and writer.
         let reader = writer.reader();
         let last = writer.next_seq() - 1;
@@ -249,6 +253,26 @@ impl Visit<'_> {
                 self.wrong("a commit failed, and its writer goes on".into());
             }
             return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Has the feed trimmed, all of which is durable: and says before what will be gone.
+    async fn trim(&self, writer: &mut Writer, dice: &mut Dice) -> Result<(), Refusal> {
+        let (partition, last) = (self.partition, writer.next_seq() - 1);
+        let live = writer.live();
+        for seq in live.floor()?..=last.saturating_sub(plan::KEPT) {
+            let op = live.transaction(seq)?.and_then(|transaction| plan::op_of(&transaction.request_id));
+            match op {
+                Some(op) => say(&Event::Trimming { partition, seq, op }),
+                None => self.wrong(format!("transaction {seq} is not there, before it was trimmed")),
+            }
+        }
+        drop(live);
+        let trimmed = writer.trim_feed(plan::time_ms(last))?;
+        if dice.percent(70) {
+            trimmed.ticket.await?;
+            say(&Event::Trimmed { partition, floor: writer.feed_floor() });
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! points into the feed.
 
 use bytes::Bytes;
-use canopy_domain::{Change, Context, Refusal, State, View, ViewWrite, Watch, Wire};
+use canopy_domain::{Change, Context, Refusal, Source, State, View, ViewWrite, Watch, Wire};
 use canopy_proto::chat::v1::subscribe_response::Event;
 use canopy_proto::chat::v1::{Channel, Opened, SubscribeRequest, SubscribeResponse};
 use canopy_proto::identity::v1::SessionExpiring;
@@ -12,7 +12,8 @@ use crate::channels::{self, CHANNELS};
 use crate::messages::MESSAGES;
 
 /// Channel id, seq, n: the changes of a channel in order. The keys say all.
-pub(crate) const CHANNEL_EVENTS: View = View { id: View::FIRST_ID, name: "channel_events", version: 1, apply };
+pub(crate) const CHANNEL_EVENTS: View =
+    View { id: View::FIRST_ID, name: "channel_events", version: 1, source: Source::Changes, apply };
 
 /// Bytes of a channel's id, with which both tables' keys start.
 const CHANNEL_ID_BYTES: usize = 16;

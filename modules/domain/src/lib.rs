@@ -36,7 +36,7 @@ pub use search::Words;
 pub use settings::{QuotaDefaults, Settings};
 pub use table::{Row, Table};
 pub use time::{civil, utc};
-pub use view::{View, ViewWrite};
+pub use view::{Source, View, ViewWrite};
 
 pub use canopy_proto::Wire;
 pub use canopy_proto::options::v1::Role;

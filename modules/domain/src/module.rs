@@ -79,6 +79,7 @@ pub struct Module {
     queries: HashMap<&'static str, Asked>,
     subscriptions: HashMap<&'static str, Subscription>,
     wake: Option<Wake>,
+    keeps_feed: bool,
 }
 
 impl Module {
@@ -91,6 +92,7 @@ impl Module {
             queries: HashMap::new(),
             subscriptions: HashMap::new(),
             wake: None,
+            keeps_feed: false,
         }
     }
 
@@ -182,6 +184,19 @@ impl Module {
     pub fn on_wake(mut self, wake: Wake) -> Self {
         self.wake = Some(wake);
         self
+    }
+
+    /// Has the feeds of its actors kept from their start, however old: for who
+    /// reads history, and where nothing in it is to be forgotten.
+    #[must_use]
+    pub fn keep_feed(mut self) -> Self {
+        self.keeps_feed = true;
+        self
+    }
+
+    /// Whether feeds are kept from their start.
+    pub fn keeps_feed(&self) -> bool {
+        self.keeps_feed
     }
 
     /// Decides what to do now that a wake-up is due.

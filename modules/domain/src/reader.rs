@@ -50,6 +50,13 @@ pub trait Reader {
     /// `INTERNAL` or `UNAVAILABLE`: the store failed.
     fn seq(&self) -> Result<u64, Refusal>;
 
+    /// The retention floor: the first transaction that the feed keeps, or that
+    /// it will keep; 1 where it keeps all.
+    ///
+    /// # Errors
+    /// `INTERNAL` or `UNAVAILABLE`: the store failed.
+    fn floor(&self) -> Result<u64, Refusal>;
+
     /// The transaction at `seq`, where it is at or above the retention floor.
     ///
     /// # Errors

@@ -98,6 +98,8 @@ pub struct Refusal {
     pub concerns: Option<Address>,
     /// The quota that is used up.
     pub quota: Option<Box<QuotaViolation>>,
+    /// The retention floor that a cursor lies below.
+    pub floor: Option<u64>,
 }
 
 impl Refusal {
@@ -112,6 +114,7 @@ impl Refusal {
             retry_after_ms: None,
             concerns: None,
             quota: None,
+            floor: None,
         }
     }
 
@@ -126,6 +129,15 @@ impl Refusal {
     /// There is no such thing.
     pub fn not_found(what: &str) -> Self {
         Self::new(Code::NotFound, format!("`{what}` does not exist, or is not yours to see"))
+    }
+
+    /// The feed of `what` no longer holds what came after a cursor.
+    pub fn below_floor(what: &str, cursor: u64, floor: u64) -> Self {
+        let message = format!("cursor {cursor} of `{what}` is too old: changes are kept from {floor} on");
+        let mut refusal = Self::new(Code::OutOfRange, message)
+            .hint("list anew what is there now, and subscribe from the cursor of that list");
+        refusal.floor = Some(floor);
+        refusal
     }
 
     /// Somebody else changed it first.

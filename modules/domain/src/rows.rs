@@ -71,6 +71,10 @@ impl Reader for Rows {
         Ok(self.seq)
     }
 
+    fn floor(&self) -> Result<u64, Refusal> {
+        Ok(1)
+    }
+
     fn transaction(&self, _: u64) -> Result<Option<Transaction>, Refusal> {
         Ok(None)
     }

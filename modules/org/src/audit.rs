@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use canopy_domain::{
-    Change, Code, Context, Draft, Module, Order, PageRequest, Refusal, Span, State, Subscription, Table, View,
+    Change, Code, Context, Draft, Module, Order, PageRequest, Refusal, Source, Span, State, Subscription, Table, View,
     ViewWrite, Watch, WatchEnd, Wire, decode,
 };
 use canopy_proto::methods::{audit as methods, audit_effects};
@@ -21,14 +21,16 @@ use crate::audit_chain::{self, Chain};
 const AUDIT_ENTRIES: Table<AuditEntry> = Table::new(1, "audit_entries", 1);
 
 /// Seq and n: the keys say all. What an export reads along.
-const AUDIT_FEED: View = View { id: View::FIRST_ID, name: "audit_feed", version: 1, apply };
+const AUDIT_FEED: View = View { id: View::FIRST_ID, name: "audit_feed", version: 1, source: Source::Changes, apply };
 
 /// Entries looked at for one page: with filters, few of them may fit.
 const LOOKED_AT_MAX: usize = 10_000;
 
 /// The module of `org/<id>/audit` and `system/audit`.
 pub fn audit() -> Module {
+    // Its entries stay, and an export may begin with the first.
     Module::new("audit")
+        .keep_feed()
         .view(AUDIT_FEED)
         .command(audit_effects::RECORD_ENTRY, record)
         .query(methods::LIST_AUDIT_ENTRIES, list)

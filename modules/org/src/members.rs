@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use canopy_domain::{
-    Address, Change, Code, Context, Draft, Id, Order, PageRequest, Refusal, Role, Span, State, Step, View, ViewWrite,
-    Wire, decode,
+    Address, Change, Code, Context, Draft, Id, Order, PageRequest, Refusal, Role, Source, Span, State, Step, View,
+    ViewWrite, Wire, decode,
 };
 use canopy_proto::org::v1::{
     Grant, LeaveOrgRequest, LeaveOrgResponse, ListMembersRequest, ListMembersResponse, Member,
@@ -18,7 +18,8 @@ use crate::org::{tell_member, the_org};
 use crate::projects;
 
 /// Grants by account id, then as [`GRANTS`]: the row itself.
-pub(crate) const GRANTS_BY_ACCOUNT: View = View { id: View::FIRST_ID, name: "grants_by_account", version: 1, apply };
+pub(crate) const GRANTS_BY_ACCOUNT: View =
+    View { id: View::FIRST_ID, name: "grants_by_account", version: 1, source: Source::Rows, apply };
 
 const ID_BYTES: usize = 16;
 /// Of a grant's key: two ids and the role.

@@ -342,6 +342,7 @@ pub fn store_options(config: &NodeConfig) -> Result<StoreOptions, BootError> {
     options.group_commits_max = config.store.group_commits_max;
     options.group_bytes_max = config.store.group_bytes_max;
     options.request_retention_ms = i64::try_from(config.store.request_id_retention_s * 1000).unwrap_or(i64::MAX);
+    options.feed_retention_ms = i64::try_from(config.store.feed_retention_s * 1000).unwrap_or(i64::MAX);
     options.clock = canopy_actors::now_ms;
     Ok(options)
 }

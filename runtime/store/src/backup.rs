@@ -34,7 +34,10 @@ use crate::seal::Space;
 use crate::vault::Vault;
 use crate::{Store, StoreError};
 
-const MAGIC: &[u8] = b"canopy backup 1\n";
+/// In format 2 a feed may begin at a floor.
+const MAGIC: &[u8] = b"canopy backup 2\n";
+/// The format before, which is read all the same.
+const MAGIC_BEFORE: &[u8] = b"canopy backup 1\n";
 const KIND_HEADER: u8 = 1;
 const KIND_ROWS: u8 = 2;
 const KIND_END: u8 = 3;
@@ -346,7 +349,7 @@ impl FrameReader {
     fn open(path: &Path, mac: Option<Hmac256>) -> Result<Self, StoreError> {
         let file = File::open(path).map_err(|e| StoreError::io("cannot open", path, &e))?;
         let mut this = Self { path: path.into(), file: BufReader::new(file), mac, digest: Sha256::new(), bytes: 0 };
-        if this.take(MAGIC.len())? != MAGIC {
+        if ![MAGIC, MAGIC_BEFORE].contains(&this.take(MAGIC.len())?.as_slice()) {
             return Err(damaged(path, "it is no backup, or of a newer format"));
         }
         Ok(this)

@@ -1,6 +1,6 @@
 //! Whether rows, in the order of their keys, make a whole vault: every value
-//! opens, every feed chains from its first entry to its last without a gap,
-//! and each partition's state says the same.
+//! opens, every feed chains from its floor to its last entry without a gap, and
+//! each partition's state says the same.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,8 +10,9 @@ use prost::Message;
 
 use crate::backup::{Header, StoredRow};
 use crate::disk::{GROUP_KEY, parse_group};
+use crate::floor::Floor;
 use crate::keyring::PartitionName;
-use crate::partition::{EFFECTS, META, Meta, Partition, REQUESTS};
+use crate::partition::{EFFECTS, FLOOR, META, Meta, Partition, REQUESTS};
 use crate::seal::Space;
 use crate::vault_keys::VaultKeys;
 
@@ -32,7 +33,7 @@ struct Part {
     /// Without keys, its rows are passed over.
     keys: Option<Arc<Partition>>,
     meta: Option<Meta>,
-    /// As far as the feed has been read.
+    /// As far as the feed has been read; its floor first, which stands before it.
     seq: u64,
     chain: Vec<u8>,
 }
@@ -96,6 +97,10 @@ impl<'a> Check<'a> {
                 match table {
                     META => part.meta = Some(Meta::decode(text.as_slice()).map_err(|e| e.to_string())?),
                     REQUESTS => drop(RequestRecord::decode(text.as_slice()).map_err(|e| e.to_string())?),
+                    FLOOR => {
+                        let floor = Floor::decode(text.as_slice()).map_err(|e| e.to_string())?;
+                        (part.seq, part.chain) = (floor.below(), floor.chain);
+                    }
                     EFFECTS => drop(Effect::decode(text.as_slice()).map_err(|e| e.to_string())?),
                     _ => {}
                 }

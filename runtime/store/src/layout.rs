@@ -1,7 +1,7 @@
 //! The data directory:
 //!
 //! ```text
-//! VERSION          canopy 3
+//! VERSION          canopy 4
 //! LOCK             held while a process has the directory
 //! keys/root.slots  ways to the root key
 //! keys/orgs        org keys and the installation's secrets, sealed
@@ -21,11 +21,11 @@ use rustix::fs::FlockOperation;
 use crate::StoreError;
 
 /// Format of the directory, and of everything below it.
-pub(crate) const FORMAT: &str = "canopy 3";
+pub(crate) const FORMAT: &str = "canopy 4";
 /// The formats before. Their files are read as they are, and get the new format
 /// when they are next written whole; only `VERSION` changes at once, so that
 /// the releases before refuse the directory from then on.
-const FORMATS_BEFORE: [&str; 2] = ["canopy 1", "canopy 2"];
+const FORMATS_BEFORE: [&str; 3] = ["canopy 1", "canopy 2", "canopy 3"];
 
 /// A data directory that this process has locked.
 pub(crate) struct Layout {

@@ -16,6 +16,7 @@ mod commit;
 mod commit_keys;
 mod disk;
 mod error;
+mod floor;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
@@ -71,4 +72,4 @@ pub use salvage::{SalvageReport, salvage};
 pub use snapshot::Snapshot;
 pub use store::{PartitionReader, QuarantinedVault, Store, StoreState};
 pub use verify::{VaultReport, ViewsOf, verify};
-pub use writer::{Live, Writer};
+pub use writer::{Live, Trimmed, Writer};

@@ -148,6 +148,7 @@ pub(crate) struct Figures {
     commit_seconds: Histogram,
     fsync_seconds: Histogram,
     pub(crate) failed_total: Counter,
+    pub(crate) trimmed_total: Counter,
     pub(crate) open_vaults: Gauge,
     pub(crate) quarantined_vaults: Gauge,
 }
@@ -159,6 +160,11 @@ impl Figures {
         describe_counter!("canopy_store_groups_total", Unit::Count, "Writes that made commits durable");
         describe_counter!("canopy_store_bytes_total", Unit::Bytes, "Sealed bytes committed, keys included");
         describe_counter!("canopy_store_failed_groups_total", Unit::Count, "Writes that failed");
+        describe_counter!(
+            "canopy_store_trimmed_entries_total",
+            Unit::Count,
+            "Feed entries past their retention that went"
+        );
         describe_histogram!("canopy_store_group_commits", Unit::Count, "Commits that shared an fsync");
         describe_histogram!(
             "canopy_store_commit_seconds",
@@ -179,6 +185,7 @@ impl Figures {
             commit_seconds: histogram!("canopy_store_commit_seconds"),
             fsync_seconds: histogram!("canopy_store_fsync_seconds"),
             failed_total: counter!("canopy_store_failed_groups_total"),
+            trimmed_total: counter!("canopy_store_trimmed_entries_total"),
             open_vaults: gauge!("canopy_store_open_vaults"),
             quarantined_vaults: gauge!("canopy_store_quarantined_vaults"),
         }

@@ -35,6 +35,9 @@ pub struct StoreOptions {
     pub group_bytes_max: usize,
     /// Milliseconds that the first answer to a request id is kept at least.
     pub request_retention_ms: i64,
+    /// Milliseconds that feed entries are kept, until they are trimmed; 0 for as
+    /// long as their partition.
+    pub feed_retention_ms: i64,
     /// The time in milliseconds since 1970, noted with each key that is made;
     /// 0, where nobody tells the time, stands for unknown.
     pub clock: fn() -> i64,
@@ -66,6 +69,7 @@ impl StoreOptions {
             group_commits_max: Self::GROUP_COMMITS_MAX,
             group_bytes_max: Self::GROUP_BYTES_MAX,
             request_retention_ms: Self::REQUEST_RETENTION_MS,
+            feed_retention_ms: 0,
             clock: || 0,
         }
     }

@@ -38,6 +38,8 @@ pub(crate) const META: u16 = 0xFF00;
 pub(crate) const REQUESTS: u16 = 0xFF01;
 /// Effects not yet delivered: `seq (8) | n (4)`.
 pub(crate) const EFFECTS: u16 = 0xFF02;
+/// [`Floor`](crate::floor::Floor), at the empty key.
+pub(crate) const FLOOR: u16 = 0xFF03;
 
 /// Version of the formats in the store's own tables and in feed entries.
 pub(crate) const SCHEMA_VERSION: u32 = 1;
@@ -333,6 +335,13 @@ impl Partition {
         self.transaction(seq, &entry)
     }
 
+    /// Opens a feed entry, and gives its chain MAC: what came before it is not
+    /// known, and so not checked.
+    pub(crate) fn open_first(&self, seq: u64, stored: &[u8]) -> Result<(Transaction, Vec<u8>), &'static str> {
+        let entry = self.entry(seq, stored)?;
+        Ok((self.transaction(seq, &entry)?, entry.mac.to_vec()))
+    }
+
     /// Opens a feed entry behind the chain MAC `before`, and gives its own.
     pub(crate) fn check_link(
         &self,
@@ -416,6 +425,20 @@ pub(crate) fn change_of(change: proto::Change) -> Option<Change> {
         schema_version: change.schema_version,
         of_subject: change.of_subject,
     })
+}
+
+/// A row of `data` as the change that sets it; nothing, where it was shredded.
+pub(crate) fn change_of_row(partition: &Partition, key: &[u8], stored: &[u8]) -> Result<Option<Change>, &'static str> {
+    let Some(text) = partition.open_row(key, stored)? else { return Ok(None) };
+    let (table, own) = key.get(16..).and_then(|rest| rest.split_first_chunk()).ok_or("a row's key is too short")?;
+    Ok(Some(Change {
+        table: u16::from_be_bytes(*table),
+        key: own.to_vec(),
+        before: None,
+        after: Some(text.into()),
+        schema_version: schema_version(stored).unwrap_or(SCHEMA_VERSION),
+        of_subject: key_version(stored).is_some_and(|version| version >= SUBJECT_VERSIONS),
+    }))
 }
 
 /// A feed entry, opened as far as its partition's key goes.

@@ -1,9 +1,12 @@
 //! One partition of a damaged vault, taken over into a new one. The feed is
-//! taken as far as it is chained from its first transaction on, and rows as
-//! far as they open. Where both are whole they agree, and nothing changes.
-//! Otherwise:
+//! taken as far as it is chained from its floor on, and rows as far as they
+//! open. Where both are whole they agree, and nothing changes. Otherwise:
 //!
-//! - Rows that are missing or behind a whole feed are made from it again.
+//! - Rows that are missing or behind a whole feed are made from it again. One
+//!   that it does not name, for it was set below the floor, cannot be: a
+//!   transaction tells that it is gone.
+//! - Where no floor can be read, and the feed does not begin with its first
+//!   transaction, the one that it begins with is taken for what lies just below.
 //! - Behind the point where a feed is damaged, the rows that open say what
 //!   came of the rest: one transaction more, or a few, take the proven feed to
 //!   them. What happened is lost in its details, and not in its outcome.
@@ -19,8 +22,11 @@ use fjall::{Readable, Snapshot};
 use prost::Message;
 
 use crate::disk::Disk;
+use crate::floor::Floor;
 use crate::key::Nonces;
-use crate::partition::{EFFECTS, INTERNAL, META, Meta, Partition, REQUESTS, SCHEMA_VERSION, change_of, subject_of};
+use crate::partition::{
+    EFFECTS, FLOOR, INTERNAL, META, Meta, Partition, REQUESTS, SCHEMA_VERSION, change_of, subject_of,
+};
 use crate::row_draft::RowDraft;
 use crate::salvage::SalvageReport;
 use crate::seal::{SUBJECT_VERSIONS, Space, key_version, schema_version};
@@ -40,8 +46,15 @@ pub(crate) struct Left<'a> {
     pub(crate) partition: &'a Partition,
 }
 
-/// The feed, as far as it is proven.
+/// Where a feed begins.
 #[derive(Default)]
+struct Start {
+    floor: Floor,
+    /// Its row cannot be read: the entry just below it is the first that is there.
+    is_guess: bool,
+}
+
+/// The feed, as far as it is proven.
 struct Feed {
     seq: u64,
     chain: Vec<u8>,
@@ -52,18 +65,22 @@ struct Feed {
 }
 
 impl Left<'_> {
-    /// Reads the feed from its start, as far as it is chained; `each` gets the
+    /// Reads the feed from its floor, as far as it is chained; `each` gets the
     /// entries, opened and as they are stored. Gives what is wrong behind it.
     fn feed(
         &self,
+        start: &Start,
         mut each: impl FnMut(&[u8], &[u8], proto::Transaction) -> io::Result<()>,
     ) -> io::Result<(u64, Vec<u8>, Option<String>)> {
-        let (mut seq, mut chain) = (0, Vec::new());
+        let (mut seq, mut chain) = (start.floor.below(), start.floor.chain.clone());
         for row in self.snapshot.prefix(&self.source.feed, self.partition.name) {
             let Ok((key, stored)) = row.into_inner() else {
                 return Ok((seq, chain, Some(format!("its feed cannot be read behind transaction {seq}"))));
             };
             let at = key.get(16..).and_then(|at| at.try_into().ok()).map_or(0, u64::from_be_bytes);
+            if start.is_guess && at == start.floor.below() {
+                continue;
+            }
             if at != seq + 1 {
                 return Ok((seq, chain, Some(format!("its feed goes from transaction {seq} to {at}"))));
             }
@@ -76,6 +93,28 @@ impl Left<'_> {
             }
         }
         Ok((seq, chain, None))
+    }
+
+    fn start(&self, meta: Option<&Meta>) -> Start {
+        let key = self.partition.row_key(FLOOR, &[]);
+        let stored = self.snapshot.get(&self.source.data, &key);
+        let is_absent = matches!(stored, Ok(None));
+        let text = stored.ok().flatten().and_then(|stored| self.partition.open_row(&key, &stored).ok().flatten());
+        if let Some(floor) = text.and_then(|text| Floor::decode(text.as_slice()).ok()) {
+            return Start { floor, is_guess: false };
+        }
+        let first = self.snapshot.prefix(&self.source.feed, self.partition.name).next();
+        let floor = match first.map(fjall::Guard::into_inner) {
+            Some(Ok((key, stored))) => {
+                let at = key.get(16..).and_then(|at| at.try_into().ok()).map_or(0, u64::from_be_bytes);
+                let opened = self.partition.open_first(at, &stored).ok().filter(|_| at > 1);
+                opened.map(|(_, chain)| Floor { seq: at + 1, chain, wake_ms: 0 })
+            }
+            None if !is_absent => meta.map(|meta| Floor { seq: meta.seq + 1, chain: meta.chain.clone(), wake_ms: 0 }),
+            _ => None,
+        };
+        let is_guess = floor.is_some() || !is_absent;
+        Start { floor: floor.unwrap_or_default(), is_guess }
     }
 
     fn meta(&self) -> Option<(Meta, Vec<u8>)> {
@@ -92,6 +131,7 @@ pub(crate) struct Rescue<'a, 'd> {
     ingest: &'a mut Ingest<'d>,
     report: &'a mut SalvageReport,
     now_ms: i64,
+    start: Start,
     /// The feed as it will be.
     seq: u64,
     chain: Vec<u8>,
@@ -112,6 +152,7 @@ impl<'a, 'd> Rescue<'a, 'd> {
             ingest,
             report,
             now_ms,
+            start: Start::default(),
             seq: 0,
             chain: Vec::new(),
             pending: (Vec::new(), 0),
@@ -128,6 +169,11 @@ impl<'a, 'd> Rescue<'a, 'd> {
 
     pub(crate) fn run(mut self) -> io::Result<()> {
         let meta = self.from.meta();
+        self.start = self.from.start(meta.as_ref().map(|(meta, _)| meta));
+        if self.start.is_guess {
+            let first = self.start.floor.first();
+            self.fault(format!("where its feed begins cannot be read: with transaction {first}, from here on"));
+        }
         let mut feed = self.feed()?;
         match &meta {
             Some((meta, _)) if meta.seq != feed.seq || meta.chain != feed.chain => {
@@ -153,18 +199,19 @@ impl<'a, 'd> Rescue<'a, 'd> {
 
     /// Takes the proven feed over.
     fn feed(&mut self) -> io::Result<Feed> {
-        let mut rows = Rows::new();
-        let Self { from, ingest, report, .. } = self;
-        let (seq, chain, wrong) = from.feed(|key, stored, transaction| {
+        let Self { from, ingest, report, start, .. } = self;
+        let mut rows = Rows::of(&start.floor);
+        let (seq, chain, wrong) = from.feed(start, |key, stored, transaction| {
             report.found.transactions += 1;
             for change in transaction.changes {
                 let shredded = change.shredded;
                 let Some(change) = change_of(change) else { continue };
                 let at = place(change.table, &change.key);
-                match change.after.filter(|_| !shredded) {
-                    Some(after) => rows.insert(at, digest(&[&after])),
-                    None => rows.remove(&at),
-                };
+                match change.after {
+                    _ if shredded => rows.forget(&at),
+                    Some(after) => rows.set(at, digest(&[&after])),
+                    None => rows.remove(at),
+                }
             }
             ingest.set(Space::Feed, key, stored)
         })?;
@@ -189,15 +236,18 @@ impl<'a, 'd> Rescue<'a, 'd> {
                 continue;
             };
             let table = u16::from_be_bytes(*table);
-            if table == META {
+            if table == META || (table == FLOOR && self.start.is_guess) {
                 continue;
             }
             match from.partition.open_row(&key, &stored) {
                 Err(reason) => {
                     self.fault(format!("a row of table {table:#06x}: {reason}"));
                     // It may have been newer than the feed knows; that is all there is.
-                    if feed.rows.remove(&place(table, own)).is_some() {
-                        self.wanted.insert(place(table, own));
+                    let at = place(table, own);
+                    if feed.rows.there.remove(&at).is_some() {
+                        self.wanted.insert(at);
+                    } else if table < View::FIRST_ID && feed.rows.may_be_older(&at) {
+                        self.append(table, own, None, SCHEMA_VERSION, false)?;
                     }
                 }
                 // Shredded: nobody can say more of it.
@@ -233,7 +283,7 @@ impl<'a, 'd> Rescue<'a, 'd> {
             }
             // Behind all other rows of modules, so that these are known now.
             View::FIRST_ID..INTERNAL => {
-                if self.is_clean && feed.rows.is_empty() {
+                if self.is_clean && feed.rows.there.is_empty() {
                     self.keep(key, stored)
                 } else {
                     Ok(())
@@ -242,8 +292,9 @@ impl<'a, 'd> Rescue<'a, 'd> {
             INTERNAL.. => self.keep(key, stored),
             _ => {
                 let at = place(table, own);
-                let expected = feed.rows.remove(&at);
-                if expected == Some(digest(&[&text])) {
+                let expected = feed.rows.there.remove(&at);
+                let is_older = expected.is_none() && feed.is_whole && feed.rows.may_be_older(&at);
+                if is_older || expected == Some(digest(&[&text])) {
                     return self.keep(key, stored);
                 }
                 if feed.is_whole {
@@ -264,7 +315,7 @@ impl<'a, 'd> Rescue<'a, 'd> {
 
     /// Settles what the feed makes and no row is there for.
     fn missing(&mut self, feed: Feed) -> io::Result<()> {
-        let gone = feed.rows;
+        let gone = feed.rows.there;
         if !gone.is_empty() {
             self.is_clean = false;
         }
@@ -280,8 +331,8 @@ impl<'a, 'd> Rescue<'a, 'd> {
         let wanted = std::mem::take(&mut self.wanted);
         let mut removed = BTreeMap::new();
         let from = self.from;
-        let Self { ingest, .. } = self;
-        from.feed(|_, _, transaction| {
+        let Self { ingest, start, .. } = self;
+        from.feed(start, |_, _, transaction| {
             for change in transaction.changes {
                 let (shredded, subject) = (change.shredded, change.of_subject);
                 let Some(change) = change_of(change) else { continue };
@@ -375,8 +426,11 @@ impl<'a, 'd> Rescue<'a, 'd> {
             view_versions: BTreeMap::new(),
             ..meta
         };
-        let mut draft = RowDraft::new(self.from.partition, 1);
+        let mut draft = RowDraft::new(self.from.partition, 2);
         draft.set(META, &[], SCHEMA_VERSION, Some(meta.encode_to_vec().into()));
+        if self.start.is_guess && self.start.floor.first() > 1 {
+            draft.set(FLOOR, &[], SCHEMA_VERSION, Some(self.start.floor.encode_to_vec().into()));
+        }
         for row in draft.sealed {
             if let Some(value) = row.value {
                 self.keep(&row.key, &value)?;

@@ -37,22 +37,22 @@ impl Snapshot {
         self.durable().map_or(Ok(0), |durable| Ok(durable.meta()?.seq))
     }
 
-    /// Checks that the feed is chained from its first entry to its last, and
+    /// Checks that the feed is chained from its floor to its last entry, and
     /// says how many there are.
     ///
     /// # Errors
     /// It is not; the store cannot be read.
     pub fn check_feed(&self) -> Result<u64, StoreError> {
         let Some(durable) = self.durable() else { return Ok(0) };
-        let meta = durable.meta()?;
-        let mut chain = Vec::new();
-        for seq in 1..=meta.seq {
+        let (meta, floor) = (durable.meta()?, durable.floor()?);
+        let (first, mut chain) = (floor.first(), floor.chain);
+        for seq in first..=meta.seq {
             let broken = |reason: &str| durable.damaged(&format!("transaction {seq}: {reason}"));
             let stored = durable.entry(seq)?.ok_or_else(|| broken("is not there"))?;
             (_, chain) = durable.partition.check_link(&chain, seq, &stored).map_err(broken)?;
         }
         if chain == meta.chain {
-            Ok(meta.seq)
+            Ok(meta.seq + 1 - first)
         } else {
             Err(durable.damaged("the feed ends elsewhere than its rows say"))
         }
@@ -84,6 +84,10 @@ impl Reader for Snapshot {
 
     fn seq(&self) -> Result<u64, Refusal> {
         Ok(self.last_seq()?)
+    }
+
+    fn floor(&self) -> Result<u64, Refusal> {
+        Ok(self.durable().map_or(Ok(1), |durable| durable.floor().map(|floor| floor.first()))?)
     }
 
     fn transaction(&self, seq: u64) -> Result<Option<Transaction>, Refusal> {

@@ -6,15 +6,16 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use canopy_domain::{Order, Span};
+use canopy_domain::{Change, Order, Span, View};
 use canopy_proto::system::v1::Transaction;
 use fjall::{Readable, UserKey, UserValue};
 use prost::Message;
 
 use crate::StoreError;
 use crate::disk::Disk;
+use crate::floor::Floor;
 use crate::overlay::{Pending, PendingRows, within};
-use crate::partition::{META, Meta, Partition};
+use crate::partition::{FLOOR, META, Meta, Partition, change_of_row};
 use crate::vault::Vault;
 
 /// Bytes of a stored key before the row's own: partition and table.
@@ -83,6 +84,25 @@ impl Durable {
     pub(crate) fn transaction(&self, seq: u64) -> Result<Option<Transaction>, StoreError> {
         let stored = self.entry(seq)?;
         stored.map(|stored| self.partition.open_entry(seq, &stored).map_err(|e| self.damaged(e))).transpose()
+    }
+
+    /// From where on the feed is kept.
+    pub(crate) fn floor(&self) -> Result<Floor, StoreError> {
+        match self.row(&self.partition.row_key(FLOOR, &[]))? {
+            Some(text) => Floor::decode(text.as_slice()).map_err(|e| self.vault.corrupt(&e.to_string())),
+            None => Ok(Floor::default()),
+        }
+    }
+
+    /// Every row of a table of a module, as the change that sets it.
+    pub(crate) fn table_rows(&self) -> impl Iterator<Item = Result<Change, StoreError>> {
+        let at = |table| self.partition.row_key(table, &[]).to_vec();
+        let rows = self.range((Bound::Included(at(0)), Bound::Excluded(at(View::FIRST_ID))), Order::Ascending);
+        rows.filter_map(move |row| {
+            let change = row
+                .and_then(|(key, stored)| change_of_row(&self.partition, &key, &stored).map_err(|e| self.damaged(e)));
+            change.transpose()
+        })
     }
 
     /// Stored rows within bounds, in order.

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::floor::Floor;
 use crate::handle::{Claim, Handle};
 use crate::node::Node;
 use crate::partition::{Meta, Partition};
@@ -89,6 +90,11 @@ impl Store {
     /// same at every start and after every rotation: HKDF-SHA256 (RFC 5869).
     pub fn derive_key(&self, purpose: &str) -> zeroize::Zeroizing<[u8; 32]> {
         zeroize::Zeroizing::new(*self.0.node.catalog.derive(purpose).expose())
+    }
+
+    /// See [`StoreOptions::feed_retention_ms`].
+    pub fn feed_retention_ms(&self) -> i64 {
+        self.0.node.options.feed_retention_ms
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
@@ -266,12 +272,13 @@ impl Store {
 
 /// What a writer starts from. A few rows are read for it, as for a decision:
 /// that is done where it is asked for, and no thread is woken for it.
-struct Loading {
-    claim: Claim,
-    vault: Arc<Vault>,
-    partition: Arc<Partition>,
-    is_new: bool,
-    meta: Meta,
+pub(crate) struct Loading {
+    pub(crate) claim: Claim,
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) partition: Arc<Partition>,
+    pub(crate) is_new: bool,
+    pub(crate) meta: Meta,
+    pub(crate) floor: Floor,
 }
 
 impl Loading {
@@ -279,15 +286,15 @@ impl Loading {
         let known = vault.partition(&claim.address)?;
         let is_new = known.is_none();
         let partition = known.unwrap_or_else(|| vault.new_partition(&claim.address));
-        let mut meta = Meta::default();
+        let (mut meta, mut floor) = (Meta::default(), Floor::default());
         if let Some(durable) = Durable::of(vault.clone(), partition.clone()) {
             if is_new {
                 vault.check_absent(&claim.address)?;
             }
-            meta = durable.meta()?;
-            check_last_link(&durable, &meta)?;
+            (meta, floor) = (durable.meta()?, durable.floor()?);
+            check_last_link(&durable, &meta, &floor)?;
         }
-        Ok(Self { claim, vault, partition, is_new, meta })
+        Ok(Self { claim, vault, partition, is_new, meta, floor })
     }
 
     /// Brings views up to date. Blocks for as long as that takes.
@@ -297,24 +304,27 @@ impl Loading {
     }
 
     fn writer(self, store: &Store, views: &[View]) -> Result<Writer, StoreError> {
-        let Self { claim, vault, partition, is_new, meta } = self;
-        if !is_new {
-            claim.set_found(&vault, &partition);
+        if !self.is_new {
+            self.claim.set_found(&self.vault, &self.partition);
         }
-        claim.publish(meta.seq);
-        Writer::new(claim, store.clone(), vault, partition, is_new, views.to_vec(), meta)
+        self.claim.publish(self.meta.seq);
+        Writer::new(self, store.clone(), views.to_vec())
     }
 }
 
 /// That rows and feed end at the same transaction.
-fn check_last_link(durable: &Durable, meta: &Meta) -> Result<(), StoreError> {
+fn check_last_link(durable: &Durable, meta: &Meta, floor: &Floor) -> Result<(), StoreError> {
     if meta.seq == 0 {
         return Ok(());
     }
-    let last = durable.entry(meta.seq)?;
-    match last {
-        Some(entry) if entry.ends_with(&meta.chain) && durable.entry(meta.seq + 1)?.is_none() => Ok(()),
-        _ => Err(durable.vault.corrupt("its feed does not end where its rows do")),
+    let ends_here = match durable.entry(meta.seq)? {
+        Some(entry) => floor.first() <= meta.seq && entry.ends_with(&meta.chain),
+        // All of it has grown too old, and this is where it goes on.
+        None => floor.below() == meta.seq && floor.chain == meta.chain,
+    };
+    match ends_here && durable.entry(meta.seq + 1)?.is_none() {
+        true => Ok(()),
+        false => Err(durable.vault.corrupt("its feed does not end where its rows do")),
     }
 }
 

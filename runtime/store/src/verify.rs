@@ -1,12 +1,13 @@
 //! Whether every vault holds what it acknowledged: all rows and feed entries
-//! open, feeds are chained without gaps, rows and views are what the feeds
-//! make of them.
+//! open, feeds are chained without gaps from their floors on, rows and views are
+//! what the feeds make of them. Of a row that was set below the floor and not
+//! changed since, no feed tells: it opens, in its place, and that is all.
 //!
 //! Works on a mirror of each vault: what is damaged stays as it was found.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use canopy_domain::{Address, Change, View, ViewWrite};
+use canopy_domain::{Address, Change, Source, View, ViewWrite};
 use canopy_proto::system::v1 as proto;
 use fjall::{Guard, Readable, Snapshot};
 use prost::Message;
@@ -14,10 +15,11 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::disk::{Disk, OpenError};
+use crate::floor::Floor;
 use crate::keyring::PartitionName;
 use crate::mirror;
 use crate::node::Node;
-use crate::partition::{EFFECTS, INTERNAL, META, Meta, Partition, REQUESTS, change_of};
+use crate::partition::{EFFECTS, FLOOR, INTERNAL, META, Meta, Partition, REQUESTS, change_of, change_of_row};
 use crate::vault::Vault;
 use crate::{StoreError, StoreOptions};
 
@@ -133,7 +135,8 @@ fn look(vault: &Vault, views: &[View], report: &mut VaultReport) {
             }
         };
         let views = if Some(*name) == own { views } else { &[] };
-        Look { disk, snapshot: &snapshot, partition: &partition, views, has_shredded: false, report }.partition();
+        let mut look = Look { disk, snapshot: &snapshot, partition: &partition, views, has_shredded: false, report };
+        look.partition();
     }
     strangers(disk, &snapshot, &names, report);
 }
@@ -158,8 +161,55 @@ pub(crate) fn strangers(disk: &Disk, snapshot: &Snapshot, names: &BTreeSet<Parti
     }
 }
 
-/// A row's table and key; and what its value digests to.
-pub(crate) type Rows = HashMap<[u8; 16], [u8; 16]>;
+/// What a feed says of rows, as far as it is kept: by table and key, what a
+/// row's value digests to.
+#[derive(Default)]
+pub(crate) struct Rows {
+    pub(crate) there: HashMap<[u8; 16], [u8; 16]>,
+    /// Rows that it removes, where those that it does not name may be there.
+    gone: HashSet<[u8; 16]>,
+    has_floor: bool,
+}
+
+impl Rows {
+    pub(crate) fn of(floor: &Floor) -> Self {
+        Self { has_floor: floor.first() > 1, ..Self::default() }
+    }
+
+    pub(crate) fn set(&mut self, at: [u8; 16], digest: [u8; 16]) {
+        self.there.insert(at, digest);
+        if self.has_floor {
+            self.gone.remove(&at);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, at: [u8; 16]) {
+        self.there.remove(&at);
+        if self.has_floor {
+            self.gone.insert(at);
+        }
+    }
+
+    /// Of what was shredded nobody can say more.
+    pub(crate) fn forget(&mut self, at: &[u8; 16]) {
+        self.there.remove(at);
+        self.gone.remove(at);
+    }
+
+    /// Whether a row of a table that is there may be what it is; it is asked of
+    /// each once.
+    pub(crate) fn settle(&mut self, at: &[u8; 16], digest: [u8; 16]) -> bool {
+        match self.there.remove(at) {
+            Some(expected) => expected == digest,
+            None => self.may_be_older(at),
+        }
+    }
+
+    /// Whether a row that the feed does not name may have been set below it.
+    pub(crate) fn may_be_older(&self, at: &[u8; 16]) -> bool {
+        self.has_floor && !self.gone.contains(at)
+    }
+}
 
 pub(crate) fn digest(parts: &[&[u8]]) -> [u8; 16] {
     let mut hash = Sha256::new();
@@ -185,8 +235,9 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn partition(mut self) {
-        let (seq, chain, expected) = self.feed();
+    fn partition(&mut self) {
+        let floor = self.floor();
+        let (seq, chain, expected) = self.feed(floor);
         let meta = self.rows(expected);
         let meta = meta.unwrap_or_default();
         if meta.seq != seq || meta.chain != chain {
@@ -198,9 +249,18 @@ impl Look<'_> {
         self.report.partition_fault(&self.partition.name, what);
     }
 
+    /// Where the feed begins. What is wrong with the row is found with the others.
+    fn floor(&self) -> Floor {
+        let key = self.partition.row_key(FLOOR, &[]);
+        let stored = self.snapshot.get(&self.disk.data, &key).ok().flatten();
+        let text = stored.and_then(|stored| self.partition.open_row(&key, &stored).ok().flatten());
+        text.and_then(|text| Floor::decode(text.as_slice()).ok()).unwrap_or_default()
+    }
+
     /// Where the feed ends, and the rows that it makes.
-    fn feed(&mut self) -> (u64, Vec<u8>, Rows) {
-        let (mut seq, mut chain, mut rows) = (0, Vec::new(), Rows::new());
+    fn feed(&mut self, floor: Floor) -> (u64, Vec<u8>, Rows) {
+        let (mut seq, mut rows) = (floor.below(), Rows::of(&floor));
+        let mut chain = floor.chain;
         for row in self.snapshot.prefix(&self.disk.feed, self.partition.name) {
             let Ok((key, stored)) = row.into_inner() else {
                 self.fault(format!("its feed cannot be read behind transaction {seq}"));
@@ -228,7 +288,6 @@ impl Look<'_> {
 
     fn replay(&mut self, transaction: proto::Transaction, rows: &mut Rows) {
         let seq = transaction.seq;
-        let mut writes = Vec::new();
         for (n, change) in (0u32..).zip(transaction.changes) {
             let shredded = change.shredded;
             let Some(change) = change_of(change) else {
@@ -237,25 +296,31 @@ impl Look<'_> {
             };
             if shredded {
                 // What it made cannot be known, nor opened where it is there.
-                rows.remove(&place(change.table, &change.key));
+                rows.forget(&place(change.table, &change.key));
                 self.has_shredded = true;
                 self.report.shredded += 1;
                 continue;
             }
-            for view in self.views {
-                (view.apply)(seq, n, &change, &mut writes);
-                for write in writes.drain(..) {
-                    match write {
-                        ViewWrite::Put { key, value } => rows.insert(place(view.id, &key), digest(&[&value])),
-                        ViewWrite::Delete { key } => rows.remove(&place(view.id, &key)),
-                    };
-                }
-            }
+            self.apply(Source::Changes, seq, n, &change, rows);
             let Change { table, key, after, .. } = change;
             match after {
-                Some(after) => rows.insert(place(table, &key), digest(&[&after])),
-                None => rows.remove(&place(table, &key)),
-            };
+                Some(after) => rows.set(place(table, &key), digest(&[&after])),
+                None => rows.remove(place(table, &key)),
+            }
+        }
+    }
+
+    /// Adds what views make of a change.
+    fn apply(&self, source: Source, seq: u64, n: u32, change: &Change, rows: &mut Rows) {
+        let mut writes = Vec::new();
+        for view in self.views.iter().filter(|view| view.source == source) {
+            (view.apply)(seq, n, change, &mut writes);
+            for write in writes.drain(..) {
+                match write {
+                    ViewWrite::Put { key, value } => rows.there.insert(place(view.id, &key), digest(&[&value])),
+                    ViewWrite::Delete { key } => rows.there.remove(&place(view.id, &key)),
+                };
+            }
         }
     }
 
@@ -272,7 +337,10 @@ impl Look<'_> {
             let text = match self.partition.open_row(&key, &stored) {
                 Ok(Some(text)) => text,
                 // Shredded: nobody can say more of it.
-                Ok(None) => continue,
+                Ok(None) => {
+                    self.has_shredded = true;
+                    continue;
+                }
                 Err(reason) => {
                     self.fault(reason);
                     continue;
@@ -288,17 +356,26 @@ impl Look<'_> {
                 META => Meta::decode(text.as_slice()).map(|found| meta = Some(found)),
                 REQUESTS => proto::RequestRecord::decode(text.as_slice()).map(drop),
                 EFFECTS => proto::Effect::decode(text.as_slice()).map(drop),
+                FLOOR => Floor::decode(text.as_slice()).map(drop),
                 // Where the views are not known, their rows are not compared.
                 View::FIRST_ID..INTERNAL if !has_views => Ok(()),
                 table if table >= INTERNAL => Ok(()),
                 // A view's pointer to what was shredded: its key is all there is.
                 View::FIRST_ID..INTERNAL
-                    if self.has_shredded && text.is_empty() && !expected.contains_key(&place(table, own)) =>
+                    if self.has_shredded && text.is_empty() && !expected.there.contains_key(&place(table, own)) =>
                 {
                     Ok(())
                 }
+                View::FIRST_ID.. => {
+                    stale += u64::from(expected.there.remove(&place(table, own)) != Some(digest(&[&text])));
+                    Ok(())
+                }
                 _ => {
-                    stale += u64::from(expected.remove(&place(table, own)) != Some(digest(&[&text])));
+                    stale += u64::from(!expected.settle(&place(table, own), digest(&[&text])));
+                    // Tables stand before views.
+                    if let Ok(Some(change)) = change_of_row(self.partition, &key, &stored) {
+                        self.apply(Source::Rows, 0, 0, &change, &mut expected);
+                    }
                     Ok(())
                 }
             };
@@ -306,8 +383,8 @@ impl Look<'_> {
                 self.fault(format!("a row of table {table:#06x}: {error}"));
             }
         }
-        if stale > 0 || !expected.is_empty() {
-            let missing = expected.len();
+        if stale > 0 || !expected.there.is_empty() {
+            let missing = expected.there.len();
             self.fault(format!("{stale} rows are not what the feed says, and {missing} that it says are not there"));
         }
         meta

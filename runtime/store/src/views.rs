@@ -1,9 +1,10 @@
 //! Views are disposable: one made by another version is dropped and made
-//! again by replaying the feed, before anybody writes.
+//! again from the rows of tables or by replaying the feed, before anybody
+//! writes.
 
 use std::sync::Arc;
 
-use canopy_domain::{View, ViewWrite};
+use canopy_domain::{Change, Source, View, ViewWrite};
 use tokio::sync::oneshot;
 
 use crate::StoreError;
@@ -43,7 +44,7 @@ pub(crate) fn rebuild(
     if stale.is_empty() {
         return Ok(meta);
     }
-    tracing::info!(address = %handle.address, views = stale.len(), transactions = meta.seq, "rebuilding views");
+    tracing::info!(address = %handle.address, views = stale.len(), last_seq = meta.seq, "rebuilding views");
     let rebuild = Rebuild { vault, partition, handle };
     for view in &stale {
         meta.view_versions.remove(&u32::from(view.id));
@@ -52,7 +53,14 @@ pub(crate) fn rebuild(
     for view in &stale {
         rebuild.drop_rows(view, &meta)?;
     }
-    rebuild.replay(&stale, &meta)?;
+    let (of_rows, of_changes): (Vec<&View>, Vec<&View>) =
+        stale.iter().copied().partition(|view| view.source == Source::Rows);
+    if !of_rows.is_empty() {
+        rebuild.read(&of_rows, &meta)?;
+    }
+    if !of_changes.is_empty() {
+        rebuild.replay(&of_changes, &meta)?;
+    }
     meta.view_versions = views.iter().map(|view| (u32::from(view.id), view.version)).collect();
     rebuild.write(Vec::new(), &meta)?;
     Ok(meta)
@@ -97,31 +105,50 @@ impl Rebuild<'_> {
         }
     }
 
+    /// Makes views of the rows of tables.
+    fn read(&self, views: &[&View], meta: &Meta) -> Result<(), StoreError> {
+        let durable = self.durable()?;
+        let mut rows = Vec::new();
+        for change in durable.table_rows() {
+            self.apply(views, 0, 0, &change?, &mut rows);
+            if rows.len() >= CHUNK {
+                self.write(std::mem::take(&mut rows), meta)?;
+            }
+        }
+        self.write(rows, meta)
+    }
+
+    /// Makes views of the changes that the feed keeps.
     fn replay(&self, views: &[&View], meta: &Meta) -> Result<(), StoreError> {
         let durable = self.durable()?;
-        let mut chain = Vec::new();
+        let floor = durable.floor()?;
+        let (first, mut chain) = (floor.first(), floor.chain);
         let mut rows = Vec::new();
-        let mut writes = Vec::new();
-        for seq in 1..=meta.seq {
+        for seq in first..=meta.seq {
             let stored = durable.entry(seq)?.ok_or_else(|| self.vault.corrupt("the feed has a gap"))?;
             let (transaction, link) =
                 self.partition.check_link(&chain, seq, &stored).map_err(|e| durable.damaged(e))?;
             chain = link;
             for (n, change) in (0u32..).zip(transaction.changes).filter(|(_, change)| !change.shredded) {
                 let change = change_of(change).ok_or_else(|| self.vault.corrupt("a feed entry names no table"))?;
-                let subject = partition::subject_of(&change.key).filter(|_| change.of_subject);
-                let subject = subject.and_then(|subject| self.partition.subjects().read().current(&subject));
-                let sealer = subject.unwrap_or_else(|| self.partition.sealer());
-                for view in views {
-                    (view.apply)(seq, n, &change, &mut writes);
-                    rows.extend(writes.drain(..).map(|write| self.row(view, write, &sealer)));
-                }
+                self.apply(views, seq, n, &change, &mut rows);
             }
             if rows.len() >= CHUNK || seq == meta.seq {
                 self.write(std::mem::take(&mut rows), meta)?;
             }
         }
         Ok(())
+    }
+
+    fn apply(&self, views: &[&View], seq: u64, n: u32, change: &Change, rows: &mut Vec<SealedRow>) {
+        let subject = partition::subject_of(&change.key).filter(|_| change.of_subject);
+        let subject = subject.and_then(|subject| self.partition.subjects().read().current(&subject));
+        let sealer = subject.unwrap_or_else(|| self.partition.sealer());
+        let mut writes = Vec::new();
+        for view in views {
+            (view.apply)(seq, n, change, &mut writes);
+            rows.extend(writes.drain(..).map(|write| self.row(view, write, &sealer)));
+        }
     }
 
     fn row(&self, view: &View, write: ViewWrite, sealer: &Sealer) -> SealedRow {

@@ -1,5 +1,9 @@
 //! The single owner of a partition's changes.
 
+mod age;
+
+pub use age::Trimmed;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +16,7 @@ use prost::Message;
 use tokio::sync::oneshot;
 
 use crate::commit_keys::CommitKeys;
+use crate::floor::Floor;
 use crate::group::{Advance, SealedRow, Submission};
 use crate::handle::Claim;
 use crate::keyring::SubjectId;
@@ -21,15 +26,12 @@ use crate::recent::RecentRows;
 use crate::row_draft::{RowDraft, Sealed};
 use crate::seal::Space;
 use crate::state::{self, Durable};
-use crate::store::{PartitionReader, Store};
+use crate::store::{Loading, PartitionReader, Store};
 use crate::vault::Vault;
 use crate::{Commit, PendingEffect, RequestKey, StoreError, Ticket};
 
 /// Request records are kept in tables by day, so that old ones go together.
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
-
-/// Request records that one [`Writer::purge_request_records`] removes at most.
-const PURGED_AT_ONCE_MAX: usize = 1000;
 
 /// The first day with a request record where there is none.
 const NO_REQUESTS: u32 = u32::MAX;
@@ -54,6 +56,8 @@ pub struct Writer {
     views: Vec<View>,
     /// As of the last submission.
     meta: Arc<Meta>,
+    /// As of the last submission.
+    floor: Floor,
     recent: Mutex<RecentRows>,
     /// No request record is older, in days since 1970: days before it need no
     /// look-up.
@@ -66,15 +70,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(
-        claim: Claim,
-        store: Store,
-        vault: Arc<Vault>,
-        partition: Arc<Partition>,
-        is_new: bool,
-        views: Vec<View>,
-        mut meta: Meta,
-    ) -> Result<Self, StoreError> {
+    pub(crate) fn new(from: Loading, store: Store, views: Vec<View>) -> Result<Self, StoreError> {
+        let Loading { claim, vault, partition, is_new, mut meta, floor } = from;
         let durable = Durable::of(vault.clone(), partition.clone());
         let requests_since = durable.as_ref().map_or(Ok(NO_REQUESTS), first_request_day)?;
         drop(durable);
@@ -89,6 +86,7 @@ impl Writer {
             views,
             wake_at_ms: meta.wake_at_ms,
             meta: Arc::new(meta),
+            floor,
             recent: Mutex::default(),
             requests_since,
             overlay: Overlay::default(),
@@ -346,30 +344,6 @@ impl Writer {
         self.overlay.wake_at_ms(self.vault.durable_position()).or(self.wake_at_ms)
     }
 
-    /// Removes request records past their retention, at most 1000; gives how
-    /// many. Call again while it gives some.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn purge_request_records(&mut self, now_ms: i64) -> Result<usize, StoreError> {
-        let keep = day_of(now_ms.saturating_sub(self.retention_ms()));
-        let Some(durable) = self.durable() else {
-            return Ok(0);
-        };
-        let old = |key: &[u8]| key.first_chunk().is_some_and(|day| u32::from_be_bytes(*day) < keep);
-        let stored = state::keys(&durable, REQUESTS, PURGED_AT_ONCE_MAX, old)?;
-        drop(durable);
-        // Those whose removal is under way are still stored.
-        let removed = |key: &[u8]| {
-            self.pending_rows().and_then(|rows| rows.get(key)).is_some_and(|pending| pending.value.is_none())
-        };
-        let keys: Vec<Vec<u8>> =
-            stored.iter().filter(|key| !removed(key)).map(|key| state::suffix(key).to_vec()).collect();
-        // A lost removal is made again.
-        drop(self.remove(REQUESTS, &keys));
-        Ok(keys.len())
-    }
-
     /// Whether a commit of this vault failed. What was submitted and not
     /// confirmed is void: drop this writer and obtain a new one.
     pub fn is_failed(&self) -> bool {
@@ -468,8 +442,15 @@ impl Reader for Live<'_> {
         Ok(self.writer.meta.seq)
     }
 
+    fn floor(&self) -> Result<u64, Refusal> {
+        Ok(self.writer.feed_floor())
+    }
+
     fn transaction(&self, seq: u64) -> Result<Option<Transaction>, Refusal> {
         let writer = self.writer;
+        if seq < writer.feed_floor() {
+            return Ok(None);
+        }
         if let Some(found) = writer.overlay.transaction(&writer.partition, seq).filter(|_| !writer.is_failed()) {
             return Ok(Some(found.map_err(|e| writer.vault.corrupt(e))?));
         }

@@ -251,6 +251,7 @@ fn hint_for(code: Code) -> Option<&'static str> {
     match code {
         Code::Unauthenticated => Some("log in: canopy identity log-in --email YOU@EXAMPLE.ORG"),
         Code::ResourceExhausted => Some("the server is busy or a quota is used up: try again later"),
+        Code::OutOfRange => Some("list anew what is there now, and go on from the cursor of that list"),
         Code::Unavailable => Some("is the server running, and is its URL right? canopy context show"),
         Code::DeadlineExceeded => Some("allow more time: --timeout 2m"),
         Code::Unimplemented => Some("server and command line may differ in release: canopy ops get-installation"),

@@ -31,7 +31,7 @@ pub fn grpc_code(code: Code) -> tonic::Code {
 
 /// The status that tells a client of a refusal: the message, and as details
 /// the fields at fault, the quota that is used up, when to try again, and what
-/// to do next (`ErrorInfo`, metadata key `hint`).
+/// to do next (`ErrorInfo`, metadata key `hint`; `floor` where a cursor lies below it).
 pub fn status(refusal: &Refusal) -> Status {
     let code = grpc_code(refusal.code);
     if code == tonic::Code::Internal {
@@ -48,8 +48,10 @@ pub fn status(refusal: &Refusal) -> Status {
     if let Some(ms) = refusal.retry_after_ms {
         details.set_retry_info(Some(Duration::from_millis(ms)));
     }
-    if let Some(hint) = &refusal.hint {
-        let metadata = HashMap::from([("hint".to_owned(), hint.clone())]);
+    let floor = refusal.floor.map(|floor| ("floor".to_owned(), floor.to_string()));
+    let metadata: HashMap<_, _> =
+        refusal.hint.iter().map(|hint| ("hint".to_owned(), hint.clone())).chain(floor).collect();
+    if !metadata.is_empty() {
         let reason = refusal.reason.map_or_else(|| format!("{:?}", refusal.code), str::to_owned);
         details.set_error_info(reason, DOMAIN, metadata);
     }

@@ -23,6 +23,9 @@ pub(crate) struct Stretch {
 }
 
 /// The events after `position`, as far as one reading goes.
+///
+/// # Errors
+/// `OUT_OF_RANGE`: they are no longer kept; the store failed.
 pub(crate) async fn read(
     node: &Node,
     address: &Address,
@@ -31,6 +34,7 @@ pub(crate) async fn read(
     position: u64,
 ) -> Result<Stretch, Refusal> {
     let snapshot = node.snapshot(address).await?;
+    check_kept(&snapshot, &watch.label, position)?;
     let mut limit = ROWS_MAX;
     loop {
         let mut after = watch.prefix.clone();
@@ -54,6 +58,15 @@ pub(crate) async fn read(
         }
         let (events, cut) = events(&snapshot, &pointers, &watch.label, show)?;
         return Ok(Stretch { events, position: cut.unwrap_or(reached) });
+    }
+}
+
+/// That the feed holds all that came after `cursor`.
+pub(crate) fn check_kept(reader: &dyn Reader, label: &str, cursor: u64) -> Result<(), Refusal> {
+    let floor = reader.floor()?;
+    match cursor.saturating_add(1) < floor {
+        true => Err(Refusal::below_floor(label, cursor, floor)),
+        false => Ok(()),
     }
 }
 

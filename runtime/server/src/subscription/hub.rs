@@ -10,7 +10,7 @@ use canopy_domain::{Address, Code, Context, Reader, Refusal, State, TokenIssuer,
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 
-use super::history::Show;
+use super::history::{Show, check_kept};
 use super::stream::{Follower, OpenedStream};
 use super::tail::Tail;
 use super::topic::Topic;
@@ -43,7 +43,8 @@ impl Hub {
     /// Opens what a subscription asks for, in the partitions of `owners`.
     ///
     /// # Errors
-    /// The module's refusal; `OUT_OF_RANGE`: a cursor from the future.
+    /// The module's refusal; `OUT_OF_RANGE`: a cursor from the future, or one of a past that is
+    /// not kept.
     pub async fn open(self: &Arc<Self>, node: &Node, call: &Call, owners: &[Address]) -> Result<OpenedStream, Refusal> {
         let waker = Arc::new(AtomicWaker::new());
         let mut followers = Vec::new();
@@ -124,7 +125,10 @@ fn start(reader: &dyn Reader, watch: &Watch) -> Result<u64, Refusal> {
     let last = reader.seq()?;
     match watch.cursor {
         None => Ok(last),
-        Some(cursor) if cursor <= last => Ok(cursor),
+        Some(cursor) if cursor <= last => {
+            check_kept(reader, &watch.label, cursor)?;
+            Ok(cursor)
+        }
         Some(cursor) => Err(Refusal::new(
             Code::OutOfRange,
             format!("cursor {cursor} of `{}` lies beyond its end, {last}", watch.label),

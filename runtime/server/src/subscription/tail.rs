@@ -101,8 +101,9 @@ impl Tail {
             return Ok(());
         }
         let snapshot = node.snapshot(&self.address).await?;
+        let kept = from.max(snapshot.floor()? - 1);
         let mut happened: Vec<(Key, u64, Change)> = Vec::new();
-        for seq in from + 1..=seq {
+        for seq in kept + 1..=seq {
             let transaction = snapshot.transaction(seq)?;
             let changes = transaction.iter().flat_map(|transaction| &transaction.changes);
             for (n, change) in (0u32..).zip(changes) {
@@ -111,6 +112,10 @@ impl Tail {
             }
         }
         let mut topics = self.topics.lock();
+        if kept > from {
+            // Trimmed before it was shown: who follows reads the feed, and is told.
+            topics.followed.values().for_each(|(topic, _)| topic.lose(kept));
+        }
         let mut shown: HashMap<Key, Vec<Event>> = HashMap::new();
         for (key, seq, change) in happened {
             if let Some((topic, show)) = topics.followed.get(&key)
@@ -124,7 +129,7 @@ impl Tail {
                 topic.publish(events);
             }
         }
-        topics.position = seq;
+        topics.position = seq.max(kept);
         Ok(())
     }
 

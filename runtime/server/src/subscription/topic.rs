@@ -82,6 +82,17 @@ impl Topic {
         self.wake();
     }
 
+    /// Holds nothing up to `seq` any more, for some of it was never shown.
+    pub(crate) fn lose(&self, seq: u64) {
+        let mut recent = self.recent.lock();
+        while let Some(lost) = recent.events.pop_front_if(|event| event.seq <= seq) {
+            recent.bytes -= lost.bytes.len();
+        }
+        recent.complete_from = recent.complete_from.max(seq);
+        drop(recent);
+        self.wake();
+    }
+
     /// Has every follower look again.
     pub(crate) fn wake(&self) {
         for follower in self.followers.lock().iter() {
@@ -107,5 +118,38 @@ impl Topic {
             events.push(event.clone());
         }
         if events.is_empty() { Found::Nothing } else { Found::Events(events) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(seq: u64) -> Event {
+        Event { seq, bytes: Bytes::from_static(b"event") }
+    }
+
+    /// The seqs that a follower finds; none where it has to read the feed.
+    fn found(topic: &Topic, position: u64) -> Option<Vec<u64>> {
+        match topic.after(position) {
+            Found::Events(events) => Some(events.iter().map(|event| event.seq).collect()),
+            Found::Nothing => Some(Vec::new()),
+            Found::Behind => None,
+        }
+    }
+
+    #[test]
+    fn what_was_trimmed_before_it_was_shown_is_no_quiet_time() {
+        let topic = Topic::new("a label".into(), 4);
+        topic.publish(vec![event(5), event(6)]);
+        assert_eq!(found(&topic, 4), Some(vec![5, 6]));
+        // 7 to 20 are gone, and what came of them here is not known.
+        topic.lose(20);
+        assert_eq!([4, 6, 19].map(|position| found(&topic, position)), [None, None, None]);
+        assert_eq!(found(&topic, 20), Some(Vec::new()));
+        topic.publish(vec![event(21)]);
+        assert_eq!(found(&topic, 20), Some(vec![21]));
+        topic.lose(3);
+        assert_eq!((found(&topic, 20), found(&topic, 19)), (Some(vec![21]), None), "what it holds is not older");
     }
 }

@@ -37,4 +37,5 @@ mod org_repeat;
 mod org_search;
 mod roles_matrix;
 mod roles_revoke;
+mod stream_floor;
 mod stream_resume;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use canopy_domain::{Address, Id, Reader};
-use canopy_store::{Store, StoreError};
+use canopy_store::{Store, StoreError, StoreOptions};
 
 use crate::fixture::{TABLE, all, check_gapless, commit, open, options};
 
@@ -21,9 +21,12 @@ fn partition(n: u8) -> Address {
     Address::org(Id::from_bytes([7; 16])).project(Id::from_bytes([n; 16]))
 }
 
+/// Whose feed the child trims all the time.
+const TRIMMED: u8 = 2;
+
 /// Commits to three partitions until it cannot; prints what was acknowledged.
 async fn commit_until_stopped(dir: &Path) {
-    let store = open(dir);
+    let store = Store::open(StoreOptions { feed_retention_ms: 1, ..options(dir) }).unwrap();
     let mut tasks = Vec::new();
     for n in 0..3u8 {
         let mut writer = store.writer(&partition(n), &[]).await.unwrap();
@@ -33,6 +36,10 @@ async fn commit_until_stopped(dir: &Path) {
                 let tickets: Vec<_> = (first..first + 20)
                     .map(|seq| writer.submit(commit(&[(&seq.to_be_bytes(), Some(&[n; 300]))])))
                     .collect();
+                // Its failure is that of the next commit.
+                if n == TRIMMED && writer.trim_feed(commit(&[]).time_ms + 1).is_err() {
+                    assert!(writer.is_failed());
+                }
                 for ticket in tickets {
                     match ticket.await {
                         Ok(seq) => println!("ack {n} {seq}"),
@@ -136,6 +143,8 @@ async fn check_survived(dir: &Path, acks: &[u64; 3]) {
         let snapshot = store.reader(&partition(n)).await.unwrap().snapshot().await.unwrap();
         assert!(snapshot.seq().unwrap() >= *acked, "partition {n}: {} of {acked}", snapshot.seq().unwrap());
         check_gapless(&snapshot);
+        snapshot.check_feed().unwrap();
+        assert!(n == TRIMMED || snapshot.floor().unwrap() == 1);
         let rows = all(&snapshot, TABLE);
         assert_eq!(rows.len() as u64, snapshot.seq().unwrap());
         assert!(rows.iter().all(|(_, row)| *row == [n; 300]));
@@ -168,6 +177,9 @@ async fn what_was_acknowledged_survives_kill_9() {
         check_survived(dir.path(), &acks).await;
     }
     assert!(acks.iter().sum::<u64>() > 1000, "{acks:?}");
+    let store = open(dir.path());
+    let trimmed = store.reader(&partition(TRIMMED)).await.unwrap().snapshot().await.unwrap();
+    assert!(trimmed.floor().unwrap() > 1, "nothing was trimmed");
 }
 
 /// Acknowledgements that the last child lives for, at least.

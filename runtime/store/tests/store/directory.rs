@@ -22,10 +22,10 @@ async fn other_formats_and_foreign_directories_are_refused() {
     let store = open(dir.path());
     store.close().await.unwrap();
     let version = dir.path().join("data/VERSION");
-    assert_eq!(fs::read_to_string(&version).unwrap(), "canopy 3\n");
-    fs::write(&version, "canopy 4\n").unwrap();
+    assert_eq!(fs::read_to_string(&version).unwrap(), "canopy 4\n");
+    fs::write(&version, "canopy 5\n").unwrap();
     let error = Store::open(options(dir.path())).err().unwrap();
-    assert!(matches!(&error, StoreError::NewerFormat { found, .. } if found == "canopy 4"), "{error}");
+    assert!(matches!(&error, StoreError::NewerFormat { found, .. } if found == "canopy 5"), "{error}");
     assert!(error.to_string().contains("newer release"));
     fs::write(&version, "something else\n").unwrap();
     let error = Store::open(options(dir.path())).err().unwrap();

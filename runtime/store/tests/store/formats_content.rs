@@ -3,7 +3,7 @@
 //! fixtures hold what stands here.
 
 use bytes::Bytes;
-use canopy_domain::{Address, Change, Effect, Id, View, ViewWrite};
+use canopy_domain::{Address, Change, Effect, Id, Source, View, ViewWrite};
 use canopy_proto::chat::v1::{Channel, Message};
 use canopy_proto::system::v1::{Origin, RequestRecord};
 use canopy_store::{Commit, RequestKey};
@@ -20,9 +20,11 @@ pub(crate) const MESSAGES: u16 = 3;
 pub(crate) const CLEARING: u16 = 4;
 
 /// Pointers to messages, as the chat's own view: channel, seq, n.
-pub(crate) const EVENTS: View = View { id: View::FIRST_ID, name: "events", version: 1, apply: point };
+pub(crate) const EVENTS: View =
+    View { id: View::FIRST_ID, name: "events", version: 1, source: Source::Changes, apply: point };
 /// Messages by their author, to have view rows with values.
-pub(crate) const TEXTS: View = View { id: View::FIRST_ID + 1, name: "texts", version: 1, apply: copy };
+pub(crate) const TEXTS: View =
+    View { id: View::FIRST_ID + 1, name: "texts", version: 1, source: Source::Rows, apply: copy };
 
 fn point(seq: u64, n: u32, change: &Change, writes: &mut Vec<ViewWrite>) {
     if change.table == MESSAGES && change.after.is_some() {

@@ -8,6 +8,7 @@ mod damage;
 mod directory;
 mod effects;
 mod fixture;
+mod floor;
 mod formats;
 mod formats_content;
 mod keys;

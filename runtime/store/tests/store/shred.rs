@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use canopy_domain::{Address, Change, Code, Effect, Id, Reader, Refusal, View, ViewWrite};
+use canopy_domain::{Address, Change, Code, Effect, Id, Reader, Refusal, Source, View, ViewWrite};
 use canopy_proto::system::v1::RequestRecord;
 use canopy_store::{Commit, RequestKey, Snapshot, Store, StoreError};
 
@@ -19,7 +19,7 @@ fn copy(_: u64, _: u32, change: &Change, writes: &mut Vec<ViewWrite>) {
     }
 }
 
-const COPIES: View = View { id: View::FIRST_ID, name: "copies", version: 1, apply: copy };
+const COPIES: View = View { id: View::FIRST_ID, name: "copies", version: 1, source: Source::Changes, apply: copy };
 
 fn key(subject: [u8; 16], n: u8) -> Vec<u8> {
     [&subject[..], &[n]].concat()

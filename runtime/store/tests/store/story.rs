@@ -1,15 +1,52 @@
 //! A partition's whole life against a model: commits in flight and durable, first answers, snapshots that are
-//! kept, a feed that is followed, owners that come and go, and restarts in between.
+//! kept, a feed that is followed and trimmed, views that are made again, owners that come and go, and restarts in
+//! between.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use canopy_domain::{Order, Reader, Span};
+use bytes::Bytes;
+use canopy_domain::{Address, Change, Order, Reader, Source, Span, View, ViewWrite};
 use canopy_proto::system::v1::RequestRecord;
-use canopy_store::{Commit, RequestKey, Snapshot, Store, Writer};
+use canopy_store::{Commit, RequestKey, Snapshot, Store, StoreOptions, VaultReport, Writer, salvage, verify};
 use proptest::prelude::*;
 
-use crate::fixture::{TABLE, commit, open, options, org, put};
+use crate::fixture::{TABLE, all, commit, open, options, org, put};
+
+/// From one commit to the next, in milliseconds.
+const STEP_MS: i64 = 1_000;
+/// How long a feed is kept, in milliseconds.
+const RETENTION_MS: i64 = 1_000_000;
+
+/// Rows as they stand.
+const MIRROR: View = View { id: View::FIRST_ID, name: "mirror", version: 1, source: Source::Rows, apply: mirror };
+/// Pointers to changes.
+const POINTERS: View =
+    View { id: View::FIRST_ID + 1, name: "pointers", version: 1, source: Source::Changes, apply: point };
+
+fn mirror(_: u64, _: u32, change: &Change, writes: &mut Vec<ViewWrite>) {
+    let key = change.key.clone();
+    writes.push(match &change.after {
+        Some(after) => ViewWrite::Put { key, value: after.clone() },
+        None => ViewWrite::Delete { key },
+    });
+}
+
+fn point(seq: u64, n: u32, change: &Change, writes: &mut Vec<ViewWrite>) {
+    writes.push(ViewWrite::Put { key: pointer(&change.key, seq, n), value: Bytes::new() });
+}
+
+fn pointer(key: &[u8], seq: u64, n: u32) -> Vec<u8> {
+    [key, &seq.to_be_bytes(), &n.to_be_bytes()].concat()
+}
+
+fn views(version: u32) -> [View; 2] {
+    [View { version, ..MIRROR }, View { version, ..POINTERS }]
+}
+
+fn time_ms(seq: u64) -> i64 {
+    commit(&[]).time_ms + seq as i64 * STEP_MS
+}
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 /// What a commit does, by key: the new row, or none.
@@ -27,9 +64,16 @@ enum Step {
     Keep,
     /// Reads the feed on from where that was left.
     Follow,
-    /// The owner goes, with what it has in flight, and another comes; its vault may be closed in between.
+    /// Trims the feed but for its last `keep` entries; what is in flight may be older than those.
+    Trim {
+        keep: u64,
+        wait: bool,
+    },
+    /// The owner goes, with what it has in flight, and another comes; its vault may be closed in between, and its
+    /// views may be of another version.
     Passivate {
         evict: bool,
+        rebuild: bool,
     },
     Restart,
 }
@@ -45,7 +89,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(writes, request, wait)| Step::Command { writes, request, wait }),
         2 => Just(Step::Keep),
         2 => Just(Step::Follow),
-        1 => any::<bool>().prop_map(|evict| Step::Passivate { evict }),
+        2 => (0..6u64, any::<bool>()).prop_map(|(keep, wait)| Step::Trim { keep, wait }),
+        1 => any::<(bool, bool)>().prop_map(|(evict, rebuild)| Step::Passivate { evict, rebuild }),
         1 => Just(Step::Restart),
     ]
 }
@@ -61,11 +106,22 @@ struct Model {
     answered: BTreeMap<u8, u64>,
     /// Up to where the feed was followed.
     cursor: u64,
+    /// The last transaction that was let go of.
+    trimmed: u64,
 }
 
 impl Model {
     fn last(&self) -> u64 {
         self.writes.len() as u64
+    }
+
+    /// What points to changes that are kept.
+    fn pointers(&self, first: u64, last: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let keys =
+            |seq: u64| (0u32..).zip(self.writes[seq as usize - 1].keys()).map(move |(n, key)| pointer(key, seq, n));
+        let mut pointers: Vec<_> = (first..=last).flat_map(keys).map(|key| (key, Vec::new())).collect();
+        pointers.sort();
+        pointers
     }
 
     fn commit(&mut self, writes: &Writes) -> u64 {
@@ -97,10 +153,12 @@ fn rows(reader: &dyn Reader) -> Rows {
 }
 
 /// One vault open at a time, where that can be.
+fn few(dir: &Path) -> StoreOptions {
+    StoreOptions { open_vaults_max: 1, feed_retention_ms: RETENTION_MS, ..options(dir) }
+}
+
 fn reopen(dir: &Path) -> Store {
-    let mut few = options(dir);
-    few.open_vaults_max = 1;
-    Store::open(few).unwrap()
+    Store::open(few(dir)).unwrap()
 }
 
 struct Life {
@@ -108,6 +166,7 @@ struct Life {
     writer: Option<Writer>,
     kept: Vec<Snapshot>,
     model: Model,
+    version: u32,
 }
 
 impl Life {
@@ -120,7 +179,7 @@ impl Life {
         let mut record = None;
         if let Some(request) = request {
             let key = request_key(request);
-            let first = writer.request_record(&key, commit(&[]).time_ms).unwrap();
+            let first = writer.request_record(&key, time_ms(writer.next_seq())).unwrap();
             let expected = self.model.answered.get(&request).map(|seq| RequestRecord { seq: *seq, ..answer(request) });
             assert_eq!(first, expected, "the first answer to request {request}");
             if first.is_some() {
@@ -129,7 +188,8 @@ impl Life {
             record = Some((key, answer(request)));
         }
         let changes: Vec<_> = writes.iter().map(|(key, row)| (key.as_slice(), row.as_deref())).collect();
-        let ticket = writer.submit(Commit { record, ..commit(&changes) });
+        let time_ms = time_ms(writer.next_seq());
+        let ticket = writer.submit(Commit { record, time_ms, ..commit(&changes) });
         let seq = self.model.commit(writes);
         if let Some(request) = request {
             self.model.answered.insert(request, seq);
@@ -143,7 +203,8 @@ impl Life {
     async fn follow(&mut self) {
         let snapshot = self.snapshot().await;
         let end = snapshot.seq().unwrap();
-        for seq in self.model.cursor + 1..=end {
+        let cursor = self.model.cursor.max(snapshot.floor().unwrap() - 1);
+        for seq in cursor + 1..=end {
             let transaction = snapshot.transaction(seq).unwrap().expect("a feed has no gaps");
             let changes = transaction.changes.into_iter();
             let found: Writes = changes.map(|c| (c.key.to_vec(), c.after.map(|row| row.to_vec()))).collect();
@@ -153,28 +214,61 @@ impl Life {
         self.model.cursor = end;
     }
 
+    async fn trim(&mut self, keep: u64, wait: bool) {
+        let writer = self.writer.as_mut().unwrap();
+        if wait {
+            writer.barrier().await.unwrap();
+        }
+        let last = self.model.last();
+        let trimmed = writer.trim_feed(time_ms(last.saturating_sub(keep)) + RETENTION_MS).unwrap();
+        let wanted = last.saturating_sub(keep).saturating_sub(self.model.trimmed);
+        assert!(trimmed.entries <= wanted && (!wait || trimmed.entries == wanted), "{} of {wanted}", trimmed.entries);
+        self.model.trimmed += trimmed.entries;
+        assert_eq!(writer.feed_floor(), self.model.trimmed + 1);
+        if wait {
+            trimmed.ticket.await.unwrap();
+            assert_eq!(self.snapshot().await.floor().unwrap(), self.model.trimmed + 1);
+        }
+    }
+
     async fn restart(self, dir: &Path) -> Self {
-        let Self { store, writer, kept, model } = self;
+        let Self { store, writer, kept, model, version } = self;
         // In flight or not: closing waits for it.
         drop((writer, kept));
         store.close().await.unwrap();
         drop(store);
         let store = reopen(dir);
-        let writer = Some(store.writer(&org(1), &[]).await.unwrap());
-        let life = Self { store, writer, kept: Vec::new(), model };
-        assert_eq!(life.snapshot().await.seq().unwrap(), life.model.last(), "all of it came through");
+        let writer = Some(store.writer(&org(1), &views(version)).await.unwrap());
+        let life = Self { store, writer, kept: Vec::new(), model, version };
+        let snapshot = life.snapshot().await;
+        assert_eq!(snapshot.seq().unwrap(), life.model.last(), "all of it came through");
+        assert_eq!(snapshot.floor().unwrap(), life.model.trimmed + 1, "and what went is gone");
+        assert_eq!(snapshot.check_feed().unwrap(), life.model.last() - life.model.trimmed);
+        drop(snapshot);
         life
     }
 
     async fn check(&self) {
         let writer = self.writer.as_ref().unwrap();
         assert_eq!(writer.next_seq(), self.model.last() + 1);
-        assert_eq!(rows(&writer.live()), self.model.states[self.model.writes.len()], "with what is in flight");
+        let live = writer.live();
+        let (last, first) = (self.model.last(), self.model.trimmed + 1);
+        assert_eq!(rows(&live), self.model.states[last as usize], "with what is in flight");
+        assert_eq!(all(&live, MIRROR.id), all(&live, TABLE));
+        assert_eq!(all(&live, POINTERS.id), self.model.pointers(first, last));
+        assert_eq!(live.floor().unwrap(), first);
+        assert!(live.transaction(first - 1).unwrap().is_none());
         let now = self.snapshot().await;
         for snapshot in self.kept.iter().chain([&now]) {
             let seq = snapshot.seq().unwrap();
             assert!(seq <= self.model.last());
             assert_eq!(rows(snapshot), self.model.states[seq as usize], "a snapshot at {seq}");
+            assert_eq!(all(snapshot, MIRROR.id), all(snapshot, TABLE), "a snapshot at {seq}");
+            let first = snapshot.floor().unwrap();
+            assert!(first <= self.model.trimmed + 1);
+            assert_eq!(all(snapshot, POINTERS.id), self.model.pointers(first, seq), "from {first} to {seq}");
+            assert!(snapshot.transaction(first - 1).unwrap().is_none());
+            assert!((first..=seq).all(|seq| snapshot.transaction(seq).unwrap().is_some()), "from {first} to {seq}");
         }
     }
 }
@@ -189,21 +283,23 @@ proptest! {
             let dir = tempfile::tempdir().unwrap();
             drop(open(dir.path()));
             let store = reopen(dir.path());
-            let writer = Some(store.writer(&org(1), &[]).await.unwrap());
+            let writer = Some(store.writer(&org(1), &views(1)).await.unwrap());
             let model = Model { states: vec![Rows::new()], ..Model::default() };
-            let mut life = Life { store, writer, kept: Vec::new(), model };
+            let mut life = Life { store, writer, kept: Vec::new(), model, version: 1 };
             for step in &steps {
                 match step {
                     Step::Command { writes, request, wait } => life.command(writes, *request, *wait).await,
                     Step::Keep => life.kept.push(life.snapshot().await),
                     Step::Follow => life.follow().await,
-                    Step::Passivate { evict } => {
+                    Step::Trim { keep, wait } => life.trim(*keep, *wait).await,
+                    Step::Passivate { evict, rebuild } => {
                         life.writer = None;
+                        life.version += u32::from(*rebuild);
                         if *evict {
                             life.kept.clear();
                             put(&life.store, &org(2), b"another vault").await;
                         }
-                        life.writer = Some(life.store.writer(&org(1), &[]).await.unwrap());
+                        life.writer = Some(life.store.writer(&org(1), &views(life.version)).await.unwrap());
                     }
                     Step::Restart => life = life.restart(dir.path()).await,
                 }
@@ -212,6 +308,17 @@ proptest! {
             let mut life = life.restart(dir.path()).await;
             life.follow().await;
             life.check().await;
+            let Life { store, writer, kept, .. } = life;
+            drop((writer, kept));
+            store.close().await.unwrap();
+            drop(store);
+            let views_of = |address: &Address| if *address == org(1) { views(1).to_vec() } else { Vec::new() };
+            let mut found = Vec::new();
+            verify(few(dir.path()), &views_of, |report| found.push(report)).await.unwrap();
+            assert!(found.iter().all(VaultReport::is_sound), "{found:?}");
+            let mut salvaged = Vec::new();
+            salvage(few(dir.path()), &dir.path().join("salvaged"), |report| salvaged.push(report.found)).await.unwrap();
+            assert_eq!(salvaged, found, "all of it is taken over as it is");
         });
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use canopy_domain::{Address, Change, View, ViewWrite};
+use canopy_domain::{Address, Change, Source, View, ViewWrite};
 use canopy_store::{Store, StoreError, VaultReport, verify};
 use sha2::{Digest, Sha256};
 
@@ -20,7 +20,8 @@ fn keys_alone(_: u64, _: u32, change: &Change, writes: &mut Vec<ViewWrite>) {
     writes.push(ViewWrite::Put { key: change.key.clone(), value: Default::default() });
 }
 
-pub(crate) const VIEW: View = View { id: View::FIRST_ID, name: "test", version: 1, apply: last_change };
+pub(crate) const VIEW: View =
+    View { id: View::FIRST_ID, name: "test", version: 1, source: Source::Changes, apply: last_change };
 const OTHER: View = View { apply: keys_alone, ..VIEW };
 
 pub(crate) const COMMITS: u64 = 300;

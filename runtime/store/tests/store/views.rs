@@ -1,6 +1,6 @@
 //! Views follow their feed, and are made again when their version changes.
 
-use canopy_domain::{Change, View, ViewWrite};
+use canopy_domain::{Change, Source, View, ViewWrite};
 
 use crate::fixture::{all, commit, open, org};
 
@@ -21,8 +21,8 @@ fn last_change(seq: u64, n: u32, change: &Change, writes: &mut Vec<ViewWrite>) {
     writes.push(ViewWrite::Put { key: change.key.clone(), value: format!("{seq}.{n}").into() });
 }
 
-const FIRST: View = View { id: VIEW, name: "test", version: 1, apply: by_value };
-const SECOND: View = View { id: VIEW, name: "test", version: 2, apply: last_change };
+const FIRST: View = View { id: VIEW, name: "test", version: 1, source: Source::Changes, apply: by_value };
+const SECOND: View = View { id: VIEW, name: "test", version: 2, source: Source::Changes, apply: last_change };
 
 fn rows(expected: &[(&str, &str)]) -> Vec<(Vec<u8>, Vec<u8>)> {
     expected.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec())).collect()

@@ -109,6 +109,15 @@ impl Server {
         Self { running, config, dir }
     }
 
+    /// Stops the server, has something done to its data, and starts it again.
+    pub async fn restart_after(self, meanwhile: impl AsyncFnOnce(&NodeConfig)) -> Self {
+        let Self { running, config, dir } = self;
+        running.stop().await.expect("the server stops");
+        meanwhile(&config).await;
+        let running = boot::start(&config, None).await.expect("the server starts again");
+        Self { running, config, dir }
+    }
+
     /// Stops the server, and keeps its data.
     pub async fn stop_and_keep(self) -> (NodeConfig, tempfile::TempDir) {
         self.running.stop().await.expect("the server stops");
