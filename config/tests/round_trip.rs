@@ -160,9 +160,9 @@ fn identity() -> impl Strategy<Value = IdentityConfig> {
     )
         .prop_map(|values| IdentityConfig {
             sign_up: values.0,
-            log_in_strength: values.10.0,
-            admin_log_in_max_s: values.10.1,
-            admin_place: values.10.2,
+            log_in_strength: values.11.0,
+            admin_log_in_max_s: values.11.1,
+            admin_place: values.11.2,
             access_token_ttl_s: values.1,
             refresh_token_ttl_s: values.2,
             argon2_memory_kib: values.3,
