@@ -94,7 +94,15 @@ pub fn attack(host: &mut Host, under: &Path, seed: u64, points: u64) -> Result<T
         // The disk works again.
         let inspect = |host: &mut Host, of: &Place, replay: bool| {
             let (dir, log) = (of.dir.clone(), of.log.clone());
-            host.inspect(&Inspection { dir, log, seed: life.seed, life: life.life, probe: false, replay })
+            host.inspect(&Inspection {
+                dir,
+                log,
+                seed: life.seed,
+                life: life.life,
+                probe: false,
+                rotten: false,
+                replay,
+            })
         };
         let mut verdict = inspect(host, &place, dice.percent(30))?;
         verdict.findings.extend(ended.findings);

@@ -102,7 +102,15 @@ impl Patient {
 
     fn inspect(&self, host: &mut Host, dir: &Path, replay: bool) -> Result<Verdict, LoadError> {
         let log = self.place.log.clone();
-        host.inspect(&Inspection { dir: dir.to_owned(), log, seed: self.seed, life: 0, probe: true, replay })
+        host.inspect(&Inspection {
+            dir: dir.to_owned(),
+            log,
+            seed: self.seed,
+            life: 0,
+            probe: true,
+            rotten: true,
+            replay,
+        })
     }
 
     /// The vault that a file belongs to.

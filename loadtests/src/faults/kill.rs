@@ -94,6 +94,7 @@ pub fn attack(host: &mut Host, under: &Path, seed: u64, points: u64) -> Result<T
                 seed: round,
                 life: life.life,
                 probe: false,
+                rotten: false,
                 replay: dice.percent(40),
             };
             let found = host.inspect(&inspection)?;

@@ -91,6 +91,7 @@ pub fn attack(host: &mut Host, under: &Path, plan: Plan) -> Result<Tally, LoadEr
                 seed: life.seed,
                 life: life.life,
                 probe: false,
+                rotten: false,
                 replay: dice.percent(30),
             };
             let mut verdict = host.inspect(&inspection)?;

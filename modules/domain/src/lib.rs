@@ -30,7 +30,7 @@ pub use page::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, PageRequest};
 pub use passkey::{PASSKEY_CHALLENGE_S, PasskeyClaim, PasskeyDone, PasskeyFit, PasskeyHolder, PasskeyStep};
 pub use principal::{Origin, Principal};
 pub use reader::{Order, Reader, Span, State, decode};
-pub use refusal::{Code, FieldViolation, QuotaLimit, QuotaViolation, Refusal};
+pub use refusal::{Code, Details, FieldViolation, QuotaLimit, QuotaViolation, Refusal};
 pub use rows::Rows;
 pub use search::Words;
 pub use settings::{QuotaDefaults, Settings};

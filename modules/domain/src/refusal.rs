@@ -86,18 +86,24 @@ pub struct Refusal {
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
-    /// What a program tells it by, where its kind does not say enough:
-    /// `LogInTooWeak`.
-    pub reason: Option<&'static str>,
     /// Fields at fault.
     pub fields: Vec<FieldViolation>,
     /// When trying again makes sense, in milliseconds.
     pub retry_after_ms: Option<u64>,
+    details: Option<Box<Details>>,
+}
+
+/// What few refusals have.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Details {
+    /// What a program tells it by, where its kind does not say enough:
+    /// `LogInTooWeak`.
+    pub reason: Option<&'static str>,
     /// The account that should know of it: somebody tried to come in as its
     /// holder. Never told to the caller.
     pub concerns: Option<Address>,
     /// The quota that is used up.
-    pub quota: Option<Box<QuotaViolation>>,
+    pub quota: Option<QuotaViolation>,
     /// The retention floor that a cursor lies below.
     pub floor: Option<u64>,
 }
@@ -105,17 +111,17 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with a message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            hint: None,
-            reason: None,
-            fields: Vec::new(),
-            retry_after_ms: None,
-            concerns: None,
-            quota: None,
-            floor: None,
-        }
+        Self { code, message: message.into(), hint: None, fields: Vec::new(), retry_after_ms: None, details: None }
+    }
+
+    /// What it says beside all that refusals do.
+    pub fn details(&self) -> &Details {
+        static NONE: Details = Details { reason: None, concerns: None, quota: None, floor: None };
+        self.details.as_deref().unwrap_or(&NONE)
+    }
+
+    fn details_mut(&mut self) -> &mut Details {
+        self.details.get_or_insert_default()
     }
 
     /// The request's field is wrong.
@@ -136,7 +142,7 @@ impl Refusal {
         let message = format!("cursor {cursor} of `{what}` is too old: changes are kept from {floor} on");
         let mut refusal = Self::new(Code::OutOfRange, message)
             .hint("list anew what is there now, and subscribe from the cursor of that list");
-        refusal.floor = Some(floor);
+        refusal.details_mut().floor = Some(floor);
         refusal
     }
 
@@ -149,21 +155,21 @@ impl Refusal {
     /// Adds the account that should know of it.
     #[must_use]
     pub fn concerning(mut self, account: Address) -> Self {
-        self.concerns = Some(account);
+        self.details_mut().concerns = Some(account);
         self
     }
 
     /// Adds the quota that is used up.
     #[must_use]
     pub fn quota(mut self, limit: QuotaLimit, org: &Address, max: i64) -> Self {
-        self.quota = Some(Box::new(QuotaViolation { org: org.to_string(), limit, max }));
+        self.details_mut().quota = Some(QuotaViolation { org: org.to_string(), limit, max });
         self
     }
 
     /// Adds what a program tells it by.
     #[must_use]
     pub fn reason(mut self, reason: &'static str) -> Self {
-        self.reason = Some(reason);
+        self.details_mut().reason = Some(reason);
         self
     }
 

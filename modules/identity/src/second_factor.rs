@@ -455,8 +455,10 @@ pub(crate) fn check_code(done: &[Prepared]) -> Result<(), Refusal> {
 /// # Errors
 /// It has not, and there is no log-in.
 pub(crate) fn check(done: &[Prepared]) -> Result<(), Refusal> {
-    check_code(done).map_err(|refusal| match refusal.code {
-        Code::PermissionDenied => Refusal { code: Code::Unauthenticated, ..refusal },
-        _ => refusal,
+    check_code(done).map_err(|mut refusal| {
+        if refusal.code == Code::PermissionDenied {
+            refusal.code = Code::Unauthenticated;
+        }
+        refusal
     })
 }

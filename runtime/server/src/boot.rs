@@ -3,25 +3,22 @@
 use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use canopy_actors::{
-    AttemptLimits, Backups, BreachedPasswords, Budgets, CommitHook, Denials, Limits, Mails, Node, NodeParts,
-    PasskeySite, Passkeys, PasswordHashing, Purges, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
+    AttemptLimits, Backups, BreachedPasswords, Budgets, CommitHook, Denials, Mails, Node, NodeParts, PasskeySite,
+    Passkeys, PasswordHashing, Purges, SignUpPolicy, Tokens, random_bytes, sweeper, wake_clock,
 };
-use canopy_config::{AdminPlace, LogInStrength, MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
-use canopy_domain::{Modules, Policy, QuotaDefaults, Refusal, Secret, Settings, TokenIssuer};
-use canopy_proto::identity::v1 as identity;
+use canopy_config::{MailMode, NodeConfig, RootKeySource, SignUp, TlsMode};
+use canopy_domain::{Modules, Policy, Refusal, Secret, TokenIssuer};
 use canopy_store::{Store, StoreError, StoreOptions, Unlock};
 use canopy_supervision::{ChildSpec, StartError, Strategy, Supervisor, SupervisorSpec};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
-use crate::edge::admission::{Admission, AdmissionLimits};
 use crate::edge::authority::{Authority, AuthorityError, NodeNames};
 use crate::edge::callers::Callers;
 use crate::edge::certificate::{CertificateError, ReloadingCertificate};
@@ -31,17 +28,19 @@ use crate::edge::exchange::ReadLimits;
 use crate::edge::front::Front;
 use crate::edge::grants::Grants;
 use crate::edge::keys::Keys;
-use crate::edge::layers::Layers;
-use crate::edge::listener::{Options, Security};
+use crate::edge::listener::Security;
 use crate::edge::local::Local;
 use crate::edge::pace::Pace;
 use crate::edge::pages::{self, Pages};
 use crate::edge::port::{BoundAddress, port};
-use crate::edge::rate::RateLimits;
 use crate::edge::route::routes;
 use crate::edge::tls::{self, TlsError};
 use crate::post::{self, PostError};
 use crate::subscription::Hub;
+
+mod configured;
+
+use configured::{admission, layers, limits, listener_options, log_in_strength, settings};
 
 /// File in the data directory that holds the sign-up token.
 pub const SIGN_UP_TOKEN_FILE: &str = "sign-up.token";
@@ -404,81 +403,6 @@ fn sign_up_token(data_dir: &Path) -> Result<Secret, BootError> {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, short)));
     }
     Ok(Secret::new(token))
-}
-
-fn log_in_strength(config: &NodeConfig) -> identity::LogInStrength {
-    match config.identity.log_in_strength {
-        LogInStrength::Password => identity::LogInStrength::Password,
-        LogInStrength::TwoFactors => identity::LogInStrength::TwoFactors,
-        LogInStrength::Passkey => identity::LogInStrength::Passkey,
-    }
-}
-
-fn layers(config: &NodeConfig, devices: Option<Arc<Devices>>) -> Layers {
-    let log_in_max_s = config.identity.admin_log_in_max_s;
-    Layers {
-        devices,
-        same_place: config.identity.admin_place == AdminPlace::LogIn,
-        log_in_max: (log_in_max_s > 0).then(|| Duration::from_secs(log_in_max_s)),
-    }
-}
-
-fn settings(config: &NodeConfig) -> Settings {
-    let ms = |s: u64| i64::try_from(s.saturating_mul(1000)).unwrap_or(i64::MAX);
-    Settings {
-        delete_grace_ms: ms(config.org.delete_grace_s),
-        account_delete_grace_ms: ms(config.identity.delete_grace_s),
-        session_max_ms: ms(config.identity.session_max_s),
-        totp_tolerance_ms: ms(config.identity.totp_tolerance_s),
-        log_in_strength: log_in_strength(config),
-        quota: QuotaDefaults {
-            people_max: i64::from(config.org.people_max),
-            bytes_max: i64::try_from(config.org.bytes_max).unwrap_or(i64::MAX),
-            requests_per_s_max: i64::from(config.admission.per_org_requests_per_s_max),
-        },
-    }
-}
-
-fn limits(config: &NodeConfig) -> Limits {
-    let actors = &config.actors;
-    Limits {
-        mailbox_max: config.admission.per_actor_mailbox_max,
-        restarts_max: actors.restarts_max,
-        restart_period: Duration::from_millis(actors.restart_period_ms),
-        quarantine_base: Duration::from_millis(actors.quarantine_base_ms),
-        quarantine_max: Duration::from_millis(actors.quarantine_max_ms),
-        idle: Duration::from_millis(actors.idle_passivate_ms),
-    }
-}
-
-fn admission(config: &NodeConfig) -> Admission {
-    let admission = &config.admission;
-    Admission::new(AdmissionLimits {
-        calls_max: admission.commands_in_flight_max,
-        org_calls_max: admission.per_org_in_flight_max,
-        connection_calls_max: admission.per_connection_in_flight_max,
-        connection_subscriptions_max: admission.subscriptions_per_connection_max,
-        request_bytes_max: config.edge.request_bytes_max.saturating_mul(REQUESTS_READ_MAX),
-        connection_answer_bytes_max: ANSWER_BYTES_PER_CONNECTION_MAX,
-        org_rates: RateLimits {
-            requests_per_s: NonZeroU32::new(admission.per_org_requests_per_s_max),
-            bytes_per_s: NonZeroU32::new(admission.per_org_bytes_per_s_max),
-            request_bytes_max: u32::try_from(config.edge.request_bytes_max).unwrap_or(u32::MAX),
-        },
-    })
-}
-
-fn listener_options(config: &NodeConfig, security: Security) -> Options {
-    let edge = &config.edge;
-    let mut options = Options::new(edge.listen, security);
-    options.connections_max = edge.connections_max;
-    options.connections_per_address_max = edge.connections_per_address_max;
-    options.header_bytes_max = edge.header_bytes_max;
-    let age_s = edge.connection_age_max_s;
-    options.connection_age_max = (age_s > 0).then(|| Duration::from_secs(age_s));
-    options.drain_grace = Duration::from_millis(edge.drain_grace_ms);
-    options.http2.streams_max = edge.streams_per_connection_max;
-    options
 }
 
 type Secured = (Security, Option<String>, Option<Arc<ReloadingCertificate>>);

@@ -36,7 +36,7 @@ impl<'a> Attempt<'a> {
     /// Takes note of what its owner refused: for want of a role, or of what
     /// proves that the caller is who they say.
     pub(super) async fn refused(&self, node: &Node, denials: &Denials, refusal: &Refusal) {
-        if let Some(account) = &refusal.concerns {
+        if let Some(account) = &refusal.details().concerns {
             self.deny(node, denials, account.clone(), refusal.code).await;
         } else if refusal.code == Code::PermissionDenied
             && let Some(scope) = self.destination.scopes.first()

@@ -275,7 +275,7 @@ mod tests {
             assert!(said.contains(says), "{now_ms}: {said}");
         }
         let none = devices.vouch(None, START_2020_MS).unwrap_err();
-        assert_eq!((none.code, none.reason), (Code::FailedPrecondition, Some("DeviceUnknown")));
+        assert_eq!((none.code, none.details().reason), (Code::FailedPrecondition, Some("DeviceUnknown")));
         // Under the same name, too.
         for name in ["ours", "another"] {
             let foreign = devices.vouch(Some(&issued(name).1), START_2020_MS).unwrap_err();

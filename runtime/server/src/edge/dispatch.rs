@@ -123,7 +123,7 @@ impl Service<HttpRequest<Body>> for Dispatch {
                 }
                 Err(Denied::Refused(refusal)) => {
                     route.count_refused(refusal.code);
-                    refusal.quota.iter().for_each(|quota| count_quota_refusal(quota.limit));
+                    refusal.details().quota.iter().for_each(|quota| count_quota_refusal(quota.limit));
                     exchange::refusal(exchange::refusal_head(&status(&refusal)))
                 }
                 Err(Denied::Shed(head)) => {

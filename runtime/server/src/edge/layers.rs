@@ -159,7 +159,7 @@ mod tests {
         let layers = Layers { log_in_max: Some(Duration::from_secs(60)), ..Layers::default() };
         assert_eq!(layers.log_in(&log_in, 60_999).map_err(|held| held.refusal.code), Ok(61_000));
         let held = layers.log_in(&log_in, 61_000).expect_err("it is over");
-        assert_eq!((held.refusal.reason, held.is_elsewhere), (Some("LogInTooOld"), false));
+        assert_eq!((held.refusal.details().reason, held.is_elsewhere), (Some("LogInTooOld"), false));
         assert_eq!(Layers::default().log_in(&log_in, i64::MAX).map_err(|held| held.refusal.code), Ok(i64::MAX));
     }
 }

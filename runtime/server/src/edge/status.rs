@@ -41,18 +41,18 @@ pub fn status(refusal: &Refusal) -> Status {
     for field in &refusal.fields {
         details.add_bad_request_violation(&field.field, &field.description);
     }
-    if let Some(quota) = &refusal.quota {
+    if let Some(quota) = &refusal.details().quota {
         let limit = quota.limit.name();
         details.add_quota_failure_violation(&quota.org, format!("{limit} is {}: {}", quota.max, refusal.message));
     }
     if let Some(ms) = refusal.retry_after_ms {
         details.set_retry_info(Some(Duration::from_millis(ms)));
     }
-    let floor = refusal.floor.map(|floor| ("floor".to_owned(), floor.to_string()));
+    let floor = refusal.details().floor.map(|floor| ("floor".to_owned(), floor.to_string()));
     let metadata: HashMap<_, _> =
         refusal.hint.iter().map(|hint| ("hint".to_owned(), hint.clone())).chain(floor).collect();
     if !metadata.is_empty() {
-        let reason = refusal.reason.map_or_else(|| format!("{:?}", refusal.code), str::to_owned);
+        let reason = refusal.details().reason.map_or_else(|| format!("{:?}", refusal.code), str::to_owned);
         details.set_error_info(reason, DOMAIN, metadata);
     }
     Status::with_error_details(code, &refusal.message, details)

@@ -103,7 +103,7 @@ async fn below_the_floor_subscribers_list_anew_and_go_on() {
         assert_eq!(floor_of(&follow(&ada, &[(&general, floor - 2)]).await.expect_err("gone")), floor);
         let mut kept = follow(&ada, &[(&general, floor - 1)]).await.expect("the first that is kept");
         let (cursor, text) = next(&mut kept).await.unwrap();
-        assert_eq!((cursor, text.as_str()), (floor, sent[(floor - 3) as usize].text.as_str()));
+        assert_eq!((cursor, text.as_str()), (floor, sent[usize::try_from(floor - 3).unwrap()].text.as_str()));
 
         let cursor = listed(&ada, &general).await;
         let mut stream = follow(&ada, &[(&general, cursor)]).await.expect("from the list on");
