@@ -1,19 +1,13 @@
 //! Where time and randomness come into the system: decisions get both as
 //! arguments.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970-01-01 UTC.
 #[allow(clippy::disallowed_methods, reason = "the one place that asks the system's clock")]
 pub fn now_ms() -> i64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// How long ago that was, to the millisecond, by a clock that may be set: at
-/// least a millisecond.
-pub(crate) fn since(then_ms: i64) -> Duration {
-    Duration::from_millis(u64::try_from(now_ms() - then_ms).unwrap_or(0).max(1))
 }
 
 /// Bytes from the thread's cryptographic generator.

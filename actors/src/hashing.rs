@@ -13,13 +13,11 @@
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use argon2::password_hash::phc::{Output, Salt};
 use argon2::{Argon2, Block, Params};
 use canopy_domain::Secret;
-
-use crate::clock;
 
 /// How long the memory is kept when there is nothing to hash.
 pub(crate) const MEMORY_KEPT: Duration = Duration::from_secs(2);
@@ -91,7 +89,7 @@ impl Hasher {
         salt: Salt,
     ) -> Result<Output, &'static str> {
         self.number += 1;
-        let begun_ms = clock::now_ms();
+        let begun = Instant::now();
         let mut patience = Some(self.quickest * PATIENCE);
         // Busy where it has not got on since an earlier order.
         if !self.begin(0, argon2, password, salt)? {
@@ -100,7 +98,7 @@ impl Hasher {
         }
         loop {
             let done = match patience {
-                Some(patience) => self.done.recv_timeout(patience.saturating_sub(clock::since(begun_ms))),
+                Some(patience) => self.done.recv_timeout(patience.saturating_sub(begun.elapsed())),
                 None => self.done.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             let Done { number, thread, hash, memory } = match done {
@@ -114,7 +112,7 @@ impl Hasher {
             };
             self.take_back(thread, memory);
             if number == self.number {
-                self.quickest = self.quickest.min(clock::since(begun_ms));
+                self.quickest = self.quickest.min(begun.elapsed());
                 return hash;
             }
             // The other thread's, of an order that was not waited for.

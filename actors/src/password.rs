@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
@@ -78,12 +78,12 @@ impl PasswordHashing {
     pub fn new(memory_kib: u32, passes: u32, threads_max: usize, limits: AttemptLimits) -> Result<Self, Refusal> {
         let params = Params::new(memory_kib, passes, 1, None)
             .map_err(|e| Refusal::invalid("identity.argon2_memory_kib", e.to_string()))?;
-        let begun_ms = clock::now_ms();
+        let begun = Instant::now();
         let decoy = phc(&params, |argon2, salt| {
             let mut memory = vec![Block::new(); params.block_count()];
             hashing::hash(argon2, &Secret::new("a password that nobody has"), &salt, &mut memory)
         })?;
-        let took = clock::since(begun_ms);
+        let took = begun.elapsed();
         let load = Load { jobs: 0, by_place: HashMap::new(), hash_ms: whole_ms(took) };
         let (jobs, waiting) = sync_channel(JOBS_MAX);
         let waiting = Arc::new(Mutex::new(waiting));
@@ -202,9 +202,9 @@ impl Inner {
 
     /// Hashes, and takes note of what that took.
     fn timed<T>(&self, hashing: impl FnOnce() -> T) -> T {
-        let begun_ms = clock::now_ms();
+        let begun = Instant::now();
         let done = hashing();
-        let took_ms = whole_ms(clock::since(begun_ms));
+        let took_ms = whole_ms(begun.elapsed());
         let mut load = self.load.lock();
         load.hash_ms = (load.hash_ms * 7 + took_ms).div_ceil(8);
         done

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use canopy_domain::{
-    Address, Context, Draft, Effect, Id, Module, Origin, Policy, Prepared, Principal, Refusal, Role, Rows, Secret,
-    Settings, TokenClaims, TokenIssuer, Wire,
+    Address, Context, Draft, Effect, Id, Module, NoTokens, Origin, Policy, Prepared, Principal, Role, Rows, Secret,
+    Settings, Wire,
 };
 use canopy_proto::identity::v1::{
     Account, ApiKey, CreateApiKeyRequest, CreateApiKeyResponse, ListApiKeysRequest, ListApiKeysResponse,
@@ -20,50 +20,11 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 /// When everything begins.
 const T: i64 = 1_000_000_000_000;
 
-/// Anybody signs up, and mails are sent, or not.
-struct Server {
-    mails: bool,
-}
-
-impl TokenIssuer for Server {
-    fn access_ttl_ms(&self) -> i64 {
-        0
-    }
-
-    fn refresh_ttl_ms(&self) -> i64 {
-        0
-    }
-
-    fn issue(&self, _: &TokenClaims) -> String {
-        String::new()
-    }
-
-    fn installation(&self) -> &str {
-        ""
-    }
-
-    fn attestation_key(&self) -> [u8; 32] {
-        [0; 32]
-    }
-
-    fn attest(&self, _: &[u8]) -> [u8; 64] {
-        [0; 64]
-    }
-
-    fn admit_sign_up(&self, _: &str) -> Result<bool, Refusal> {
-        Ok(false)
-    }
-
-    fn policy(&self) -> Policy {
-        Policy { mails: self.mails, verification: false }
-    }
-}
-
 /// An account, its time, and what it has done last.
 struct Stage {
     module: Module,
     rows: Rows,
-    server: Server,
+    issuer: NoTokens,
     now_ms: i64,
     wake_at_ms: i64,
     effects: Vec<Effect>,
@@ -73,9 +34,9 @@ struct Stage {
 impl Stage {
     fn new() -> Self {
         let module = canopy_identity::account();
-        let server = Server { mails: true };
+        let issuer = NoTokens(Policy { mails: true, verification: false });
         let rows = Rows::default();
-        let mut stage = Self { module, rows, server, now_ms: T, wake_at_ms: 0, effects: Vec::new(), seq: 0 };
+        let mut stage = Self { module, rows, issuer, now_ms: T, wake_at_ms: 0, effects: Vec::new(), seq: 0 };
         let account = Account { email: EMAIL.into(), ..Account::default() };
         let request = RegisterRequest { account: Some(Wire::new(&account)), ..RegisterRequest::default() };
         stage.tell(identity::REGISTER.path, &request);
@@ -101,7 +62,7 @@ impl Stage {
             role: None,
             seq: u64::from(self.seq),
             prepared: &prepared,
-            issuer: &self.server,
+            issuer: &self.issuer,
             settings: Settings::default(),
         };
         let mut draft = Draft::default();
@@ -255,11 +216,11 @@ fn a_key_without_a_wake_up_gets_one_when_it_is_used() {
 fn a_server_without_mail_wakes_once_and_tells_nobody() {
     let mut stage = Stage::new();
     let name = stage.create("ci", 100 * DAY_MS);
-    stage.server.mails = false;
+    stage.issuer.0.mails = false;
     assert!(stage.wake().is_empty());
     assert_eq!((stage.wake_at_ms, stage.key(&name).remind_time_ms), (0, 0));
     // Mail comes before the key's end.
-    stage.server.mails = true;
+    stage.issuer.0.mails = true;
     stage.now_ms += DAY_MS;
     stage.used(&name);
     assert_eq!(names(&stage.wake()), [&name]);

@@ -3,8 +3,7 @@
 
 use bytes::Bytes;
 use canopy_domain::{
-    Address, Code, Context, Draft, Id, Module, Origin, Prepared, Principal, Refusal, Rows, Settings, TokenClaims,
-    TokenIssuer,
+    Address, Code, Context, Draft, Id, Module, NoTokens, Origin, Prepared, Principal, Refusal, Rows, Settings,
 };
 use canopy_proto::methods::{backup_effects, backups};
 use canopy_proto::ops::v1::{Backup, BackupState, CreateBackupRequest, DeleteBackupRequest, GetBackupRequest};
@@ -14,39 +13,6 @@ use canopy_proto::system::v1::{
     ReserveBackupResponse,
 };
 use prost::Message;
-
-/// Nobody signs in here.
-struct NoTokens;
-
-impl TokenIssuer for NoTokens {
-    fn access_ttl_ms(&self) -> i64 {
-        0
-    }
-
-    fn refresh_ttl_ms(&self) -> i64 {
-        0
-    }
-
-    fn issue(&self, _: &TokenClaims) -> String {
-        String::new()
-    }
-
-    fn installation(&self) -> &str {
-        ""
-    }
-
-    fn attestation_key(&self) -> [u8; 32] {
-        [0; 32]
-    }
-
-    fn attest(&self, _: &[u8]) -> [u8; 64] {
-        [0; 64]
-    }
-
-    fn admit_sign_up(&self, _: &str) -> Result<bool, Refusal> {
-        Ok(false)
-    }
-}
 
 /// A job, its time, and what it asked for last.
 struct Job {
@@ -88,7 +54,7 @@ impl Job {
             role: None,
             seq: 1,
             prepared: &prepared,
-            issuer: &NoTokens,
+            issuer: &NoTokens::default(),
             settings: Settings::default(),
         };
         let mut draft = Draft::default();

@@ -2,9 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
 use bytes::Bytes;
-use canopy_domain::{
-    Address, Code, Context, Draft, Module, Origin, Principal, Refusal, Rows, Settings, TokenClaims, TokenIssuer,
-};
+use canopy_domain::{Address, Code, Context, Draft, Module, NoTokens, Origin, Principal, Refusal, Rows, Settings};
 use canopy_proto::methods::{mail_effects, mails};
 use canopy_proto::ops::v1::{ListMailsRequest, ListMailsResponse, Mail, MailState, RetryMailRequest};
 use canopy_proto::system::v1::finish_letter_request::Outcome;
@@ -21,39 +19,6 @@ const DEAD_MAX: usize = 1_000;
 const LETTERS: u16 = 3;
 const DUE: u16 = 4;
 const DEAD: u16 = 2;
-
-/// Nobody signs in here.
-struct NoTokens;
-
-impl TokenIssuer for NoTokens {
-    fn access_ttl_ms(&self) -> i64 {
-        0
-    }
-
-    fn refresh_ttl_ms(&self) -> i64 {
-        0
-    }
-
-    fn issue(&self, _: &TokenClaims) -> String {
-        String::new()
-    }
-
-    fn installation(&self) -> &str {
-        ""
-    }
-
-    fn attestation_key(&self) -> [u8; 32] {
-        [0; 32]
-    }
-
-    fn attest(&self, _: &[u8]) -> [u8; 64] {
-        [0; 64]
-    }
-
-    fn admit_sign_up(&self, _: &str) -> Result<bool, Refusal> {
-        Ok(false)
-    }
-}
 
 /// The queue.
 struct Queue {
@@ -83,7 +48,7 @@ impl Queue {
             role: None,
             seq: self.seq + 1,
             prepared: &[],
-            issuer: &NoTokens,
+            issuer: &NoTokens::default(),
             settings: Settings::default(),
         };
         let mut draft = Draft::default();

@@ -81,6 +81,8 @@ const RULES: &[Rule] = &[
         word: "Instant::now",
         within: Sources,
         except: &[
+            ("actors/src/hashing.rs", "how long a hash takes"),
+            ("actors/src/password.rs", "how long a hash takes"),
             ("supervision/src/", "back-off and restart windows are durations"),
             ("runtime/store/src/", "batch windows and the age of a head are durations, never data"),
             ("runtime/store/examples/", "measures"),

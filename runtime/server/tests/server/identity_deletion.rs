@@ -16,7 +16,7 @@ use tonic_types::StatusExt;
 
 use crate::audit::exported;
 use crate::harness::mailbox::letter_in;
-use crate::harness::{Caller, PASSWORD, Server};
+use crate::harness::{Caller, PASSWORD, Server, refused};
 use crate::identity_api_keys as api_keys;
 use crate::identity_second_factor::{confirm, enroll};
 use crate::identity_security::events;
@@ -79,13 +79,6 @@ async fn invite(by: &Caller, org: &str, email: &str) {
     let (parent, invitation) = (org.to_owned(), Some(Wire::new(&invitation)));
     let request = CreateInvitationRequest { parent, invitation, request_id: String::new() };
     by.invitations().create_invitation(request).await.expect("an invitation");
-}
-
-#[track_caller]
-fn refused<T>(answer: Result<T, Status>, code: Code) -> Status {
-    let Err(status) = answer else { panic!("it is not refused") };
-    assert_eq!(status.code(), code, "{status:?}");
-    status
 }
 
 /// That nobody learns from an answer what the other says.

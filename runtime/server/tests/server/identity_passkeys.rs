@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 
 use crate::harness::mailbox::letter_in;
 use crate::harness::phone::{ORIGIN, Phone};
-use crate::harness::{Caller, PASSWORD, Server};
+use crate::harness::{Caller, PASSWORD, Server, refused};
 use crate::identity_second_factor::{confirm, enroll};
 
 const EMAIL: &str = "ada@example.org";
@@ -91,13 +91,6 @@ pub(crate) async fn events(caller: &Caller) -> Vec<SecurityEventKind> {
     let request = ListSecurityEventsRequest { parent: "account/me".into(), ..ListSecurityEventsRequest::default() };
     let events = security.list_security_events(request).await.expect("events").into_inner().events;
     events.iter().rev().map(|event| event.decode().expect("an event").kind()).collect()
-}
-
-#[track_caller]
-fn refused<T>(answer: Result<T, Status>, code: Code) -> Status {
-    let Err(status) = answer else { panic!("it is not refused") };
-    assert_eq!(status.code(), code, "{status:?}");
-    status
 }
 
 #[tokio::test]

@@ -3,11 +3,11 @@
 
 use canopy_proto::identity::v1::{DisableAccountRequest, ResetPasswordRequest};
 use serde_json::{Value, json};
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::harness::mailbox::letter_in;
 use crate::harness::phone::Phone;
-use crate::harness::{Caller, PASSWORD, Server};
+use crate::harness::{Caller, PASSWORD, Server, refused};
 use crate::identity_passkeys::{answer, begin, begin_log_in_of, create, delete, list, make};
 use crate::identity_passwords::ask_reset;
 
@@ -23,13 +23,6 @@ async fn silent(phone: &mut Phone, options: &Value) -> String {
 /// The passkeys that are named for an address.
 async fn named(server: &Server, email: &str) -> Value {
     begin_log_in_of(&server.nobody().await, email).await.0["publicKey"]["allowCredentials"].clone()
-}
-
-#[track_caller]
-fn refused<T>(answer: Result<T, Status>, code: Code) -> Status {
-    let Err(status) = answer else { panic!("it is not refused") };
-    assert_eq!(status.code(), code, "{status:?}");
-    status
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use sha1::Sha1;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::harness::{Authorised, Caller, PASSWORD, Server};
+use crate::harness::{Authorised, Caller, PASSWORD, Server, refused};
 
 const EMAIL: &str = "ada@example.org";
 
@@ -105,13 +105,6 @@ pub(crate) async fn log_in(server: &Server, password: &str, code: &str) -> Resul
         LogInRequest { email: EMAIL.into(), password: password.into(), code: code.into(), ..LogInRequest::default() };
     let response = nobody.identity().log_in(request).await?.into_inner();
     Ok(Caller::of(nobody.channel.clone(), &response))
-}
-
-#[track_caller]
-fn refused<T>(answer: Result<T, Status>, code: Code) -> Status {
-    let Err(status) = answer else { panic!("it is not refused") };
-    assert_eq!(status.code(), code, "{status:?}");
-    status
 }
 
 #[tokio::test]

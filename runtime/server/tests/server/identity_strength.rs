@@ -21,7 +21,7 @@ use tonic_types::StatusExt;
 use crate::harness::mailbox::{Received, letter_in};
 use crate::harness::phone::Phone;
 use crate::harness::requests::{Target, request};
-use crate::harness::{Caller, PASSWORD, Server};
+use crate::harness::{Caller, PASSWORD, Server, refused};
 use crate::identity_passkeys::{self as passkeys, begin_with, create, delete, events, list, make};
 use crate::identity_second_factor::{confirm, enroll, log_in, remove, replace};
 
@@ -29,13 +29,6 @@ const EMAIL: &str = "ada@example.org";
 
 async fn asking(asked: Asked) -> Server {
     Server::start_with(|config| config.identity.log_in_strength = asked).await
-}
-
-#[track_caller]
-fn refused<T>(answer: Result<T, Status>, code: Code) -> Status {
-    let Err(status) = answer else { panic!("it is not refused") };
-    assert_eq!(status.code(), code, "{status:?}");
-    status
 }
 
 /// Refused for what the session has not shown; what is said of it.

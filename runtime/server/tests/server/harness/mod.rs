@@ -47,7 +47,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 /// Password of everybody in tests.
 pub const PASSWORD: &str = "correct horse battery";
@@ -421,4 +421,12 @@ pub fn incompressible(bytes: usize) -> String {
 
 pub fn bearer(token: &str) -> Token {
     Token(Some(MetadataValue::from_str(&format!("Bearer {token}")).expect("a token is ASCII")))
+}
+
+/// What a call was refused with.
+#[track_caller]
+pub fn refused<T>(answer: Result<T, Status>, code: Code) -> Status {
+    let Err(status) = answer else { panic!("it is not refused") };
+    assert_eq!(status.code(), code, "{status:?}");
+    status
 }
