@@ -26,6 +26,11 @@ fn empty() -> Histogram<u64> {
 }
 
 impl Latencies {
+    /// What [`Latencies::take`] gives where nothing was recorded, to add others' to.
+    pub fn none() -> Histogram<u64> {
+        empty()
+    }
+
     /// Records latencies in nanoseconds under one lock; `lane` spreads callers over shards.
     pub fn record(&self, lane: usize, latencies_ns: impl IntoIterator<Item = u64>) {
         if let Some(shard) = self.shards.get(lane % SHARDS) {

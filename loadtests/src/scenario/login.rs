@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use hdrhistogram::Histogram;
 
 use super::{Scenario, Settings};
 use crate::LoadError;
 use crate::baseline::bare_hash::BareHash;
 use crate::client::{
-    Call, ClosedPlan, Connection, Endpoint, OpenPlan, Sample, closed_loop, interleave, median, open_loop,
+    Call, ClosedPlan, Connection, Endpoint, Latencies, OpenPlan, Sample, closed_loop, interleave, median, open_loop,
+    percentile_ms,
 };
 use crate::process::{ServerProcess, own_cpu_ns};
 use crate::report::Report;
@@ -98,9 +100,9 @@ impl Station {
         .await
     }
 
-    async fn others(&self, rate_per_s: u64, seconds: f64) -> Result<Sample, LoadError> {
+    async fn others(&self, rate_per_s: u64, seconds: f64) -> Result<(Sample, Histogram<u64>), LoadError> {
         let (connections, call) = (self.others.clone(), self.side.read.clone());
-        let (sample, _) = open_loop(
+        open_loop(
             OpenPlan { rate_per_s, seconds },
             || self.side.server.cpu_s(),
             move |arrival| {
@@ -109,12 +111,15 @@ impl Station {
                 async move { connection.unary(&call).await.map(drop) }
             },
         )
-        .await?;
-        Ok(sample)
+        .await
     }
 
     /// The other calls while log-ins come without a pause.
-    async fn others_in_a_storm(&self, rate_per_s: u64, seconds: f64) -> Result<(Sample, u64), LoadError> {
+    async fn others_in_a_storm(
+        &self,
+        rate_per_s: u64,
+        seconds: f64,
+    ) -> Result<((Sample, Histogram<u64>), u64), LoadError> {
         let over = Arc::new(AtomicBool::new(false));
         let errors = Arc::new(AtomicU64::new(0));
         let mut storm = tokio::task::JoinSet::new();
@@ -132,10 +137,10 @@ impl Station {
             });
         }
         self.others(rate_per_s, LEAD_IN_S).await?;
-        let sample = self.others(rate_per_s, seconds).await;
+        let others = self.others(rate_per_s, seconds).await;
         over.store(true, Ordering::Relaxed);
         while storm.join_next().await.is_some() {}
-        Ok((sample?, errors.load(Ordering::Relaxed)))
+        Ok((others?, errors.load(Ordering::Relaxed)))
     }
 }
 
@@ -173,21 +178,32 @@ pub async fn run(subject: &dyn Target, settings: &Settings) -> Result<Report, Lo
     let peak = station.peak_of_others(seconds).await?;
     let rate = Settings::half(peak.per_s());
     settings.say(&format!("login: latencies at {rate} reads/s, half of their peak"));
+    // Over all rounds together: a moment in which the machine does something else is more than a
+    // hundredth of a round, and less than that of all of them.
+    let (mut storm, mut calm) = (Latencies::none(), Latencies::none());
     let mut stormed = 0;
     let paced = interleave(
         settings.rounds,
         seconds,
         async |s| {
-            let (sample, errors) = station.others_in_a_storm(rate, s).await?;
+            let ((sample, latencies), errors) = station.others_in_a_storm(rate, s).await?;
             stormed += errors;
+            storm += latencies;
             Ok(sample)
         },
-        async |s| station.others(rate, s).await,
+        async |s| {
+            let (sample, latencies) = station.others(rate, s).await?;
+            calm += latencies;
+            Ok(sample)
+        },
     )
     .await?;
-    report.set("p99_ratio", paced.ratio(|sample| sample.p99_ms));
-    report.set("storm_p99_ms", median(paced.a.iter().map(|sample| sample.p99_ms)));
-    report.set("calm_p99_ms", median(paced.b.iter().map(|sample| sample.p99_ms)));
+    for (name, percentile) in [("p50", 50.0), ("p99", 99.0)] {
+        let (storm_ms, calm_ms) = (percentile_ms(&storm, percentile), percentile_ms(&calm, percentile));
+        report.set(&format!("{name}_ratio"), storm_ms / calm_ms);
+        report.set(&format!("storm_{name}_ms"), storm_ms);
+        report.set(&format!("calm_{name}_ms"), calm_ms);
+    }
     report.errors += logged.errors() + peak.errors + paced.errors() + stormed;
     Ok(report)
 }

@@ -187,8 +187,8 @@ pub(crate) fn undo_change(
     access::shut(state, cx, draft)?;
     let forgotten = access::distrust_passkeys(state, cx, draft)?;
     let events: Vec<_> = [SecurityEventKind::EmailChanged].into_iter().chain(forgotten).collect();
-    security::note_all(state, draft, cx, cx.origin, &events)?;
     set(&mut account, proved.email, cx);
+    security::note_all(state, draft, cx, cx.origin, &account, &events)?;
     let after = before.updated(&account, None);
     draft.put(&ACCOUNT, SELF, Some(&before), &after);
     draft.settle();

@@ -60,7 +60,7 @@ pub(crate) fn reset_password(
     access::shut(state, cx, draft)?;
     let forgotten = access::distrust_passkeys(state, cx, draft)?;
     let events: Vec<_> = [SecurityEventKind::PasswordReset].into_iter().chain(forgotten).collect();
-    security::note_all(state, draft, cx, cx.origin, &events)?;
+    security::note_all(state, draft, cx, cx.origin, &account, &events)?;
     draft.settle();
     Ok(ResetPasswordResponse {})
 }

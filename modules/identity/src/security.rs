@@ -62,25 +62,26 @@ pub(crate) fn note(
     from: &Origin,
     kind: SecurityEventKind,
 ) -> Result<(), Refusal> {
-    note_all(state, draft, cx, from, &[kind])
+    note_all(state, draft, cx, from, &decode(&the_account(state, cx)?)?, &[kind])
 }
 
-/// The same, of several things that happened at once.
+/// The same, of several things that happened at once, of which the holder is
+/// told at the address that `account` has.
 pub(crate) fn note_all(
     state: &State<'_>,
     draft: &mut Draft,
     cx: &Context<'_>,
     from: &Origin,
+    account: &Account,
     kinds: &[SecurityEventKind],
 ) -> Result<(), Refusal> {
     let session = match cx.principal {
         Principal::Person { session, .. } => session.as_str(),
         Principal::Nobody | Principal::Key { .. } | Principal::Actor(_) => "",
     };
-    let account = decode(&the_account(state, cx)?)?;
     let events: Vec<_> = kinds.iter().map(|kind| event(cx, from, *kind, session)).collect();
     for event in &events {
-        warn(&account, event, cx, draft);
+        warn(account, event, cx, draft);
     }
     add(state, draft, &events.iter().map(Wire::new).collect::<Vec<_>>())
 }

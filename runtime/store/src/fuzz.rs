@@ -56,10 +56,8 @@ pub fn feed_entry(data: &[u8]) {
     );
     assert!(partition.open_entry(1, data).is_err(), "bytes from outside were opened");
     // What a former release, or a damaged one, may have sealed.
-    let sealed = partition.sealer().seal_written(Space::Feed, &partition.feed_key(1), SCHEMA_VERSION, NONCE, |to| {
-        to.extend_from_slice(data);
-        [0; 32]
-    });
+    let place = partition.feed_key(1);
+    let sealed = partition.sealer().seal_before(Space::Feed, &place, SCHEMA_VERSION, data, NONCE, &[0; 32]);
     assert!(partition.check_link(&[], 1, &sealed).is_err(), "a chain that was made up was taken");
     // Its parts would stand behind it, and there are none.
     if Transaction::decode(data).is_ok_and(|read| read.changes.iter().any(|change| change.sealed_bytes > 0)) {

@@ -45,6 +45,7 @@ mod root;
 mod route;
 mod row_draft;
 mod salvage;
+mod scratch;
 mod seal;
 mod settled;
 mod slots;

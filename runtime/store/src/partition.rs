@@ -27,6 +27,7 @@ use subtle::ConstantTimeEq;
 
 use crate::key::{Hmac256, Key, Nonces, digest16};
 use crate::keyring::{NewKey, OpenedKey, PartitionKeys, PartitionName, SubjectId};
+use crate::scratch;
 use crate::seal::{SUBJECT_VERSIONS, Sealer, Space, Text, key_version, schema_version};
 use crate::subject::Subjects;
 
@@ -311,14 +312,12 @@ impl Partition {
             change.sealed_bytes = u32::try_from(part.len()).expect("a commit is shorter than 4 GiB");
             parts.extend_from_slice(&part);
         }
-        let mut chain = Vec::new();
-        let sealed = self.sealer().seal_written(Space::Feed, &key, ENTRY_VERSION, nonces.take(), |to| {
-            let start = to.len();
-            transaction.encode(to).expect("a vector grows");
-            let mac = self.link(ENTRY_VERSION, before, seq, to.get(start..).unwrap_or_default(), &parts);
-            chain = mac.to_vec();
-            mac
+        let (sealed, mac) = scratch::with(|text| {
+            transaction.encode(text).expect("a vector grows");
+            let mac = self.link(ENTRY_VERSION, before, seq, text, &parts);
+            (self.sealer().seal_before(Space::Feed, &key, ENTRY_VERSION, text, nonces.take(), &mac), mac)
         });
+        let chain = mac.to_vec();
         if parts.is_empty() {
             return (sealed, chain);
         }

@@ -94,6 +94,13 @@ impl Durable {
         }
     }
 
+    /// Keys of feed entries that are stored before `seq`, at most `limit`.
+    pub(crate) fn entries_before(&self, seq: u64, limit: usize) -> Result<Vec<UserKey>, StoreError> {
+        let entries = self.snapshot.range(&self.disk().feed, self.partition.feed_key(0)..self.partition.feed_key(seq));
+        let keys = entries.take(limit).map(|guard| guard.key().map_err(|e| self.vault.read_error(e)));
+        keys.collect()
+    }
+
     /// Every row of a table of a module, as the change that sets it.
     pub(crate) fn table_rows(&self) -> impl Iterator<Item = Result<Change, StoreError>> {
         let at = |table| self.partition.row_key(table, &[]).to_vec();

@@ -58,6 +58,8 @@ pub struct Writer {
     meta: Arc<Meta>,
     /// As of the last submission.
     floor: Floor,
+    /// Nothing is stored that the feed has let go of.
+    is_swept: bool,
     recent: Mutex<RecentRows>,
     /// No request record is older, in days since 1970: days before it need no
     /// look-up.
@@ -87,6 +89,7 @@ impl Writer {
             wake_at_ms: meta.wake_at_ms,
             meta: Arc::new(meta),
             floor,
+            is_swept: false,
             recent: Mutex::default(),
             requests_since,
             overlay: Overlay::default(),

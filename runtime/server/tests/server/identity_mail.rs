@@ -252,7 +252,7 @@ pub(crate) async fn confirm(by: &Caller, token: &str) -> Result<Account, Status>
     Ok(confirmed.expect("an account").decode().expect("an account"))
 }
 
-async fn undo(by: &Caller, token: &str) -> Result<Account, Status> {
+pub(crate) async fn undo(by: &Caller, token: &str) -> Result<Account, Status> {
     let request = UndoChangeEmailRequest { token: token.into(), request_id: String::new() };
     let undone = by.verification().undo_change_email(request).await?.into_inner().account;
     Ok(undone.expect("an account").decode().expect("an account"))

@@ -11,9 +11,10 @@ use canopy_proto::identity::v1::{
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-use crate::harness::mailbox::letter_in;
+use crate::harness::mailbox::{letter_in, letters_in};
 use crate::harness::phone::{ORIGIN, Phone};
 use crate::harness::{Caller, PASSWORD, Server, refused};
+use crate::identity_mail;
 use crate::identity_second_factor::{confirm, enroll};
 
 const EMAIL: &str = "ada@example.org";
@@ -352,6 +353,25 @@ async fn who_takes_an_account_back_by_mail_has_it_alone() {
     refused(create(&ada, "", &begun).await, Code::FailedPrecondition);
     use SecurityEventKind::{LoggedIn, PasskeyAdded, PasskeyRemoved, PasswordReset};
     assert_eq!(events(&ada).await[..4], [LoggedIn, PasskeyAdded, PasswordReset, PasskeyRemoved]);
+    server.stop().await;
+}
+
+/// Whoever took the address has nothing more to be told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_an_address_back_is_told_there_which_passkeys_went() {
+    const TAKEN_TO: &str = "mallory@example.org";
+    let server = Server::start().await;
+    let taken = server.person(EMAIL).await;
+    let (nobody, letters) = (server.nobody().await, server.config.mail_dir());
+    identity_mail::change(&taken, TAKEN_TO, PASSWORD).await.expect("a letter");
+    identity_mail::confirm(&nobody, &letter_in(&letters, TAKEN_TO, 0).await.token()).await.expect("it is good");
+    let mut phone = Phone::new();
+    make(&taken, &mut phone).await;
+    assert_eq!(letter_in(&letters, TAKEN_TO, 1).await.header("Subject"), "Your account has another passkey");
+    identity_mail::undo(&nobody, &letter_in(&letters, EMAIL, 1).await.token()).await.expect("she takes it back");
+    assert_eq!(letter_in(&letters, EMAIL, 2).await.header("Subject"), "A passkey of your account was removed");
+    assert_eq!(letters_in(&letters, TAKEN_TO).len(), 2);
+    refused(log_in(&server, &mut phone).await, Code::Unauthenticated);
     server.stop().await;
 }
 

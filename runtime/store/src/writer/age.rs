@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use canopy_domain::{Change, Source, View, ViewWrite};
 use canopy_proto::system::v1::Transaction;
+use fjall::UserKey;
 use prost::Message;
 
 use super::{Writer, day_of};
@@ -91,6 +92,7 @@ impl Writer {
             return Ok(Trimmed { entries: 0, next_ms, ticket: Ticket::ready(Ok(self.meta.seq)) });
         }
         pointers.retain(|(seq, ..)| *seq <= old);
+        let remains = self.remains()?;
         let floor = Floor { seq: old + 1, chain, wake_ms: self.floor.wake_ms };
         let mut draft = RowDraft::new(&self.partition, pointers.len() + 1);
         for (_, view, key) in pointers {
@@ -98,13 +100,28 @@ impl Writer {
         }
         draft.set(FLOOR, &[], SCHEMA_VERSION, Some(floor.encode_to_vec().into()));
         let RowDraft { mut sealed, plain, .. } = draft;
-        let gone = |seq| SealedRow { space: Space::Feed, key: self.partition.feed_key(seq).into(), value: None };
-        sealed.extend((first..=old).map(gone));
+        let entries = (first..=old).map(|seq| self.partition.feed_key(seq).into());
+        let gone = |key| SealedRow { space: Space::Feed, key, value: None };
+        sealed.extend(remains.into_iter().chain(entries).map(gone));
         let ticket = self.hand_over(Sealed::rows(sealed), plain, None, None, None, self.meta.seq)?;
         self.floor = floor;
         let entries = old + 1 - first;
         self.vault.node.figures.trimmed_total.increment(entries);
         Ok(Trimmed { entries, next_ms, ticket })
+    }
+
+    /// Keys of entries that an earlier trim let go of, and that stand in the
+    /// files again since a bit was flipped in its removal: they go with this
+    /// one. Looked for once, since a removal is lost where a vault is opened.
+    fn remains(&mut self) -> Result<Vec<UserKey>, StoreError> {
+        if self.is_swept || self.floor.below() == 0 {
+            return Ok(Vec::new());
+        }
+        let limit = usize::try_from(TRIMMED_AT_ONCE_MAX).unwrap_or(usize::MAX);
+        let durable = self.durable();
+        let remains = durable.map_or(Ok(Vec::new()), |durable| durable.entries_before(self.floor.first(), limit))?;
+        self.is_swept = remains.len() < limit;
+        Ok(remains)
     }
 
     fn look_at_oldest(&self, now_ms: i64) -> Result<Looked, StoreError> {

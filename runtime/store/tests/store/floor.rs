@@ -442,3 +442,26 @@ async fn a_row_of_before_the_floor_stays_or_is_told_to_be_gone() {
     drop(store);
     assert!(reports(to.path()).await.iter().all(VaultReport::is_sound));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_again_below_the_floor_goes_with_the_next_trims() {
+    let dir = tempfile::tempdir().unwrap();
+    trimmed(dir.path(), 800).await;
+    let entry = |name: &[u8], seq: u64| [name, &seq.to_be_bytes()].concat();
+    tamper(dir.path(), |raw, batch| {
+        assert_eq!(raw.entries.len(), 100);
+        (100..500).for_each(|seq| batch.insert(&raw.feed, entry(&raw.entries[0][..16], seq), vec![7; 60]));
+    });
+    let [report] = reports(dir.path()).await.try_into().unwrap();
+    assert!(report.is_sound(), "nobody reads them: {report:?}");
+
+    let store = Store::open(keeping(dir.path())).unwrap();
+    let mut writer = writer(&store).await;
+    submit(&mut writer, 20).pop().unwrap().await.unwrap();
+    assert_eq!(trim(&mut writer, time_ms(810)).await, [10]);
+    assert_eq!(trim(&mut writer, time_ms(820)).await, [10]);
+    drop(writer);
+    store.close().await.unwrap();
+    drop(store);
+    tamper(dir.path(), |raw, _| assert_eq!(raw.entries[0], entry(&raw.entries[0][..16], 721)));
+}
