@@ -22,8 +22,10 @@ use canopy_domain::Secret;
 /// How long the memory is kept when there is nothing to hash.
 pub(crate) const MEMORY_KEPT: Duration = Duration::from_secs(2);
 
-/// What the idle thread may take for a hash, to the quickest one so far.
+/// What the idle thread may take for a hash, to the quickest one so far, and at
+/// least.
 const PATIENCE: u32 = 4;
+const PATIENCE_MIN: Duration = Duration::from_secs(2);
 
 const ENDED: &str = "a hashing thread has ended";
 
@@ -62,13 +64,18 @@ pub(crate) struct Hasher {
     threads: [Thread; 2],
     done: Receiver<Done>,
     number: u64,
-    quickest: Duration,
+    /// What the idle thread may take.
+    patience: Duration,
+}
+
+/// What the idle thread may take, where a hash has taken `quickest`.
+pub(crate) fn patience_for(quickest: Duration) -> Duration {
+    (quickest * PATIENCE).max(PATIENCE_MIN)
 }
 
 impl Hasher {
-    /// Starts the `n`-th pair of threads, where a hash has taken `quickest`.
-    /// They end with the handle.
-    pub(crate) fn start(n: usize, quickest: Duration) -> io::Result<Self> {
+    /// Starts the `n`-th pair of threads. They end with the handle.
+    pub(crate) fn start(n: usize, patience: Duration) -> io::Result<Self> {
         let (deliver, done) = sync_channel(2);
         let start = |thread: usize, priority| {
             let (orders, ordered) = sync_channel(1);
@@ -78,7 +85,7 @@ impl Hasher {
             Ok::<_, io::Error>(Thread { orders, memory: Some(Vec::new()) })
         };
         let threads = [start(0, Priority::Idle)?, start(1, Priority::Low)?];
-        Ok(Self { threads, done, number: 0, quickest })
+        Ok(Self { threads, done, number: 0, patience })
     }
 
     /// The hash of a password. Blocks.
@@ -90,7 +97,7 @@ impl Hasher {
     ) -> Result<Output, &'static str> {
         self.number += 1;
         let begun = Instant::now();
-        let mut patience = Some(self.quickest * PATIENCE);
+        let mut patience = Some(self.patience);
         // Busy where it has not got on since an earlier order.
         if !self.begin(0, argon2, password, salt)? {
             patience = None;
@@ -112,7 +119,7 @@ impl Hasher {
             };
             self.take_back(thread, memory);
             if number == self.number {
-                self.quickest = self.quickest.min(begun.elapsed());
+                self.patience = self.patience.min(patience_for(begun.elapsed()));
                 return hash;
             }
             // The other thread's, of an order that was not waited for.
@@ -218,8 +225,8 @@ mod tests {
     fn a_hash_is_right_whichever_thread_makes_it() {
         let argon2 = Argon2::from(Params::new(64, 1, 1, None).unwrap());
         // Without patience the other thread begins at once, and what is done too late is of no use.
-        for quickest in [Duration::ZERO, Duration::from_secs(3600)] {
-            let mut hasher = Hasher::start(0, quickest).unwrap();
+        for patience in [Duration::ZERO, Duration::from_secs(3600)] {
+            let mut hasher = Hasher::start(0, patience).unwrap();
             for n in 0..50u32 {
                 let (password, salt) = (Secret::new(n.to_string()), Salt::generate());
                 let expected = hash(&argon2, &password, &salt, &mut vec![Block::new(); 64]);

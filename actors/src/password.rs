@@ -90,7 +90,7 @@ impl PasswordHashing {
         let threads_max = threads_max.max(1);
         for n in 0..threads_max {
             let waiting = Arc::clone(&waiting);
-            let hasher = Hasher::start(n, took).map_err(|e| failed(&e))?;
+            let hasher = Hasher::start(n, hashing::patience_for(took)).map_err(|e| failed(&e))?;
             let thread = std::thread::Builder::new().name(format!("password-{n}"));
             thread.spawn(move || work(&waiting, hasher)).map_err(|e| failed(&e))?;
         }

@@ -176,8 +176,8 @@ pub async fn run(subject: &dyn Target, settings: &Settings) -> Result<Report, Lo
     report.set("hashes_per_s", median(logged.b.iter().map(Sample::per_s)));
 
     let peak = station.peak_of_others(seconds).await?;
-    let rate = Settings::half(peak.per_s());
-    settings.say(&format!("login: latencies at {rate} reads/s, half of their peak"));
+    let rate = Settings::half(peak.per_s() / 2.0);
+    settings.say(&format!("login: latencies at {rate} reads/s, a quarter of their peak"));
     // Over all rounds together: a moment in which the machine does something else is more than a
     // hundredth of a round, and less than that of all of them.
     let (mut storm, mut calm) = (Latencies::none(), Latencies::none());

@@ -218,7 +218,9 @@ fn write(
                 continue;
             }
             let row = StoredRow { space, key: &key, value: &value };
-            check.row(&row).map_err(|e| vault.damaged(&e))?;
+            if !check.row(&row).map_err(|e| vault.damaged(&e))? {
+                continue;
+            }
             push_row(&mut rows, &row).ok_or_else(|| vault.damaged("a row is too long"))?;
             if rows.len() >= FRAME_BYTES {
                 out.frame(KIND_ROWS, &rows).map_err(failed)?;

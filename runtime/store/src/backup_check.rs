@@ -36,6 +36,16 @@ struct Part {
     /// As far as the feed has been read; its floor first, which stands before it.
     seq: u64,
     chain: Vec<u8>,
+    /// See [`Floor::below`].
+    below: u64,
+}
+
+impl Part {
+    /// Whether a feed entry was trimmed, and stands again since a bit was
+    /// flipped.
+    fn is_let_go(&self, key: &[u8]) -> bool {
+        key.try_into().is_ok_and(|seq| u64::from_be_bytes(seq) <= self.below)
+    }
 }
 
 /// Takes rows one by one. Keeps a few bytes a partition.
@@ -68,11 +78,8 @@ impl<'a> Check<'a> {
             return Err("rows are not in the order of their keys".into());
         }
         self.last = Some((row.space, row.key.to_vec()));
-        match row.space {
-            Space::Data => self.found.rows += 1,
-            Space::Feed => self.found.transactions += 1,
-        }
         if row.space == Space::Data && row.key == GROUP_KEY {
+            self.found.rows += 1;
             self.group = self.group_of(row.value)?;
             return Ok(true);
         }
@@ -85,9 +92,16 @@ impl<'a> Check<'a> {
                     return Err("the keys of a partition are missing".into());
                 }
             }
-            self.parts.insert(*name, Part { keys, meta: None, seq: 0, chain: Vec::new() });
+            self.parts.insert(*name, Part { keys, meta: None, seq: 0, chain: Vec::new(), below: 0 });
         }
         let part = self.parts.get_mut(name).ok_or("a partition is missing")?;
+        if row.space == Space::Feed && part.is_let_go(rest) {
+            return Ok(false);
+        }
+        match row.space {
+            Space::Data => self.found.rows += 1,
+            Space::Feed => self.found.transactions += 1,
+        }
         let Some(keys) = &part.keys else { return Ok(false) };
         match row.space {
             Space::Data => {
@@ -99,7 +113,8 @@ impl<'a> Check<'a> {
                     REQUESTS => drop(RequestRecord::decode(text.as_slice()).map_err(|e| e.to_string())?),
                     FLOOR => {
                         let floor = Floor::decode(text.as_slice()).map_err(|e| e.to_string())?;
-                        (part.seq, part.chain) = (floor.below(), floor.chain);
+                        (part.seq, part.below) = (floor.below(), floor.below());
+                        part.chain = floor.chain;
                     }
                     EFFECTS => drop(Effect::decode(text.as_slice()).map_err(|e| e.to_string())?),
                     _ => {}

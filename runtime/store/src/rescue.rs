@@ -78,7 +78,8 @@ impl Left<'_> {
                 return Ok((seq, chain, Some(format!("its feed cannot be read behind transaction {seq}"))));
             };
             let at = key.get(16..).and_then(|at| at.try_into().ok()).map_or(0, u64::from_be_bytes);
-            if start.is_guess && at == start.floor.below() {
+            // What the floor was guessed by, or was trimmed and stands again.
+            if at <= start.floor.below() {
                 continue;
             }
             if at != seq + 1 {

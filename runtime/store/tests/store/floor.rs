@@ -453,9 +453,16 @@ async fn what_stands_again_below_the_floor_goes_with_the_next_trims() {
         (100..500).for_each(|seq| batch.insert(&raw.feed, entry(&raw.entries[0][..16], seq), vec![7; 60]));
     });
     let [report] = reports(dir.path()).await.try_into().unwrap();
-    assert!(report.is_sound(), "nobody reads them: {report:?}");
+    assert!(report.is_sound() && report.transactions == 100, "nobody reads them: {report:?}");
+    let to = tempfile::tempdir().unwrap();
+    let mut found = Vec::new();
+    salvage(keeping(dir.path()), &to.path().join("data"), |report| found.push(report)).await.unwrap();
+    assert!(found.iter().all(|report| report.found.is_sound()), "{found:?}");
+    tamper(to.path(), |raw, _| assert_eq!(raw.entries.len(), 100));
 
     let store = Store::open(keeping(dir.path())).unwrap();
+    let backup = store.back_up(&org(1), &dir.path().join("backup"), 1, |_| true).await.unwrap();
+    assert_eq!(backup.transactions, 100, "they are in no backup either");
     let mut writer = writer(&store).await;
     submit(&mut writer, 20).pop().unwrap().await.unwrap();
     assert_eq!(trim(&mut writer, time_ms(810)).await, [10]);

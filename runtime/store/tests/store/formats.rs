@@ -78,6 +78,11 @@ fn as_written(format: u32) -> (Id, Vec<u8>, [u8; 16]) {
             "8aaccc35d086343d3c3ed3480f21b80be446f68443095ba64a0e0d1547cb2e4c",
             "4e4526dbabd87564c5d0ac7c9735d80a",
         ),
+        3 => (
+            "5mfa7xxn963kek8bkdtnnmjkct",
+            "eb7bbae34234aa9830e8bea910ed3826452eea46044c6cd17fc9c91347d0972f",
+            "cd8fb72270628edf254b6c4923cfc994",
+        ),
         _ => panic!("no fixture of format {format}"),
     };
     let bytes = |hex: &str| -> Vec<u8> {
@@ -147,4 +152,9 @@ async fn format_1() {
 #[tokio::test(flavor = "multi_thread")]
 async fn format_2() {
     check_format(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn format_3() {
+    check_format(3).await;
 }
