@@ -167,8 +167,9 @@ impl Error {
         match self {
             Self::Refused { status, hint } => {
                 report_details(&mut text, status);
-                let hint = hint.clone().or_else(|| hint_for(status.code()).map(str::to_owned));
-                if let Some(hint) = hint {
+                let advice = status.get_details_error_info().and_then(|mut info| info.metadata.remove(HINT));
+                let usual = || hint_for(status.code()).map(str::to_owned);
+                if let Some(hint) = hint.clone().or(advice).or_else(usual) {
                     let _ = writeln!(text, "hint: {}", printable(&hint));
                 }
             }
@@ -194,6 +195,10 @@ impl From<io::Error> for Error {
     }
 }
 
+/// Key of `google.rpc.ErrorInfo.metadata` under which the server says what to
+/// do next.
+const HINT: &str = "hint";
+
 fn line(text: &mut String, what: &str) {
     let _ = writeln!(text, "  {}", printable(what));
 }
@@ -214,7 +219,10 @@ fn report_details(text: &mut String, status: &Status) {
     let details = status.get_error_details();
     if let Some(request) = details.bad_request() {
         for violation in &request.field_violations {
-            line(text, &format!("{}: {}", violation.field, violation.description));
+            let what = format!("{}: {}", violation.field, violation.description);
+            if !told.contains(&what) {
+                line(text, &what);
+            }
         }
     }
     if let Some(failure) = details.precondition_failure() {
@@ -229,7 +237,7 @@ fn report_details(text: &mut String, status: &Status) {
     }
     if let Some(info) = details.error_info() {
         let mut what = format!("reason: {} ({})", info.reason, info.domain);
-        let mut metadata: Vec<_> = info.metadata.iter().collect();
+        let mut metadata: Vec<_> = info.metadata.iter().filter(|(key, _)| *key != HINT).collect();
         metadata.sort();
         for (key, value) in metadata {
             let _ = write!(what, " {key}={value}");

@@ -181,6 +181,25 @@ async fn repeats_are_bounded_and_other_refusals_final() {
 }
 
 #[tokio::test]
+async fn what_the_server_advises_stands_in_place_of_the_usual_hint() {
+    let server = Canned::start(|_| {
+        let mut details = ErrorDetails::new();
+        let metadata = [("hint", "list them"), ("floor", "5")].map(|(key, what)| (key.to_owned(), what.to_owned()));
+        details.add_bad_request_violation("cursor", "is too old").set_error_info("OutOfRange", "canopy", metadata);
+        Reply::refusal(Status::with_error_details(Code::OutOfRange, "cursor: is too old", details))
+    })
+    .await;
+    let ran = stage_at(&server).await.run("canopy org list-orgs").await;
+    assert_eq!(
+        ran.stderr,
+        "error: OUT_OF_RANGE: cursor: is too old
+  reason: OutOfRange (canopy) floor=5
+hint: list them
+"
+    );
+}
+
+#[tokio::test]
 async fn a_server_that_stays_silent_runs_into_the_timeout() {
     let server = Canned::start(|_| Reply { messages: vec![], status: Status::ok(""), stays: true }).await;
     let ran = stage_at(&server).await.run("canopy org list-orgs --timeout 50ms").await;
