@@ -19,6 +19,9 @@ use super::load::ConnectionLoad;
 /// How often a connection is read whose calls are nearly all refused: what comes meanwhile is
 /// refused together, which costs a fraction, and others get their turn before it.
 const REFUSED_TURN: Duration = Duration::from_millis(100);
+/// Bytes that are read in one turn, if as many have come: else large requests
+/// that are refused would keep small ones waiting behind them for long.
+const TURN_BYTES_MAX: usize = 256 << 10;
 
 /// A socket, in the poller or out of it.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub(super) struct Turns {
     load: Arc<ConnectionLoad>,
     /// Until its next turn.
     turn: Option<Pin<Box<Sleep>>>,
+    /// What has been read in this one.
+    turn_bytes: usize,
     /// Whether the poller is to say when there is room to write.
     blocked: bool,
 }
@@ -58,7 +63,7 @@ fn uninterrupted<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T>
 
 impl Turns {
     pub(super) fn new(socket: TcpStream, load: Arc<ConnectionLoad>) -> Self {
-        Self { socket: Socket::Watched(socket), load, turn: None, blocked: false }
+        Self { socket: Socket::Watched(socket), load, turn: None, turn_bytes: 0, blocked: false }
     }
 
     fn set_apart(&mut self) -> io::Result<()> {
@@ -75,6 +80,10 @@ impl Turns {
             other => other,
         };
         Ok(())
+    }
+
+    fn wait_for_turn(&mut self) {
+        self.turn = Some(Box::pin(sleep_until(self.load.next_turn(REFUSED_TURN))));
     }
 
     /// Reads without the poller; false when there is nothing.
@@ -113,21 +122,35 @@ impl Turns {
 impl AsyncRead for Turns {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Some(turn) = &mut this.turn {
-            ready!(turn.as_mut().poll(cx));
-            this.turn = None;
-        }
-        if !this.read_apart(buf)? {
+        let before = buf.filled().len();
+        loop {
+            if let Some(turn) = &mut this.turn {
+                ready!(turn.as_mut().poll(cx));
+                (this.turn, this.turn_bytes) = (None, 0);
+            }
+            if this.read_apart(buf)? {
+                break;
+            }
+            if this.turn_bytes > 0 {
+                // What had come is read; what comes from now on has the next turn.
+                this.wait_for_turn();
+                continue;
+            }
             // Who sends nothing is waited for, and not asked again and again.
             this.watch()?;
             let Socket::Watched(socket) = &mut this.socket else { return Poll::Ready(Err(lost())) };
             ready!(Pin::new(socket).poll_read(cx, buf))?;
+            break;
         }
         if !this.load.is_refused() {
+            this.turn_bytes = 0;
             this.watch()?;
             return Poll::Ready(Ok(()));
         }
-        this.turn = Some(Box::pin(sleep_until(this.load.next_turn(REFUSED_TURN))));
+        this.turn_bytes += buf.filled().len() - before;
+        if this.blocked || this.turn_bytes >= TURN_BYTES_MAX {
+            this.wait_for_turn();
+        }
         if !this.blocked {
             this.set_apart()?;
         }
@@ -249,6 +272,29 @@ mod tests {
         assert_eq!(second.unwrap(), 2);
         drop(client);
         assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "the end is seen");
+    }
+
+    #[tokio::test]
+    async fn a_turn_takes_what_has_come_up_to_its_bound() {
+        const PIECE: usize = 1024;
+        let mut pair = Pair::new().await;
+        pair.refuse(true);
+        let Pair { mut client, mut server, .. } = pair;
+        let writing = tokio::spawn(async move {
+            client.write_all(&vec![7; MANY_BYTES]).await.unwrap();
+            client
+        });
+        let mut most = 0;
+        let mut turn_bytes = 0;
+        for _ in 0..MANY_BYTES / PIECE / 8 {
+            let turn = server.turn.is_some();
+            let read = server.read(&mut [0; PIECE]).await.unwrap();
+            turn_bytes = if turn { read } else { turn_bytes + read };
+            most = most.max(turn_bytes);
+        }
+        assert!((TURN_BYTES_MAX..TURN_BYTES_MAX + PIECE).contains(&most), "{most} bytes in a turn");
+        drop(server);
+        writing.abort();
     }
 
     #[tokio::test]
