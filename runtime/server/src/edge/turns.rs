@@ -277,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn a_turn_takes_what_has_come_up_to_its_bound() {
         const PIECE: usize = 1024;
-        let mut pair = Pair::new().await;
+        let pair = Pair::new().await;
         pair.refuse(true);
         let Pair { mut client, mut server, .. } = pair;
         let writing = tokio::spawn(async move {
