@@ -9,9 +9,8 @@
 //! tomorrow's shortly before midnight, for clocks differ. Who got hold of one
 //! day's key signs nothing the day after.
 //!
-//! Tokens are read by `pasetors`, and put together here: its signature takes
-//! some 80 µs, a quarter of all that a refresh costs, and that of the library
-//! which TLS has anyway a fifth of it.
+//! Tokens are read by `pasetors`, and put together here: its signature was a
+//! quarter of all that a refresh cost, so the library that TLS has signs.
 
 use std::sync::Arc;
 
