@@ -8,20 +8,14 @@
 //! with yesterday's for as long as a token of yesterday can live, and with
 //! tomorrow's shortly before midnight, for clocks differ. Who got hold of one
 //! day's key signs nothing the day after.
-//!
-//! Tokens are read by `pasetors`, and put together here: its signature was a
-//! quarter of all that a refresh cost, so the library that TLS has signs.
 
 use std::sync::Arc;
 
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use canopy_domain::{Address, Code, Kind, Policy, Refusal, Secret, TokenClaims, TokenIssuer};
 use hmac::{Hmac, KeyInit, Mac};
 use parking_lot::RwLock;
 use pasetors::Public;
-use pasetors::keys::AsymmetricPublicKey;
+use pasetors::keys::{AsymmetricPublicKey, AsymmetricSecretKey};
 use pasetors::token::UntrustedToken;
 use pasetors::version4::{PublicToken, V4};
 use serde::{Deserialize, Serialize};
@@ -71,48 +65,26 @@ const SKEW_MS: i64 = 60_000;
 /// Days whose keys are at hand: yesterday, today, tomorrow.
 const DAYS_KEPT: usize = 3;
 
-fn key_failed(why: &dyn std::fmt::Display) -> Refusal {
-    Refusal::new(Code::Internal, format!("signing key: {why}"))
-}
-
-fn key_pair(seed: &[u8; 32]) -> Result<Ed25519KeyPair, Refusal> {
-    Ed25519KeyPair::from_seed_unchecked(seed).map_err(|e| key_failed(&e))
-}
-
-/// What a PASETO begins with whose payload is signed by Ed25519.
-const HEADER: &str = "v4.public.";
-
-/// A PASETO without footer: the header, then payload and signature in base64
-/// (PASETO Version 4, Sign).
-fn signed(pair: &Ed25519KeyPair, payload: &[u8], bound: &[u8]) -> String {
-    // Pre-authentication encoding (PASETO, Common): how many pieces, and each behind its length.
-    let pieces = [HEADER.as_bytes(), payload, &[], bound];
-    let mut text = (pieces.len() as u64).to_le_bytes().to_vec();
-    for piece in pieces {
-        text.extend_from_slice(&(piece.len() as u64).to_le_bytes());
-        text.extend_from_slice(piece);
-    }
-    let mut token = HEADER.to_owned();
-    URL_SAFE_NO_PAD.encode_string([payload, pair.sign(&text).as_ref()].concat(), &mut token);
-    token
-}
-
 /// The keys of one day.
 struct DayKeys {
     day: i64,
-    pair: Ed25519KeyPair,
+    secret: AsymmetricSecretKey<V4>,
     public: AsymmetricPublicKey<V4>,
 }
 
 impl DayKeys {
     fn derive(secret: &[u8; 32], day: i64) -> Result<Self, Refusal> {
+        let failed = |e: pasetors::errors::Error| Refusal::new(Code::Internal, format!("signing key: {e:?}"));
         let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("keys of any length are taken");
         mac.update(b"canopy access tokens, day");
         mac.update(&day.to_be_bytes());
-        let pair = key_pair(&mac.finalize().into_bytes().into())?;
-        let public =
-            AsymmetricPublicKey::from(pair.public_key().as_ref()).map_err(|e| key_failed(&format!("{e:?}")))?;
-        Ok(Self { day, pair, public })
+        let seed = ed25519_compact::Seed::new(mac.finalize().into_bytes().into());
+        let pair = ed25519_compact::KeyPair::from_seed(seed);
+        Ok(Self {
+            day,
+            secret: AsymmetricSecretKey::from(&pair.sk[..]).map_err(failed)?,
+            public: AsymmetricPublicKey::from(&pair.pk[..]).map_err(failed)?,
+        })
     }
 }
 
@@ -122,7 +94,7 @@ pub struct Tokens {
     secret: Zeroizing<[u8; 32]>,
     days: RwLock<Vec<Arc<DayKeys>>>,
     /// Signs statements, and no tokens; the same every day.
-    attestation: Ed25519KeyPair,
+    attestation: ed25519_compact::KeyPair,
     /// Bound into every signature: a token of another installation never
     /// verifies, whatever its key.
     installation: String,
@@ -147,7 +119,7 @@ impl Tokens {
         let first = Arc::new(DayKeys::derive(secret, clock::now_ms().div_euclid(DAY_MS))?);
         let mut hash = Sha256::new_with_prefix(b"canopy attestations");
         hash.update(secret);
-        let attestation = key_pair(&hash.finalize().into())?;
+        let attestation = ed25519_compact::KeyPair::from_seed(ed25519_compact::Seed::new(hash.finalize().into()));
         let secret = Zeroizing::new(*secret);
         let days = RwLock::new(vec![first]);
         let policy = Policy::default();
@@ -207,7 +179,9 @@ impl Tokens {
 
 /// Whether a statement was signed by who holds the private half of a key.
 pub fn is_attested(key: &[u8], statement: &[u8], signature: &[u8]) -> bool {
-    UnparsedPublicKey::new(&ED25519, key).verify(statement, signature).is_ok()
+    let key = ed25519_compact::PublicKey::from_slice(key);
+    let signature = ed25519_compact::Signature::from_slice(signature);
+    matches!((key, signature), (Ok(key), Ok(signature)) if key.verify(statement, &signature).is_ok())
 }
 
 impl TokenIssuer for Tokens {
@@ -224,7 +198,13 @@ impl TokenIssuer for Tokens {
             Payload { sub: claims.account.to_string(), sid: claims.session.to_string(), exp_ms: claims.expire_time_ms };
         let payload = serde_json::to_vec(&payload).expect("two texts and a number are JSON");
         let issue_ms = claims.expire_time_ms.saturating_sub(self.access_ttl_ms);
-        signed(&self.keys(issue_ms.div_euclid(DAY_MS)).pair, &payload, self.installation.as_bytes())
+        PublicToken::sign(
+            &self.keys(issue_ms.div_euclid(DAY_MS)).secret,
+            &payload,
+            None,
+            Some(self.installation.as_bytes()),
+        )
+        .expect("the key was checked when it was read")
     }
 
     fn policy(&self) -> Policy {
@@ -236,11 +216,11 @@ impl TokenIssuer for Tokens {
     }
 
     fn attestation_key(&self) -> [u8; 32] {
-        self.attestation.public_key().as_ref().try_into().expect("a public key has 32 bytes")
+        *self.attestation.pk
     }
 
     fn attest(&self, statement: &[u8]) -> [u8; 64] {
-        self.attestation.sign(statement).as_ref().try_into().expect("a signature has 64 bytes")
+        *self.attestation.sk.sign(statement, None)
     }
 
     fn admit_sign_up(&self, sign_up_token: &str) -> Result<bool, Refusal> {
@@ -259,28 +239,16 @@ impl TokenIssuer for Tokens {
 
 #[cfg(test)]
 mod tests {
-    use pasetors::keys::AsymmetricSecretKey;
-
     use super::*;
 
     #[test]
-    fn tokens_are_those_that_another_implementation_signs() {
-        for (n, payload, bound) in [(1, "{}", ""), (2, "{\"sub\":\"account/1\"}", "an installation"), (3, "x", "y")] {
-            let seed = [n; 32];
-            let pair = key_pair(&seed).unwrap();
-            let whole = [seed.as_slice(), pair.public_key().as_ref()].concat();
-            let theirs = AsymmetricSecretKey::<V4>::from(&whole).unwrap();
-            let expected = PublicToken::sign(&theirs, payload.as_bytes(), None, Some(bound.as_bytes())).unwrap();
-            assert_eq!(signed(&pair, payload.as_bytes(), bound.as_bytes()), expected);
-        }
-    }
-
-    #[test]
     fn what_is_attested_is_known() {
-        let pair = key_pair(&[7; 32]).unwrap();
-        let (key, signature) = (pair.public_key().as_ref().to_vec(), pair.sign(b"statement").as_ref().to_vec());
-        assert!(is_attested(&key, b"statement", &signature));
-        assert!(!is_attested(&key, b"another", &signature));
-        assert!(!is_attested(&key, b"statement", &signature[1..]) && !is_attested(&key[1..], b"statement", &signature));
+        let pair = ed25519_compact::KeyPair::from_seed(ed25519_compact::Seed::new([7; 32]));
+        let (key, signature) = (pair.pk.as_slice(), pair.sk.sign(b"statement", None));
+        assert!(is_attested(key, b"statement", &signature[..]));
+        assert!(!is_attested(key, b"another", &signature[..]));
+        assert!(
+            !is_attested(key, b"statement", &signature[1..]) && !is_attested(&key[1..], b"statement", &signature[..])
+        );
     }
 }
