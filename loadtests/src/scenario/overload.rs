@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::BoxFuture;
 use hdrhistogram::Histogram;
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+};
 use tokio::runtime::Runtime;
 
 use super::edge::{Side, Station};
@@ -36,8 +39,6 @@ const QUIET_SHARE: u64 = 2;
 const QUIET_CONNECTIONS: usize = 8;
 /// Rounds in which the peak is looked for.
 const PEAK_ROUNDS: usize = 3;
-/// The lowest priority of a thread.
-const NICE: i32 = 19;
 /// Before what is measured: longer than it takes to use up what may come at once.
 const LEAD_IN_S: f64 = 0.5;
 
@@ -123,15 +124,16 @@ impl Org {
 struct Apart(Option<Runtime>);
 
 impl Apart {
-    /// With `nice`, these threads run only while no others of the machine want to: the noise
+    /// With `idle`, these threads run only while no others of the machine want to: the noise
     /// comes from elsewhere, and would take no cores from server and neighbours.
-    fn new(nice: bool) -> Result<Self, LoadError> {
+    fn new(idle: bool) -> Result<Self, LoadError> {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         runtime.worker_threads(1).enable_all();
-        if nice {
+        if idle {
             runtime.on_thread_start(|| {
+                let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
                 // Refused, the figures are worse and say the same.
-                let _ = rustix::process::setpriority_process(None, NICE);
+                let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy);
             });
         }
         Ok(Self(Some(runtime.build().map_err(LoadError::io("start a runtime"))?)))

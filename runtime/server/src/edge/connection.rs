@@ -5,6 +5,7 @@
 //! silent client's first bytes without a time-out. ALPN needs no bytes at all.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ use super::answer::PeerService;
 use super::connection_metrics::Metrics;
 use super::devices::Shown;
 use super::frames::{Flood, FrameMeter};
-use super::guard::Guard;
+use super::guard::{Guard, Wire};
 use super::listener::{Http2Limits, Options, Peer, Security};
 use super::load::{ConnectionLoad, Patience, Stall};
 use super::streams::Streams;
@@ -267,18 +268,17 @@ where
     let load = Arc::clone(&service.peer.load);
     let meter =
         http2.then(|| FrameMeter::new(Arc::clone(&load), shared.http2.overhead_max, shared.http2.overhead_per_s));
-    let (guard, leftover) = Guard::new(stream, meter, Arc::clone(&load));
+    let (guard, wire) = Guard::new(stream, meter, Arc::clone(&load));
     let stream = TokioIo::new(guard);
     let ended = if http2 {
-        drive(shared.http2(&load).serve_connection(stream, service), draining, &load, shared).await
+        drive(shared.http2(&load).serve_connection(stream, service), &wire, draining, &load, shared).await
     } else {
         // What it may take to say what it wants is hyper's header time-out.
         load.preface_came();
-        drive(shared.http1.serve_connection(stream, service), draining, &load, shared).await
+        drive(shared.http1.serve_connection(stream, service), &wire, draining, &load, shared).await
     };
     // hyper has let go of the connection.
-    let ending = leftover.lock().take();
-    let Some(ending) = ending else { return ended };
+    let Some(ending) = wire.end() else { return ended };
     if let Some(flood) = ending.flood {
         ending.farewell().await;
         return Ended::Flooded(flood.name());
@@ -292,8 +292,9 @@ where
 
 /// Polls the connection; a oneshot beside it costs one atomic load per poll, where a
 /// shared cancellation token would take a lock that all connections share.
-async fn drive<C: GracefulConnection<Error = hyper::Error>>(
+async fn drive<C: GracefulConnection<Error = hyper::Error>, I: AsyncWrite + Unpin>(
     connection: C,
+    wire: &Wire<I>,
     mut draining: oneshot::Receiver<()>,
     load: &ConnectionLoad,
     shared: &Shared,
@@ -308,7 +309,7 @@ async fn drive<C: GracefulConnection<Error = hyper::Error>>(
     loop {
         tokio::select! {
             biased;
-            ended = connection.as_mut() => return ended.map_or_else(Ended::Failed, |()| Ended::Well),
+            ended = poll_fn(|cx| wire.poll(connection.as_mut(), cx)) => return ended.map_or_else(Ended::Failed, |()| Ended::Well),
             // A sender that is gone means that nobody will drain it.
             _ = &mut draining, if !is_draining => {
                 is_draining = true;

@@ -1,5 +1,5 @@
-//! The bytes of one connection, watched in both directions: what comes in is metered, and
-//! whether what goes out finds room is noted.
+//! The bytes of one connection, watched in both directions: what comes in is metered, what goes
+//! out is gathered for as long as the connection is polled, and whether it finds room is noted.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -23,6 +23,10 @@ const ENHANCE_YOUR_CALM: u32 = 0xb;
 /// Type of GOAWAY frames.
 const GOAWAY: u8 = 0x7;
 
+/// What is written in one poll of a connection and goes to the socket together, in bytes: as much
+/// as a large frame has, which is not copied.
+const GATHERED_BYTES_MAX: usize = 16 << 10;
+
 /// A connection that hyper has let go of, for a last word.
 #[derive(Debug)]
 pub(super) struct Ending<I> {
@@ -30,60 +34,64 @@ pub(super) struct Ending<I> {
     /// What it is cut off for, if it is.
     pub(super) flood: Option<Flood>,
     highest_stream: u32,
+    /// What hyper wrote and the socket has not taken.
+    rest: Vec<u8>,
     can_write: bool,
 }
 
-/// Where a guard leaves what it guarded: hyper does not give back what it was given.
-pub(super) type Leftover<I> = Arc<Mutex<Option<Ending<I>>>>;
-
-/// Watches one connection.
+/// One connection under watch.
 #[derive(Debug)]
-pub(super) struct Guard<I> {
-    /// Present until the guard is dropped.
-    io: Option<I>,
+struct Watched<I> {
+    io: I,
     /// For HTTP/2.
     meter: Option<FrameMeter>,
     load: Arc<ConnectionLoad>,
     flood: Option<Flood>,
-    leftover: Leftover<I>,
+    /// What hyper wrote and the socket has not taken, from `taken` on.
+    gathered: Vec<u8>,
+    taken: usize,
+    /// What the socket has taken is to be flushed.
+    unflushed: bool,
+    /// What became of writing, for hyper's next write.
+    failed: Option<io::Error>,
 }
 
-impl<I> Guard<I> {
-    pub(super) fn new(io: I, meter: Option<FrameMeter>, load: Arc<ConnectionLoad>) -> (Self, Leftover<I>) {
-        let leftover = Leftover::default();
-        (Self { io: Some(io), meter, load, flood: None, leftover: Arc::clone(&leftover) }, leftover)
-    }
-}
+/// What hyper has of a connection.
+#[derive(Debug)]
+pub(super) struct Guard<I>(Arc<Mutex<Option<Watched<I>>>>);
 
-impl<I> Drop for Guard<I> {
-    fn drop(&mut self) {
-        if let Some(io) = self.io.take() {
-            // What is left of it is read without turns.
-            self.load.forgive();
-            let highest_stream = self.meter.as_ref().map_or(0, FrameMeter::highest_stream);
-            let can_write = !self.load.is_blocked();
-            *self.leftover.lock() = Some(Ending { io, flood: self.flood, highest_stream, can_write });
-        }
-    }
-}
+/// What remains of a connection when hyper is done with it: it does not give back what it was given.
+#[derive(Debug)]
+pub(super) struct Wire<I>(Arc<Mutex<Option<Watched<I>>>>);
 
 fn gone() -> io::Error {
     io::ErrorKind::NotConnected.into()
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if let Some(flood) = this.flood {
+impl<I> Guard<I> {
+    pub(super) fn new(io: I, meter: Option<FrameMeter>, load: Arc<ConnectionLoad>) -> (Self, Wire<I>) {
+        let (gathered, taken, unflushed) = (Vec::new(), 0, false);
+        let watched = Watched { io, meter, load, flood: None, gathered, taken, unflushed, failed: None };
+        let watched = Arc::new(Mutex::new(Some(watched)));
+        (Self(Arc::clone(&watched)), Wire(watched))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Watched<I>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.0.lock().as_mut().map_or_else(|| Poll::Ready(Err(gone())), act)
+    }
+}
+
+impl<I: AsyncRead + Unpin> Watched<I> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(flood) = self.flood {
             return Poll::Ready(Err(io::Error::other(flood)));
         }
-        let io = this.io.as_mut().ok_or_else(gone)?;
         let before = buf.filled().len();
-        ready!(Pin::new(io).poll_read(cx, buf))?;
-        if let Some(meter) = &mut this.meter
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if let Some(meter) = &mut self.meter
             && let Err(flood) = meter.read(buf.filled().get(before..).unwrap_or_default())
         {
-            this.flood = Some(flood);
+            self.flood = Some(flood);
             buf.set_filled(before);
             return Poll::Ready(Err(io::Error::other(flood)));
         }
@@ -91,14 +99,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> Guard<I> {
-    fn write<T>(
-        &mut self,
-        write: impl FnOnce(Pin<&mut I>) -> Poll<io::Result<T>>,
-        went: impl FnOnce(&T) -> bool,
-    ) -> Poll<io::Result<T>> {
-        let io = self.io.as_mut().ok_or_else(gone)?;
-        let written = write(Pin::new(io));
+impl<I: AsyncWrite + Unpin> Watched<I> {
+    /// Notes whether something found room.
+    fn note<T>(&self, written: Poll<io::Result<T>>, went: impl FnOnce(&T) -> bool) -> Poll<io::Result<T>> {
         match &written {
             Poll::Pending => self.load.wrote(false),
             Poll::Ready(Ok(done)) if went(done) => self.load.wrote(true),
@@ -106,11 +109,59 @@ impl<I: AsyncWrite + Unpin> Guard<I> {
         }
         written
     }
+
+    /// Has the socket take what was gathered.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.gathered.get(self.taken..).filter(|rest| !rest.is_empty()) {
+            let written = Pin::new(&mut self.io).poll_write(cx, rest);
+            let count = ready!(self.note(written, |count| *count > 0))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.taken += count;
+        }
+        // Most connections are idle most of the time, and then hold nothing.
+        (self.gathered, self.taken) = (Vec::new(), 0);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unflushed {
+            ready!(self.poll_drain(cx))?;
+            let flushed = Pin::new(&mut self.io).poll_flush(cx);
+            ready!(self.note(flushed, |()| true))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Some(failed) = self.failed.take() {
+            return Poll::Ready(Err(failed));
+        }
+        let bytes = bufs.iter().map(|buf| buf.len()).sum();
+        self.unflushed = true;
+        if self.gathered.len() - self.taken + bytes > GATHERED_BYTES_MAX {
+            ready!(self.poll_drain(cx))?;
+        }
+        if bytes > GATHERED_BYTES_MAX {
+            let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+            return self.note(written, |count| *count > 0);
+        }
+        bufs.iter().for_each(|buf| self.gathered.extend_from_slice(buf));
+        Poll::Ready(Ok(bytes))
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.with(|watched| watched.poll_read(cx, buf))
+    }
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().write(|io| io.poll_write(cx, buf), |count| *count > 0)
+        self.with(|watched| watched.poll_write(cx, &[IoSlice::new(buf)]))
     }
 
     fn poll_write_vectored(
@@ -118,19 +169,51 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().write(|io| io.poll_write_vectored(cx, bufs), |count| *count > 0)
+        self.with(|watched| watched.poll_write(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+        true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().write(|io| io.poll_flush(cx), |()| true)
+    /// Nothing yet: [`Wire::poll`] flushes, once for all that is written in a poll.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|watched| Poll::Ready(watched.failed.take().map_or(Ok(()), Err)))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().write(|io| io.poll_shutdown(cx), |()| true)
+        self.with(|watched| {
+            ready!(watched.poll_flush(cx))?;
+            let shut = Pin::new(&mut watched.io).poll_shutdown(cx);
+            watched.note(shut, |()| true)
+        })
+    }
+}
+
+impl<I: AsyncWrite + Unpin> Wire<I> {
+    /// Polls the connection, and flushes what it wrote: h2 flushes each refusal before it looks at
+    /// the next call, and each answer of some size before its trailers.
+    pub(super) fn poll<C: Future>(&self, connection: Pin<&mut C>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let polled = connection.poll(cx);
+        if let Some(watched) = self.0.lock().as_mut()
+            && let Poll::Ready(Err(error)) = watched.poll_flush(cx)
+        {
+            watched.failed = Some(error);
+            watched.unflushed = false;
+            // It hears of it when it is polled again.
+            cx.waker().wake_by_ref();
+        }
+        polled
+    }
+
+    /// Takes the connection from hyper.
+    pub(super) fn end(self) -> Option<Ending<I>> {
+        let Watched { io, meter, load, flood, mut gathered, taken, .. } = self.0.lock().take()?;
+        // What is left of it is read without turns.
+        load.forgive();
+        let highest_stream = meter.as_ref().map_or(0, FrameMeter::highest_stream);
+        let rest = gathered.split_off(taken);
+        Some(Ending { io, flood, highest_stream, rest, can_write: !load.is_blocked() })
     }
 }
 
@@ -143,6 +226,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Ending<I> {
         }
         let goaway = self.flood.map(|flood| goaway(flood, self.highest_stream));
         let said = async {
+            self.io.write_all(&self.rest).await?;
             if let Some(goaway) = goaway {
                 self.io.write_all(&goaway).await?;
                 self.io.shutdown().await?;

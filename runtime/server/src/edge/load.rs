@@ -43,12 +43,18 @@ pub struct ConnectionLoad {
     period: AtomicUsize,
     /// Grows with calls that are refused for want of room, and shrinks faster with others.
     refusals: AtomicU32,
+    /// Whether a call was refused since its last turn began, and whether one was not.
+    turn: [AtomicBool; 2],
 }
 
 /// Refusals in a row after which a connection is read in turns.
 const REFUSALS_BORNE: u32 = 32;
-/// The most that is remembered of them.
-const REFUSALS_MAX: u32 = 2 * REFUSALS_BORNE;
+/// The most that is remembered of them: an org that may make a few calls makes them in a row, when
+/// it has made none for a moment.
+const REFUSALS_MAX: u32 = 4 * REFUSALS_BORNE;
+/// 2³² over the golden ratio: the fractions of its multiples are spread evenly, however many are
+/// taken.
+const GOLDEN: u64 = 0x9E37_79B9;
 /// How many refusals an answer makes good: a connection is slowed down when more than four of
 /// five calls are refused, and no other party that shares it goes unheard.
 const ANSWER_WORTH: u32 = 4;
@@ -102,6 +108,7 @@ impl ConnectionLoad {
             answers: Default::default(),
             period: AtomicUsize::new(0),
             refusals: AtomicU32::new(0),
+            turn: Default::default(),
         }
     }
 
@@ -113,15 +120,28 @@ impl ConnectionLoad {
         if after != before {
             self.refusals.store(after, Ordering::Relaxed);
         }
+        let [refusals, answers] = &self.turn;
+        let seen = if refused { refusals } else { answers };
+        if !seen.load(Ordering::Relaxed) {
+            seen.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Its turn begins. Who had nothing but answers since the last one waits for no other.
+    pub(super) fn begin_turn(&self) {
+        let [refused, answered] = self.turn.each_ref().map(|seen| seen.swap(false, Ordering::Relaxed));
+        if answered && !refused {
+            self.forgive();
+        }
     }
 
     /// When it is read next, if it is read once in each `period`: connections have different
-    /// turns, so that they never come all at once.
+    /// turns, spread evenly over it however many there are, so that others get theirs in between.
     pub(super) fn next_turn(&self, period: Duration) -> Instant {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         let period_ms = milliseconds(period).max(1);
         let now_ms = milliseconds(START.elapsed());
-        let phase_ms = self.number % period_ms;
+        let phase_ms = (u64::from(self.number.wrapping_mul(GOLDEN) as u32) * period_ms) >> 32;
         let past_ms = (now_ms + period_ms - phase_ms) % period_ms;
         *START + Duration::from_millis(now_ms + period_ms - past_ms)
     }
@@ -316,17 +336,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn refused_connections_have_turns_of_their_own() {
-        const PERIOD: Duration = Duration::from_millis(25);
-        let loads: Vec<ConnectionLoad> = (0..25).map(|number| ConnectionLoad::new(Arc::default(), number)).collect();
-        let now = Instant::now();
-        let mut turns: Vec<Duration> = loads.iter().map(|load| load.next_turn(PERIOD) - now).collect();
-        turns.sort();
-        turns.dedup();
-        assert_eq!(turns.len(), loads.len(), "{turns:?}");
-        assert!(turns.iter().all(|turn| !turn.is_zero() && *turn <= PERIOD), "{turns:?}");
-        tokio::time::advance(loads[3].next_turn(PERIOD) - now).await;
-        assert_eq!(loads[3].next_turn(PERIOD) - Instant::now(), PERIOD, "one turn in each");
+    async fn the_turns_of_refused_connections_are_spread_over_the_period() {
+        const PERIOD: Duration = Duration::from_millis(1000);
+        for (first, count) in [(0, 2), (7, 3), (1_000_000, 32), (u64::MAX - 50, 100)] {
+            let loads =
+                (0..count).map(|n: u32| ConnectionLoad::new(Arc::default(), u64::wrapping_add(first, n.into())));
+            let loads: Vec<ConnectionLoad> = loads.collect();
+            let now = Instant::now();
+            let mut turns: Vec<Duration> = loads.iter().map(|load| load.next_turn(PERIOD) - now).collect();
+            assert!(turns.iter().all(|turn| !turn.is_zero() && *turn <= PERIOD), "{turns:?}");
+            turns.sort();
+            let around = turns.first().map(|first| *first + PERIOD);
+            let gaps = turns.iter().zip(turns.iter().skip(1).chain(&around)).map(|(turn, next)| *next - *turn);
+            // Of a golden spiral's gaps the widest is less than three times the mean.
+            let widest = gaps.max().unwrap();
+            assert!(widest < PERIOD * 3 / count, "{widest:?} of {count} from {first}");
+            tokio::time::advance(loads[1].next_turn(PERIOD) - now).await;
+            assert_eq!(loads[1].next_turn(PERIOD) - Instant::now(), PERIOD, "one turn in each");
+        }
+    }
+
+    #[test]
+    fn who_had_nothing_but_answers_in_a_turn_waits_for_no_other() {
+        for (outcomes, expected) in
+            [(&[][..], true), (&[false; 3], false), (&[true; 3], true), (&[false, false, true], true)]
+        {
+            let load = ConnectionLoad::new(Arc::default(), 7);
+            for _ in 0..REFUSALS_MAX {
+                load.called(true);
+            }
+            load.begin_turn();
+            for refused in outcomes {
+                load.called(*refused);
+            }
+            load.begin_turn();
+            assert_eq!(load.is_refused(), expected, "{outcomes:?}");
+        }
     }
 
     #[test]

@@ -127,6 +127,7 @@ impl AsyncRead for Turns {
             if let Some(turn) = &mut this.turn {
                 ready!(turn.as_mut().poll(cx));
                 (this.turn, this.turn_bytes) = (None, 0);
+                this.load.begin_turn();
             }
             if this.read_apart(buf)? {
                 break;
