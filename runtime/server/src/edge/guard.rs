@@ -52,6 +52,8 @@ struct Watched<I> {
     taken: usize,
     /// What the socket has taken is to be flushed.
     unflushed: bool,
+    /// What is too large to be gathered found no room.
+    waiting: bool,
     /// What became of writing, for hyper's next write.
     failed: Option<io::Error>,
 }
@@ -70,8 +72,17 @@ fn gone() -> io::Error {
 
 impl<I> Guard<I> {
     pub(super) fn new(io: I, meter: Option<FrameMeter>, load: Arc<ConnectionLoad>) -> (Self, Wire<I>) {
-        let (gathered, taken, unflushed) = (Vec::new(), 0, false);
-        let watched = Watched { io, meter, load, flood: None, gathered, taken, unflushed, failed: None };
+        let watched = Watched {
+            io,
+            meter,
+            load,
+            flood: None,
+            gathered: Vec::new(),
+            taken: 0,
+            unflushed: false,
+            waiting: false,
+            failed: None,
+        };
         let watched = Arc::new(Mutex::new(Some(watched)));
         (Self(Arc::clone(&watched)), Wire(watched))
     }
@@ -129,7 +140,8 @@ impl<I: AsyncWrite + Unpin> Watched<I> {
         if self.unflushed {
             ready!(self.poll_drain(cx))?;
             let flushed = Pin::new(&mut self.io).poll_flush(cx);
-            ready!(self.note(flushed, |()| true))?;
+            let waiting = self.waiting;
+            ready!(self.note(flushed, |()| !waiting))?;
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
@@ -146,6 +158,7 @@ impl<I: AsyncWrite + Unpin> Watched<I> {
         }
         if bytes > GATHERED_BYTES_MAX {
             let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+            self.waiting = written.is_pending();
             return self.note(written, |count| *count > 0);
         }
         bufs.iter().for_each(|buf| self.gathered.extend_from_slice(buf));
@@ -250,4 +263,153 @@ fn goaway(flood: Flood, highest_stream: u32) -> Vec<u8> {
     frame.extend(ENHANCE_YOUR_CALM.to_be_bytes());
     frame.extend(reason);
     frame
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::future::poll_fn;
+
+    use futures::FutureExt as _;
+    use futures::task::noop_waker_ref;
+
+    use super::*;
+
+    /// A socket that takes so many bytes in each write, and then none until there is room again.
+    #[derive(Debug, Default)]
+    struct Socket {
+        room: VecDeque<usize>,
+        writes: Vec<Vec<u8>>,
+        flushes: usize,
+        broken: bool,
+    }
+
+    impl AsyncRead for Socket {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Socket {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            if self.broken {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            let Some(room) = self.room.pop_front() else { return Poll::Pending };
+            let count = buf.len().min(room);
+            self.writes.push(buf[..count].to_vec());
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.flushes += 1;
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    struct Pair {
+        guard: Guard<Socket>,
+        wire: Wire<Socket>,
+        load: Arc<ConnectionLoad>,
+    }
+
+    impl Pair {
+        fn new(room: &[usize]) -> Self {
+            let load = Arc::new(ConnectionLoad::new(Arc::default(), 7));
+            let socket = Socket { room: room.iter().copied().collect(), ..Socket::default() };
+            let (guard, wire) = Guard::new(socket, None, Arc::clone(&load));
+            Self { guard, wire, load }
+        }
+
+        /// One poll of a connection that writes and flushes each text, until one has no room; how
+        /// many had.
+        fn poll(&mut self, texts: &[&[u8]]) -> usize {
+            let Self { guard, wire, .. } = self;
+            let mut went = 0;
+            let connection = poll_fn(|cx| {
+                for text in texts {
+                    ready!(Pin::new(&mut *guard).poll_write(cx, text)).unwrap();
+                    ready!(Pin::new(&mut *guard).poll_flush(cx)).unwrap();
+                    went += 1;
+                }
+                Poll::<()>::Pending
+            });
+            let polled = wire.poll(std::pin::pin!(connection), &mut Context::from_waker(noop_waker_ref()));
+            assert!(polled.is_pending());
+            went
+        }
+
+        fn socket<T>(&self, look: impl FnOnce(&mut Socket) -> T) -> T {
+            look(&mut self.wire.0.lock().as_mut().unwrap().io)
+        }
+
+        fn writes(&self) -> Vec<Vec<u8>> {
+            self.socket(|socket| socket.writes.clone())
+        }
+    }
+
+    const LARGE: &[u8] = &[7; GATHERED_BYTES_MAX + 1];
+
+    #[test]
+    fn what_is_written_in_a_poll_goes_together() {
+        let mut pair = Pair::new(&[100, 100]);
+        assert_eq!(pair.poll(&[b"one", b"two", b"three"]), 3);
+        assert_eq!(pair.writes(), [b"onetwothree".to_vec()]);
+        assert_eq!(pair.poll(&[]), 0);
+        assert_eq!(pair.poll(&[b"four"]), 1);
+        assert_eq!(pair.writes(), [b"onetwothree".to_vec(), b"four".to_vec()]);
+        assert_eq!(pair.socket(|socket| socket.flushes), 2, "only what was written is flushed");
+    }
+
+    #[test]
+    fn what_finds_no_room_waits_in_order_and_is_bounded() {
+        let mut pair = Pair::new(&[2]);
+        assert_eq!(pair.poll(&[b"abc", b"d"]), 2);
+        assert_eq!(pair.writes(), [b"ab".to_vec()]);
+        assert!(pair.load.is_blocked());
+        assert_eq!(pair.poll(&[&[1; GATHERED_BYTES_MAX - 2], b"late"]), 1, "what is gathered has a bound");
+        pair.socket(|socket| socket.room.extend([1, usize::MAX, usize::MAX]));
+        assert_eq!(pair.poll(&[LARGE]), 1);
+        assert!(!pair.load.is_blocked());
+        let expected = [b"abcd".to_vec(), vec![1; GATHERED_BYTES_MAX - 2], LARGE.to_vec()].concat();
+        assert!(pair.writes().concat() == expected);
+    }
+
+    #[test]
+    fn what_is_too_large_to_be_gathered_is_known_to_wait() {
+        let mut pair = Pair::new(&[10]);
+        assert_eq!(pair.poll(&[b"small", LARGE]), 1);
+        assert!(pair.load.is_blocked(), "whatever else was flushed");
+        assert_eq!(pair.writes(), [b"small".to_vec()]);
+        pair.socket(|socket| socket.room.push_back(usize::MAX));
+        assert_eq!(pair.poll(&[LARGE]), 1);
+        assert!(!pair.load.is_blocked());
+    }
+
+    #[test]
+    fn a_failure_is_told_at_the_next_write() {
+        let mut pair = Pair::new(&[]);
+        pair.socket(|socket| socket.broken = true);
+        assert_eq!(pair.poll(&[b"gathered"]), 1);
+        let written = pair.guard.write(b"next").now_or_never().expect("at once");
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn shutting_down_and_a_farewell_lose_nothing() {
+        let mut pair = Pair::new(&[100]);
+        assert!(pair.guard.write(b"last").now_or_never().is_some_and(|written| written.is_ok()));
+        assert!(pair.guard.shutdown().now_or_never().is_some_and(|shut| shut.is_ok()));
+        assert_eq!(pair.writes(), [b"last".to_vec()]);
+
+        let mut pair = Pair::new(&[1]);
+        assert_eq!(pair.poll(&[b"word"]), 1);
+        let ending = pair.wire.end().unwrap();
+        assert_eq!((ending.rest.as_slice(), ending.can_write), (b"ord".as_slice(), false));
+        assert!(pair.guard.write(b"next").now_or_never().is_some_and(|written| written.is_err()), "it is gone");
+    }
 }
