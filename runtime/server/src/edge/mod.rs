@@ -4,8 +4,8 @@
 //! first run, [`certificate`] keeps the served certificate current, [`tls`] turns
 //! it into rustls configurations, [`listener`] accepts connections and drives
 //! HTTP/1.1 and HTTP/2 over them into one [`front`], with a `guard` in between that
-//! cuts off who floods (`frames`) or stalls ([`load`]). Who is nearly always refused is
-//! read in `turns`, and its `streams` run at once. It hands gRPC calls to
+//! cuts off who floods (`frames`) or stalls ([`load`]) and gathers what is written. Who is
+//! nearly always refused is read in `turns`, and its `streams` run at once. It hands gRPC calls to
 //! [`dispatch`], which has [`exchange`] read them, asks [`callers`] who calls,
 //! [`mod@route`] for the owner, [`gate`] for permission (of a sys-admin what [`layers`] ask for, of [`devices`]
 //! among others), and [`admission`] for room:
