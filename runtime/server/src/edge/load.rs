@@ -141,7 +141,8 @@ impl ConnectionLoad {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         let period_ms = milliseconds(period).max(1);
         let now_ms = milliseconds(START.elapsed());
-        let phase_ms = (u64::from(self.number.wrapping_mul(GOLDEN) as u32) * period_ms) >> 32;
+        let fraction = self.number.wrapping_mul(GOLDEN) & u64::from(u32::MAX);
+        let phase_ms = (fraction * period_ms) >> 32;
         let past_ms = (now_ms + period_ms - phase_ms) % period_ms;
         *START + Duration::from_millis(now_ms + period_ms - past_ms)
     }
