@@ -211,7 +211,7 @@ impl Setting for Vec<String> {
 
     fn allowed(key: &Key) -> String {
         let rule = key.rule.map_or("texts", |rule| rule.allowed);
-        format!("a list of {} to {} {rule}", LIST_ITEMS.start(), LIST_ITEMS.end())
+        format!("a list, with commas between, of {} to {} {rule}", LIST_ITEMS.start(), LIST_ITEMS.end())
     }
 }
 

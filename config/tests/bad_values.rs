@@ -31,8 +31,8 @@ fn wrong_types_in_the_file() {
             "canopy.toml:3: `edge.listen` is the string \"localhost:80\"; allowed: an IP address and \
              a port, such as \"127.0.0.1:7443\" or \"[::1]:7443\"",
             "canopy.toml:2: `edge.tls` is the string \"on\"; allowed: one of \"local-ca\", \"files\", \"off\"",
-            "canopy.toml:4: `edge.hostnames` is the string \"a\"; allowed: a list of 1 to 64 host names \
-             (letters, digits, `-` and `.`) or IP addresses",
+            "canopy.toml:4: `edge.hostnames` is the string \"a\"; allowed: a list, with commas between, of 1 to 64 \
+             host names (letters, digits, `-` and `.`) or IP addresses",
             "canopy.toml:5: `edge.metrics` is the integer 1; allowed: one of \"loopback\", \
              \"authorised\", \"off\"",
         ],

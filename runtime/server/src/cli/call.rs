@@ -37,6 +37,9 @@ pub struct Client {
     authorization: Option<MetadataValue<Ascii>>,
 }
 
+/// What sessions show that were opened from the command line.
+const AGENT: &str = concat!("canopy/", env!("CARGO_PKG_VERSION"));
+
 impl Client {
     /// Makes ready to connect; the first call does.
     ///
@@ -53,7 +56,7 @@ impl Client {
                 "check the URL and the PEM files of --ca, --client-cert and --client-key",
             )
         };
-        let mut endpoint = Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT);
+        let mut endpoint = Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT).user_agent(AGENT).map_err(bad)?;
         if is_tls {
             let ca = ca_pem.ok_or_else(|| {
                 Error::usage(

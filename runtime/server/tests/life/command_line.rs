@@ -82,6 +82,8 @@ impl Person {
         let logged_in = self.answer(&["identity", "log-in", "--email", self.email, "--password", &password]);
         assert_eq!(logged_in["credentials"]["access_token"], "***", "a token is not printed");
         assert_eq!(logged_in["account"]["email"], self.email);
+        let client = logged_in["session"]["client"].as_str().unwrap();
+        assert!(client.starts_with("canopy/"), "{client} tells the holder nothing");
     }
 
     /// A file with it.
