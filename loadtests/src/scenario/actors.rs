@@ -5,7 +5,8 @@
 //! every vault was opened: both are the node's and bounded. Activations go through all sessions in a
 //! random order, so that each finds its actor gone, while a sweep ends those idle for a while. Each
 //! is a command that the session's actor answers and that changes nothing. `activation_p99_ms` is at
-//! half of the measured peak, from the scheduled start.
+//! half of the measured peak, from the scheduled start, over all rounds together, while as many end
+//! as begin.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,13 +15,14 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::stream::{StreamExt as _, TryStreamExt as _};
+use hdrhistogram::Histogram;
 
 use super::resident::{Memory, Residents, memory, own_bytes};
 use super::vaults::order;
 use super::{Scenario, Settings};
 use crate::LoadError;
 use crate::canopy::sessions::{Sessions, populate};
-use crate::client::{ClosedPlan, OpenPlan, Sample, closed_loop, median, open_loop};
+use crate::client::{ClosedPlan, Latencies, OpenPlan, Sample, closed_loop, median, open_loop, percentile_ms};
 use crate::clock::{now_ns, seconds_between};
 use crate::report::Report;
 use crate::threshold::{Bound, Threshold};
@@ -43,6 +45,8 @@ const WARM: u64 = 20_000;
 const SETTLE: Duration = Duration::from_secs(2);
 /// How long a session stays resident without a call while activations are measured.
 const IDLE: Duration = Duration::from_secs(2);
+/// Beyond that, before latencies are taken.
+const LEAD_IN_S: f64 = 1.0;
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
 /// Sessions whose seqs are looked at afterwards.
 const CHECKED: u64 = 10_000;
@@ -123,16 +127,16 @@ impl Bench {
         Ok(sample)
     }
 
-    async fn at_rate(self: &Arc<Self>, rate_per_s: u64, seconds: f64) -> Result<Sample, LoadError> {
+    async fn at_rate(self: &Arc<Self>, rate_per_s: u64, seconds: f64) -> Result<(Sample, Histogram<u64>), LoadError> {
         let bench = self.clone();
         let plan = OpenPlan { rate_per_s, seconds };
-        let (sample, _) = open_loop(plan, own_cpu_s, move |_| {
+        let timed = open_loop(plan, own_cpu_s, move |_| {
             let bench = bench.clone();
             async move { bench.activate().await }
         })
         .await?;
         self.look();
-        Ok(sample)
+        Ok(timed)
     }
 }
 
@@ -161,14 +165,17 @@ pub async fn run(settings: &Settings) -> Result<Report, LoadError> {
     // Until as many end as begin.
     let warmed = bench.peak(callers, settings.seconds.min(IDLE.as_secs_f64() + 1.0)).await?;
     report.errors += warmed.errors;
-    let (mut peaks, mut p99s) = (Vec::new(), Vec::new());
+    let (mut peaks, mut latencies) = (Vec::new(), Latencies::none());
     for _ in 0..settings.rounds {
         let peak = bench.peak(callers, settings.seconds).await?;
-        let paced = bench.at_rate(Settings::half(peak.per_s()), settings.seconds).await?;
-        report.errors += peak.errors + paced.errors;
+        let rate = Settings::half(peak.per_s());
+        // What the peak left ends meanwhile, twice as fast as others begin.
+        let (lead_in, _) = bench.at_rate(rate, IDLE.as_secs_f64() + LEAD_IN_S).await?;
+        let (paced, paced_latencies) = bench.at_rate(rate, settings.seconds).await?;
+        report.errors += peak.errors + lead_in.errors + paced.errors;
         settings.say(&format!("actors: {:.0}/s, p99 {:.1} ms at half of it", peak.per_s(), paced.p99_ms));
         peaks.push(peak.per_s());
-        p99s.push(paced.p99_ms);
+        latencies += paced_latencies;
     }
     for number in order(count, 2).into_iter().take(usize::try_from(CHECKED).unwrap_or_default()) {
         match bench.sessions.seq(number).await? {
@@ -179,7 +186,8 @@ pub async fn run(settings: &Settings) -> Result<Report, LoadError> {
     }
     report.lost += bench.sessions.missing();
     bench.sessions.close().await?;
-    report.set("activation_p99_ms", median(p99s));
+    report.set("activation_p50_ms", percentile_ms(&latencies, 50.0));
+    report.set("activation_p99_ms", percentile_ms(&latencies, 99.0));
     report.set("activations_per_s", median(peaks));
     report.set("resident_max", bench.resident_max.load(Ordering::Relaxed) as f64);
     report.set("rss_none_mb", memory.none_bytes as f64 / 1e6);

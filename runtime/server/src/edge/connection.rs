@@ -309,7 +309,9 @@ async fn drive<C: GracefulConnection<Error = hyper::Error>, I: AsyncWrite + Unpi
     loop {
         tokio::select! {
             biased;
-            ended = poll_fn(|cx| wire.poll(connection.as_mut(), cx)) => return ended.map_or_else(Ended::Failed, |()| Ended::Well),
+            ended = poll_fn(|cx| wire.poll(connection.as_mut(), cx)) => {
+                return ended.map_or_else(Ended::Failed, |()| Ended::Well);
+            }
             // A sender that is gone means that nobody will drain it.
             _ = &mut draining, if !is_draining => {
                 is_draining = true;
