@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf as _, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
@@ -22,7 +23,6 @@ const FAREWELL_BYTES_MAX: u64 = 8 << 20;
 const ENHANCE_YOUR_CALM: u32 = 0xb;
 /// Type of GOAWAY frames.
 const GOAWAY: u8 = 0x7;
-
 /// What is written in one poll of a connection and goes to the socket together, in bytes: as much
 /// as a large frame has, which is not copied.
 const GATHERED_BYTES_MAX: usize = 16 << 10;
@@ -35,7 +35,7 @@ pub(super) struct Ending<I> {
     pub(super) flood: Option<Flood>,
     highest_stream: u32,
     /// What hyper wrote and the socket has not taken.
-    rest: Vec<u8>,
+    rest: BytesMut,
     can_write: bool,
 }
 
@@ -47,10 +47,9 @@ struct Watched<I> {
     meter: Option<FrameMeter>,
     load: Arc<ConnectionLoad>,
     flood: Option<Flood>,
-    /// What hyper wrote and the socket has not taken, from `taken` on.
-    gathered: Vec<u8>,
-    taken: usize,
-    /// What the socket has taken is to be flushed.
+    /// What hyper wrote and the socket has not taken.
+    gathered: BytesMut,
+    /// What is written is to be flushed.
     unflushed: bool,
     /// What is too large to be gathered found no room.
     waiting: bool,
@@ -77,8 +76,7 @@ impl<I> Guard<I> {
             meter,
             load,
             flood: None,
-            gathered: Vec::new(),
-            taken: 0,
+            gathered: BytesMut::new(),
             unflushed: false,
             waiting: false,
             failed: None,
@@ -123,16 +121,16 @@ impl<I: AsyncWrite + Unpin> Watched<I> {
 
     /// Has the socket take what was gathered.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(rest) = self.gathered.get(self.taken..).filter(|rest| !rest.is_empty()) {
-            let written = Pin::new(&mut self.io).poll_write(cx, rest);
+        while !self.gathered.is_empty() {
+            let written = Pin::new(&mut self.io).poll_write(cx, &self.gathered);
             let count = ready!(self.note(written, |count| *count > 0))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.taken += count;
+            self.gathered.advance(count);
         }
         // Most connections are idle most of the time, and then hold nothing.
-        (self.gathered, self.taken) = (Vec::new(), 0);
+        self.gathered = BytesMut::new();
         Poll::Ready(Ok(()))
     }
 
@@ -153,7 +151,7 @@ impl<I: AsyncWrite + Unpin> Watched<I> {
         }
         let bytes = bufs.iter().map(|buf| buf.len()).sum();
         self.unflushed = true;
-        if self.gathered.len() - self.taken + bytes > GATHERED_BYTES_MAX {
+        if self.gathered.len() + bytes > GATHERED_BYTES_MAX {
             ready!(self.poll_drain(cx))?;
         }
         if bytes > GATHERED_BYTES_MAX {
@@ -221,11 +219,10 @@ impl<I: AsyncWrite + Unpin> Wire<I> {
 
     /// Takes the connection from hyper.
     pub(super) fn end(self) -> Option<Ending<I>> {
-        let Watched { io, meter, load, flood, mut gathered, taken, .. } = self.0.lock().take()?;
+        let Watched { io, meter, load, flood, gathered: rest, .. } = self.0.lock().take()?;
         // What is left of it is read without turns.
         load.forgive();
         let highest_stream = meter.as_ref().map_or(0, FrameMeter::highest_stream);
-        let rest = gathered.split_off(taken);
         Some(Ending { io, flood, highest_stream, rest, can_write: !load.is_blocked() })
     }
 }
@@ -380,6 +377,23 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_reader_of_much_makes_nothing_grow() {
+        let mut pair = Pair::new(&[]);
+        assert_eq!(pair.poll(&[&[0; GATHERED_BYTES_MAX]]), 1);
+        for round in 1..=255_u8 {
+            pair.socket(|socket| socket.room.push_back(1_000));
+            assert_eq!(pair.poll(&[]), 0);
+            assert_eq!(pair.poll(&[&[round; 1_000]]), 1);
+        }
+        let memory_bytes = pair.wire.0.lock().as_ref().unwrap().gathered.capacity();
+        assert!(memory_bytes <= 4 * GATHERED_BYTES_MAX, "{memory_bytes}");
+        pair.socket(|socket| socket.room.push_back(usize::MAX));
+        assert_eq!(pair.poll(&[]), 0);
+        let expected: Vec<u8> = (1..=255).flat_map(|round| [round; 1_000]).collect();
+        assert!(pair.writes().concat() == [vec![0; GATHERED_BYTES_MAX], expected].concat());
+    }
+
+    #[test]
     fn what_is_too_large_to_be_gathered_is_known_to_wait() {
         let mut pair = Pair::new(&[10]);
         assert_eq!(pair.poll(&[b"small", LARGE]), 1);
@@ -409,7 +423,7 @@ mod tests {
         let mut pair = Pair::new(&[1]);
         assert_eq!(pair.poll(&[b"word"]), 1);
         let ending = pair.wire.end().unwrap();
-        assert_eq!((ending.rest.as_slice(), ending.can_write), (b"ord".as_slice(), false));
+        assert_eq!((&ending.rest[..], ending.can_write), (&b"ord"[..], false));
         assert!(pair.guard.write(b"next").now_or_never().is_some_and(|written| written.is_err()), "it is gone");
     }
 }
